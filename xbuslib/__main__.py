@@ -1,0 +1,3 @@
+from xbuslib.cli import main
+
+main()

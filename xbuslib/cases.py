@@ -1,0 +1,68 @@
+"""The case table: one row per image, one schema for every dataset, validated on load."""
+
+from pathlib import Path
+
+import pandas as pd
+import pandera.pandas as pa
+
+from xbuslib.errors import StudyError
+
+SHAPES = ("oval", "round", "irregular")
+MARGINS = ("circumscribed", "indistinct", "angular", "microlobulated", "spiculated", "not circumscribed")
+BIRADS = ("0", "1", "2", "3", "4", "4a", "4b", "4c", "5", "6")
+PATHOLOGIES = ("benign", "malignant", "normal")
+
+# Attributes that a dataset does not give are missing (None), never invented.
+SCHEMA = pa.DataFrameSchema(
+    {
+        "case_id": pa.Column(str, unique=True),
+        "patient_id": pa.Column(str),  # folds keep a patient's images together
+        "image": pa.Column(str, pa.Check(lambda p: Path(p).is_file(), element_wise=True, error="no such file")),
+        "mask": pa.Column(str, pa.Check(lambda p: Path(p).is_file(), element_wise=True, error="no such file"),
+                          nullable=True),  # missing in normal images
+        "pixel_mm": pa.Column(float, pa.Check.in_range(0.005, 1.0), nullable=True),  # breast probes: 0.03–0.3
+        "shape": pa.Column(str, pa.Check.isin(SHAPES), nullable=True),
+        "margin": pa.Column(str, pa.Check(lambda m: set(margin_words(m)) <= set(MARGINS), element_wise=True,
+                                          error=f"words must be among {', '.join(MARGINS)}"), nullable=True),
+        "birads": pa.Column(str, pa.Check.isin(BIRADS), nullable=True),
+        "pathology": pa.Column(str, pa.Check.isin(PATHOLOGIES)),
+    },
+    checks=pa.Check(lambda t: t["mask"].notna() | (t["pathology"] == "normal"), error="lesion without a mask"),
+    index=pa.Index(int), strict=False,
+)
+
+
+def margin_words(margin: str) -> list[str]:
+    """["spiculated", "indistinct"] from BLU's "not circumscribed - spiculated&indistinct"."""
+    _, _, details = margin.partition(" - ")
+    return [word.strip() for word in (details or margin).split("&")]
+
+
+def validate(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    """The table itself if it fits the schema.
+
+    Raises StudyError that lists every fault with its case and column; `source` names the file.
+    """
+    try:
+        checked = SCHEMA.validate(table.reset_index(drop=True), lazy=True)
+    except pa.errors.SchemaErrors as error:
+        faults = [_fault(row, table) for row in error.failure_cases.drop_duplicates(["column", "index", "check"])
+                  .itertuples()]
+        shown = "\n".join(f"  {fault}" for fault in faults[:20])
+        more = f"\n  … and {len(faults) - 20} more" if len(faults) > 20 else ""
+        raise StudyError(f"{source}: {len(faults)} fault(s) in the case table:\n{shown}{more}") from None
+    text = checked.select_dtypes(exclude="number").columns
+    checked[text] = checked[text].astype(object).where(checked[text].notna(), None)  # missing text is None
+    return checked
+
+
+def _fault(row, table: pd.DataFrame) -> str:
+    if row.check == "column_in_dataframe":
+        return f"column {row.failure_case} is missing"
+    where = table["case_id"].iloc[int(row.index)] if pd.notna(row.index) else "table"
+    return f"{where}, {row.column}: {row.failure_case!r} – {row.check}"
+
+
+def lesions(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that enter the folds: normal images are negative controls and stay out."""
+    return table[table["pathology"] != "normal"].reset_index(drop=True)

@@ -1,0 +1,226 @@
+"""The `xbuslib` command: everything that is not a notebook. Faults end with one message and exit code 1."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from xbuslib.errors import StudyError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="XBusNet study: text-guided segmentation of breast-ultrasound lesions.")
+data_app = typer.Typer(no_args_is_help=True, help="Datasets: check, download, make, decode.")
+app.add_typer(data_app, name="data")
+
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+Dataset = Annotated[str, typer.Option(help="phantom or blu")]
+Data = Annotated[str, typer.Option(help="the dataset's folder; the phantom is made if none is given")]
+Folds = Annotated[str, typer.Option("--folds", help="folder of val_fold*.csv lists, or fold numbers such as 0,1")]
+Profile = Annotated[str, typer.Option(help="smoke, quick or paper")]
+Overrides = Annotated[list[str], typer.Option("--set", help="key=value, e.g. iterations=400; repeat for more")]
+Study = Annotated[str, typer.Option(help="name of the results folder; default DATASET-PROFILE")]
+
+
+@app.command()
+def study(dataset: Dataset = "phantom", data: Data = "", folds: Folds = "", profile: Profile = "quick",
+          systems: Annotated[str, typer.Option(help="names from `xbuslib systems`, by commas, or all")] = "all",
+          overrides: Overrides = [], seeds: Annotated[str, typer.Option(help="by commas")] = "0",  # noqa: B006
+          jobs: Annotated[int, typer.Option(help="folds at once; 0: one per core, or one in the paper profile")] = 0,
+          gpus: Annotated[str, typer.Option(help="GPU ids by commas: one fold on each")] = "",
+          slurm: Annotated[bool, typer.Option(help="submit each fold to a Slurm cluster")] = False,
+          name: Annotated[str, typer.Option("--study", help="name of the results folder")] = "",
+          dry_run: Annotated[bool, typer.Option(help="say what would run")] = False) -> None:
+    """Run the study: train and score every (system, fold, seed) that is not there yet. ./run_all.sh calls this."""
+    from xbuslib import models, workflow
+
+    lists, numbers = fold_request(folds)
+    ids = [gpu for gpu in gpus.split(",") if gpu]
+    settings, at_once = workflow.settle(
+        study=name or None, dataset=dataset, data=data, fold_lists=lists, profile=profile, overrides=overrides,
+        systems=models.names() if systems == "all" else systems.split(","), folds=numbers,
+        seeds=whole_numbers(seeds, "--seeds"), jobs=jobs or None, gpus=ids)
+    worked = workflow.run(settings, at_once, gpus=ids, slurm=slurm, dry_run=dry_run)
+    if not dry_run:
+        say_results(settings.study, worked)
+
+
+@app.command()
+def fold(system: Annotated[str, typer.Option(help="a name from `xbuslib systems`")] = "xbusnet",
+         fold: Annotated[int, typer.Option(help="validation fold, from 0")] = 0,
+         seed: Annotated[int, typer.Option(help="training seed")] = 0,
+         dataset: Dataset = "phantom", data: Data = "", folds: Folds = "", profile: Profile = "quick",
+         overrides: Overrides = [], name: Study = "") -> None:  # noqa: B006
+    """Train one system on one fold and score it: what notebook 04 runs, without Jupyter."""
+    from xbuslib import runs
+    from xbuslib.config import resolve
+    from xbuslib.study import open_source, run_fold
+
+    config = resolve(profile, overrides)
+    where = name or f"{dataset}-{profile}"
+    source = open_source(dataset, data, fold_request(folds)[0], config, where)
+    path = run_fold(system, fold, config, source, study=where, seed=seed)
+    typer.echo(f"{path}\n{runs.summary(path).round(4).to_string(index=False)}")
+
+
+@app.command()
+def notebook(name: Annotated[str, typer.Argument(help="e.g. 04_train_fold")],
+             output: Annotated[Path, typer.Option(help="where the executed copy goes")],
+             parameters: Annotated[list[str], typer.Option("-p", help="key=value of the parameters cell")] = []) -> None:  # noqa: B006
+    """Execute a notebook with papermill; unknown parameters are refused."""
+    from xbuslib.config import parse_overrides
+    from xbuslib.notebooks import execute
+
+    execute(name, output, parse_overrides(parameters))
+    typer.echo(f"{name}: {output}")
+
+
+@app.command()
+def systems(profile: Profile = "paper", as_json: AsJson = False) -> None:
+    """The systems with their parameter counts, prompts and weights."""
+    from xbuslib.models.catalogue import catalogue
+
+    show(catalogue(profile), as_json, f"systems, profile {profile}")
+
+
+@app.command()
+def runs(name: Annotated[str, typer.Option("--study", help="only this study")] = "", as_json: AsJson = False) -> None:
+    """Finished runs and where they are."""
+    from xbuslib.runs import listing
+
+    show(listing(name or None).to_dict("records"), as_json, "finished runs")
+
+
+@app.command()
+def score(reference: Annotated[Path, typer.Option(help="folder of reference masks (PNG)")],
+          prediction: Annotated[Path, typer.Option(help="folder of predicted masks, matched by name")],
+          out: Annotated[Path, typer.Option(help="CSV file to write")], as_json: AsJson = False) -> None:
+    """Score any folder of masks: the paper's metrics, and the released code's beside them."""
+    from xbuslib.scoring import score_folders
+
+    table = score_folders(reference, prediction, out)
+    undefined = int(table["dice"].isna().sum())
+    if undefined:
+        typer.echo(f"{undefined} reference(s) hold no lesion: Dice, IoU and FNR are undefined there", err=True)
+    mean = table.drop(columns="case_id").mean()
+    show([{key: None if value != value else value for key, value in mean.items()} | {"images": len(table)}],
+         as_json, f"mean over images, written to {out}")
+
+
+@data_app.command("check")
+def data_check(dataset: Annotated[str, typer.Argument(help="phantom or blu")],
+               root: Annotated[Path, typer.Option(help="the dataset's folder")], as_json: AsJson = False) -> None:
+    """Count what a dataset folder holds and list what is wrong with it; exit code 1 if anything is."""
+    from xbuslib.datasets.check import check
+
+    report = check(dataset, root)
+    if as_json:
+        typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
+    else:
+        for key, value in report.items():
+            typer.echo(f"{key}: " + ("\n  ".join(["", *value]) if key == "problems" and value else str(value or 0)))
+    raise typer.Exit(1 if report["problems"] else 0)
+
+
+@data_app.command("download")
+def data_download(dataset: Annotated[str, typer.Argument(help="blu")],
+                  root: Annotated[Path, typer.Option(help="folder to fetch into")]) -> None:
+    """Fetch the published files of a dataset."""
+    from xbuslib.datasets.download import download_blu
+
+    if dataset != "blu":
+        raise StudyError(f"only blu can be downloaded, not {dataset!r}; for others see README.md")
+    typer.echo(f"{dataset} is in {download_blu(root)}")
+
+
+@data_app.command("phantom")
+def data_phantom(root: Annotated[Path, typer.Option(help="folder to make")],
+                 n: Annotated[int, typer.Option(min=1, help="number of cases")] = 60,
+                 seed: Annotated[int, typer.Option(help="same seed, same bytes")] = 0) -> None:
+    """Make the simulated phantom dataset."""
+    from xbuslib.datasets.phantom import write
+
+    typer.echo(f"{n} simulated phantom cases are in {write(root, n=n, seed=seed)}")
+
+
+@data_app.command("prepare")
+def data_prepare(parameters: Annotated[list[str], typer.Option("-p", help="key=value as in notebook 04: dataset, data, "
+                                                               "study, profile, overrides, fold_lists")] = [],  # noqa: B006
+                 done: Annotated[Path | None, typer.Option(help="file that says what was prepared")] = None) -> None:
+    """Decode a dataset once for a study."""
+    from xbuslib.config import parse_overrides, resolve
+    from xbuslib.files import write_whole
+    from xbuslib.study import open_source
+
+    given = {"dataset": "phantom", "data": "", "study": "", "profile": "quick", "overrides": [], "fold_lists": ""}
+    asked = parse_overrides(parameters)
+    if unknown := asked.keys() - given.keys():
+        raise StudyError(f"unknown setting {', '.join(unknown)}; there are {', '.join(given)}")
+    given |= asked
+    config = resolve(given["profile"], given["overrides"])
+    where = given["study"] or f"{given['dataset']}-{given['profile']}"
+    source = open_source(given["dataset"], given["data"], given["fold_lists"], config, where)
+    if done:
+        with write_whole(done) as partial:
+            partial.write_text(json.dumps({"dataset": source.dataset, "fingerprint": source.prepared.fingerprint}))
+    typer.echo(f"{len(source.cases)} lesions and {len(source.all_cases) - len(source.cases)} normals of "
+               f"{source.dataset} are ready at {config.image_size} pixels")
+
+
+def fold_request(folds: str) -> tuple[str, list[int] | None]:
+    """(folder of fold lists or "", fold numbers or None) from what --folds was given."""
+    if not folds:
+        return "", None
+    if Path(folds).is_dir():
+        return folds, None
+    return "", whole_numbers(folds, "--folds")
+
+
+def whole_numbers(text: str, option: str) -> list[int]:
+    """[0, 2] from "0,2"."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise StudyError(f"{option} {text!r} is neither a folder nor numbers by commas, such as 0,1") from None
+
+
+def say_results(study: str, worked: bool) -> None:
+    """What a study run ends with: the mean over folds, and where to look."""
+    from xbuslib.files import outputs_root
+    from xbuslib.runs import study_summary
+
+    table = study_summary(study)
+    show(table.round(4).to_dict("records"), False, f"study {study}: mean lesion metrics over folds")
+    done = "" if worked else "Nothing to do: every run is there and current. "
+    typer.echo(f"{done}Results: {outputs_root() / study} (runs/ and executed notebooks in notebooks/)")
+
+
+def show(rows: list[dict], as_json: bool, title: str) -> None:
+    """Rows as JSON or as a table."""
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    if not rows:
+        typer.echo(f"{title}: none")
+        return
+    table = Table(title=title, title_justify="left")
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+                        for value in row.values()))
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command; a StudyError becomes one message and exit code 1."""
+    try:
+        app(standalone_mode=True)
+    except StudyError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from here", err=True)
+        raise SystemExit(130) from None

@@ -1,0 +1,101 @@
+"""The profiles: every number of the protocol with its reason.
+
+`smoke` shows that the code runs, `quick` is the same study on small encoders and small images for two
+CPU cores, `paper` is Section 2.3 of the paper. Single values are changed with `key=value` overrides.
+"""
+
+import hashlib
+import json
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from xbuslib.errors import StudyError
+
+POLICIES = ("first_pass", "paper", "reference", "none")
+
+
+class Config(BaseModel):
+    """One resolved configuration. Defaults are the paper's protocol; see docs/protocol.md for the choices."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    profile: Literal["smoke", "quick", "paper"]
+    size: Literal["paper", "quick"] = "paper"  # encoders: full size, or narrow ones of the same families
+    weights: Literal["pretrained", "partial", "random"] = "pretrained"  # Sec. 2.5: CLIP and ImageNet weights
+    recipe: Literal["uniform"] = "uniform"  # one protocol for every system, Sec. 3.1
+
+    image_size: int = Field(352, ge=32, le=2048, multiple_of=32)  # Sec. 2.2; the encoders halve it five times
+    folds: int = Field(5, ge=2, le=20)  # Sec. 2.3
+    folds_seed: int = 0  # one split for every system and training seed
+    iterations: int = Field(1000, ge=1)  # Sec. 2.3
+    batch_size: int = Field(4, ge=2)  # Sec. 2.3; batch normalisation needs two
+    learning_rate: float = Field(1e-4, gt=0)  # Sec. 2.3
+    final_learning_rate: float = Field(1e-6, ge=0)  # cosine floor of the released code
+    weight_decay: float = Field(0.01, ge=0)  # not in the paper; AdamW's default, as in the released code
+    amp: bool = True  # Sec. 2.3; bfloat16, which needs no loss scaling
+
+    threshold: float = Field(0.5, gt=0, lt=1)  # Sec. 2.4
+    first_pass_threshold: float = Field(0.30, gt=0, lt=1)  # Sec. 2.7
+    drop_spatial: float = Field(0.3, ge=0, le=1)  # size and place are each left out of this share of training
+    # prompts, so that the first pass, which has neither, is in distribution
+    drop_attributes: float = Field(0.3, ge=0, le=1)  # the same for shape, margin and BI-RADS: scoring without an
+    # expert reading is then in distribution too
+    prediction_batch: int = Field(4, ge=1)  # memory only, results do not depend on it
+    checkpoint_every: int = Field(200, ge=1)  # iterations a killed run can lose
+    phantom_cases: int = Field(250, ge=10)  # size of the embedded dataset: about that of BLU
+
+
+PROFILES = {
+    "paper": Config(profile="paper"),
+    "quick": Config(
+        profile="quick", size="quick", weights="random", image_size=96, iterations=200,
+        learning_rate=1e-3,  # small networks from random weights learn too little at 1e-4 in 200 iterations
+        prediction_batch=16, phantom_cases=60,
+    ),
+    "smoke": Config(
+        profile="smoke", size="quick", weights="random", image_size=64, iterations=6, batch_size=4,
+        learning_rate=1e-3, prediction_batch=8, checkpoint_every=3, phantom_cases=20,
+    ),
+}
+
+
+def resolve(profile: str, overrides: dict | list[str] | None = None) -> Config:
+    """The configuration of `profile` with `overrides` (a dict, or strings "key=value") applied.
+
+    Raises StudyError for an unknown profile or key, or a value out of range.
+    """
+    if profile not in PROFILES:
+        raise StudyError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
+    values = PROFILES[profile].model_dump() | parse_overrides(overrides)
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        faults = [f"  {'.'.join(map(str, e['loc']))}: {_explain(e)}" for e in error.errors()]
+        raise StudyError("the configuration does not hold together:\n" + "\n".join(faults)) from None
+
+
+def parse_overrides(overrides: dict | list[str] | None) -> dict:
+    """{"iterations": 400} from ["iterations=400"]; values are read as YAML scalars."""
+    if isinstance(overrides, dict):
+        return dict(overrides)
+    pairs = {}
+    for item in overrides or []:
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise StudyError(f"override {item!r} is not of the form key=value, e.g. iterations=400")
+        pairs[key.strip()] = yaml.safe_load(value)
+    return pairs
+
+
+def digest(config: Config) -> str:
+    """First 12 hex digits of the SHA-256 of the resolved configuration: equal digests, equal protocol."""
+    text = json.dumps(config.model_dump(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _explain(error: dict) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"no such setting; the settings are {', '.join(Config.model_fields)}"
+    return f"{error['msg']} (got {error['input']!r})"

@@ -1,0 +1,193 @@
+"""The embedded default dataset: simulated B-mode breast ultrasound, written in BLU's file layout.
+
+A *simulated phantom* case is drawn in three steps: its words (`phantom_words`: shape, margin, echogenicity,
+BI-RADS ...), an anatomy and a lesion that follow the words (`phantom_tissue`, `phantom_lesion`), and the picture a
+scanner would make of them (`phantom_acoustics`). Each case has its own random stream, seeded by (seed, case number),
+so a case does not depend on how many are made. All arithmetic is float64 and rounded to 8 bits at the end, which
+absorbs the last-digit differences between processors.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import label
+
+from xbuslib.datasets import phantom_acoustics as acoustics
+from xbuslib.datasets import phantom_lesion as lesion
+from xbuslib.datasets import phantom_tissue as anatomy
+from xbuslib.datasets import phantom_words as vocabulary
+from xbuslib.datasets.phantom_acoustics import Frame
+from xbuslib.datasets.phantom_sheet import write_workbook
+
+IMAGES = "BrEaST-Lesions_USG-images_and_masks"
+TABLE = "BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx"
+SHEETS = "BrEaST-Lesions-USG clinical dat", "Data Dictionary"
+
+# Height, width in pixels and pixel size in cm of linear frames, like those of the scanners in BLU: 3 to 4.6 cm deep.
+LINEAR = [
+    (537, 485, 0.0078125), (470, 433, 0.00924), (532, 545, 0.00694), (470, 503, 0.00646), (541, 437, 0.00727),
+    (400, 560, 0.00781), (362, 520, 0.00868), (440, 470, 0.0105),
+]  # fmt: skip
+SECTOR = [(362, 559, 0.0116), (380, 552, 0.0108)]
+SECTOR_SHARE = 31 / 256  # of BLU's pictures have a transparent surround
+
+# Median of the longest side in pixels. With a spread of 0.48 in the logarithm the terciles fall near BLU's 142, 222.
+LENGTH = {"round": 105, "oval": 168, "irregular": 200}
+SHORTEST, LONGEST = 52, 450  # pixels; BLU begins at 52, and its few longer lesions leave these frames
+
+
+class Case(NamedTuple):
+    """One simulated case."""
+
+    image: np.ndarray  # (H, W, 4) uint8, R = G = B, alpha 0 outside a sector
+    mask: np.ndarray | None  # (H, W) bool, None for a normal case
+    row: dict  # the clinical row, keys vocabulary.COLUMNS; file names empty
+
+
+def write(
+    root: Path,
+    n: int = 60,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write cases 1 to n under root, which must not exist or be empty; a broken-off run leaves nothing there.
+
+    size (height, width) in pixels replaces the varied frame sizes; progress(done, n) is called after each case.
+    """
+    root = Path(root)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise FileExistsError(f"{root} is not an empty folder; the phantom is only written into a new or empty one")
+    if n < 1:
+        raise ValueError(f"n is {n}; the phantom needs at least one case")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    partial = root.with_name(f".{root.name}.partial-{os.getpid()}")
+    try:
+        (partial / IMAGES).mkdir(parents=True)
+        digits = max(3, len(str(n)))  # BLU's three, more when they run out
+        rows = []
+        for number in range(1, n + 1):
+            rows.append(_write_case(partial / IMAGES, simulate(number, seed, size), digits))
+            if progress:
+                progress(number, n)
+        table = [vocabulary.COLUMNS] + [list(row.values()) for row in rows]
+        write_workbook(partial / TABLE, {SHEETS[0]: table, SHEETS[1]: vocabulary.DICTIONARY})
+        if root.exists():
+            root.rmdir()
+        partial.rename(root)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return root
+
+
+def simulate(case_number: int, seed: int = 0, size: tuple[int, int] | None = None, words: dict | None = None) -> Case:
+    """One case. Entries of words replace drawn words of the clinical row: {"Echogenicity": "anechoic"}."""
+    rng = np.random.default_rng([seed, 0, case_number])
+    frame = _frame(rng, size)
+    row = vocabulary.row(rng, case_number, group(case_number, seed), frame.pixel) | (words or {})
+    composition = row["Tissue_composition"]
+    if composition not in anatomy.COMPOSITION:  # not available: any breast
+        composition = vocabulary.draw(rng, dict.fromkeys(anatomy.COMPOSITION, 1))
+    tissue = anatomy.breast(rng, frame, composition, row["Skin_thickening"] == "yes")
+    visible = _visible(frame)
+    mask = None
+    if row["Classification"] != "normal":
+        shape = _placed(rng, row, tissue, frame)
+        tissue = lesion.insert(rng, tissue, shape, row, frame)
+        mask = _one_piece((lesion.distance(shape, shape.drawn, frame) < 0) & visible)
+    loss = acoustics.two_way_loss(tissue.attenuation, frame)
+    envelope = acoustics.compound(rng, tissue.level, loss, tissue.reflectors, frame)
+    grey = acoustics.log_compress(envelope, frame, visible) * visible
+    image = np.stack([grey, grey, grey, visible.astype(np.uint8) * 255], axis=-1)
+    return Case(image, mask, row)
+
+
+def group(case_number: int, seed: int = 0) -> str:
+    """Class of a case: benign, malignant or normal.
+
+    Every five cases in a row hold three benign and two malignant, BLU's 154 to 98, so that small sets are mixed
+    too; one of each thirty is replaced by a normal case (4 of 256 in BLU), always among the first twenty.
+    """
+    block, place = divmod(case_number - 1, 30)
+    rng = np.random.default_rng([seed, 1, block])
+    groups = [name for _ in range(6) for name in rng.permutation(["benign"] * 3 + ["malignant"] * 2)]
+    normals = [index for index in range(5, 20) if groups[index] == "malignant"]
+    groups[normals[int(rng.integers(len(normals)))]] = "normal"
+    return str(groups[place])
+
+
+def _frame(rng: np.random.Generator, size: tuple[int, int] | None) -> Frame:
+    sector = bool(rng.random() < SECTOR_SHARE)
+    choices = SECTOR if sector else LINEAR
+    height, width, pixel = choices[int(rng.integers(len(choices)))]
+    settings = {
+        "sector": sector,
+        "frequency": float(rng.uniform(8, 12)),  # MHz; a breast probe's range
+        "focus": float(rng.uniform(1.0, 2.2)),  # cm, at the lesion
+        "looks": int(rng.integers(2, 5)),  # compounding over 2 to 4 angles
+        "dynamic_range": float(rng.uniform(54, 62)),  # dB
+        "median_grey": float(np.clip(rng.normal(64, 15), 38, 100)),  # BLU's medians: 59 +- 19
+    }
+    enlarged = 1.0
+    if size is not None:  # the same breadth of breast on another grid
+        enlarged = size[1] / width
+        height, width, pixel = size[0], size[1], round(pixel / enlarged, 9)
+    return Frame(height, width, pixel, enlarged, **settings)
+
+
+def _visible(frame: Frame) -> np.ndarray:
+    """(H, W) bool: everything, or for a sector a trapezoid with slanted sides and a round bottom."""
+    if not frame.sector:
+        return np.ones(frame.shape, bool)
+    rows = (np.arange(frame.height) + 0.5)[:, None] / frame.height
+    columns = np.abs(np.arange(frame.width) + 0.5 - frame.width / 2)[None, :] / frame.width
+    # In BLU's trapezoids the probe spans 0.6 of the width and the sides reach the edge at 0.74 of the height.
+    sides = columns < 0.3 + 0.2 * rows / 0.74
+    return sides & (rows < 1 - 0.26 * (columns / 0.5) ** 2)  # a parabola stands in for the flat arc
+
+
+def _placed(rng: np.random.Generator, row: dict, tissue: anatomy.Tissue, frame: Frame) -> lesion.Outline:
+    """An outline of the case's words at a place where it fits, mostly central and in the upper half as in BLU."""
+    natural = frame.width / frame.enlarged  # lesion lengths are told in the scanner's own pixels
+    length = LENGTH[row["Shape"]] * np.exp(rng.normal(0, 0.48))
+    length = np.clip(length, SHORTEST, min(LONGEST, 0.85 * natural)) * frame.enlarged
+    shape = lesion.outline(rng, row["Shape"], row["Margin"], length)
+    top, bottom, left, right = lesion.box(shape)
+    first = (tissue.skin_depth + 0.1) / frame.pixel  # rows; a lesion lies below the skin
+    room = 0.9 * frame.height - first
+    if bottom - top > room:
+        shrink = room / (bottom - top)
+        shape = shape._replace(seen=shape.seen * shrink, drawn=shape.drawn * shrink)
+        top, bottom, left, right = lesion.box(shape)
+    margin = (0.1 if frame.sector else 0.02) * frame.width
+    line = np.clip(rng.normal(0.33, 0.1) * frame.height, first - top, 0.9 * frame.height - bottom + 1e-6)
+    column = rng.normal(0.507, 0.07) * frame.width
+    column = np.clip(column, min(margin - left, frame.width / 2), max(frame.width - margin - right, frame.width / 2))
+    return shape._replace(row=float(line), column=float(column))
+
+
+def _one_piece(mask: np.ndarray) -> np.ndarray:
+    """The largest 8-connected part: rasterising can cut a pixel off a notch or a spicule."""
+    parts, count = label(mask, structure=np.ones((3, 3)))
+    return mask if count < 2 else parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+
+
+def _write_case(folder: Path, case: Case, digits: int) -> dict:
+    """Write a case's picture and mask; return its row with the file names filled in."""
+    stem = f"case{case.row['CaseID']:0{digits}d}"
+    names = {"Image_filename": f"{stem}.png", "Mask_tumor_filename": None}
+    _save(folder / names["Image_filename"], case.image)
+    if case.mask is not None:
+        names["Mask_tumor_filename"] = f"{stem}_tumor.png"
+        # BLU's masks: white and opaque on black and transparent.
+        _save(folder / names["Mask_tumor_filename"], np.repeat(case.mask[..., None] * np.uint8(255), 4, axis=-1))
+    return case.row | names
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels, "RGBA").save(path, format="PNG", optimize=False, compress_level=6)

@@ -1,0 +1,62 @@
+"""Cross-validation folds: five, stratified by class and grouped by patient, or the authors' released lists."""
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from xbuslib.errors import StudyError
+
+
+def split(cases: pd.DataFrame, folds: int = 5, seed: int = 0) -> pd.Series:
+    """Validation fold (0 … folds-1) of every case, indexed by case_id (Section 2.3).
+
+    Cases of one patient share a fold; benign and malignant are spread evenly.
+    """
+    if cases["patient_id"].nunique() < folds:
+        raise StudyError(f"{cases['patient_id'].nunique()} patients cannot fill {folds} folds")
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    assigned = pd.Series(-1, index=cases["case_id"], name="fold")
+    for fold, (_, val) in enumerate(splitter.split(cases, cases["pathology"], cases["patient_id"])):
+        assigned.iloc[val] = fold
+    return assigned
+
+
+def read(folder: Path, cases: pd.DataFrame) -> pd.Series:
+    """The same from lists val_fold0.csv … of a folder, with a column "Image Name", as the authors released them.
+
+    Raises StudyError unless the lists partition the cases and each training list is the rest.
+    """
+    lists = sorted(Path(folder).glob("val_fold*.csv"), key=lambda path: int(path.stem.removeprefix("val_fold")))
+    if not lists:
+        raise StudyError(f"{folder}: no val_fold0.csv … to read the folds from")
+    assigned = pd.Series(-1, index=cases["case_id"], name="fold")
+    for fold, path in enumerate(lists):
+        names = _names(path)
+        unknown, twice = names.difference(assigned.index), names[assigned.reindex(names).fillna(-1) >= 0]
+        if len(unknown) or len(twice):
+            raise StudyError(f"{path}: " + "; ".join(
+                [f"case {name} is not in the dataset" for name in unknown[:3]]
+                + [f"case {name} is in two folds" for name in twice[:3]]))
+        assigned[names] = fold
+        train = path.with_name(path.name.replace("val_", "train_"))
+        if train.is_file() and set(_names(train)) != set(assigned.index) - set(names):
+            raise StudyError(f"{train} is not the rest of {path.name}")
+    if (assigned < 0).any():
+        raise StudyError(f"{folder}: {(assigned < 0).sum()} case(s) are in no fold "
+                         f"(first: {assigned.index[assigned < 0][0]})")
+    return assigned
+
+
+def checksum(assigned: pd.Series) -> str:
+    """First 12 hex digits of SHA-256 over "case fold" lines: equal checksums, equal folds."""
+    lines = "\n".join(f"{case} {fold}" for case, fold in sorted(assigned.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:12]
+
+
+def _names(path: Path) -> pd.Index:
+    table = pd.read_csv(path)
+    if "Image Name" not in table:
+        raise StudyError(f"{path}: no column \"Image Name\"")
+    return pd.Index(table["Image Name"].str.removesuffix(".png"))

@@ -1,0 +1,149 @@
+"""Decode a dataset once: every image and mask at one size in a single .npz file, with its source checksums."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from xbuslib.errors import StudyError
+from xbuslib.files import write_whole
+from xbuslib.progress import track
+
+VERSION = "1"  # raise when the decoding rules below change: older files are then rebuilt
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """N cases of one dataset at S×S pixels. Geometry is measured on the mask at its original size."""
+
+    case_ids: np.ndarray  # (N,) str
+    images: np.ndarray  # (N, S, S) uint8 grey
+    masks: np.ndarray  # (N, S, S) bool; empty in normal images
+    original_sizes: np.ndarray  # (N, 2) width, height in pixels
+    long_sides: np.ndarray  # (N,) longest bounding-box side in original pixels; 0 without a lesion
+    boxes: np.ndarray  # (N, 2) bounding-box width and height in original pixels
+    centroids: np.ndarray  # (N, 2) x, y of eq. (1) in original pixels; nan without a lesion
+    fingerprint: str  # SHA-256 over the source files, the size and the decoding rules
+
+    def rows(self, case_ids) -> np.ndarray:
+        """(n,) positions of `case_ids`; raises StudyError for a case that was not prepared."""
+        index = pd.Index(self.case_ids).get_indexer(list(case_ids))
+        if (index < 0).any():
+            missing = [case for case, i in zip(case_ids, index, strict=True) if i < 0]
+            raise StudyError(f"{len(missing)} case(s) are not in the prepared images (first: {missing[0]})")
+        return index
+
+
+def prepare(cases: pd.DataFrame, size: int, path: Path) -> Prepared:
+    """Decode `cases` to `path` unless it already holds just these sources at this size; return its content.
+
+    Raises StudyError that lists every unreadable image, mask of another size and empty mask.
+    """
+    fingerprint = source_fingerprint(cases, size)
+    if path.is_file():
+        kept = read(path)
+        if kept.fingerprint == fingerprint:
+            return kept
+    faults, decoded = [], []
+    with ThreadPoolExecutor(2) as pool:
+        jobs = pool.map(lambda row: _decode_or_fault(row, size), cases.itertuples())
+        for result in track(jobs, "decoding images", len(cases)):
+            (faults if isinstance(result, str) else decoded).append(result)
+    if faults:
+        raise StudyError(f"{len(faults)} case(s) cannot be used:\n" + "\n".join(f"  {f}" for f in faults[:20]))
+    columns = {name: np.stack([row[name] for row in decoded]) for name in decoded[0]}
+    with write_whole(path) as partial:
+        np.savez(partial, case_ids=cases["case_id"].to_numpy(str), fingerprint=fingerprint, **columns)
+    return read(path)
+
+
+def read(path: Path) -> Prepared:
+    """Read a prepared file. Raises StudyError if it is damaged."""
+    try:
+        with np.load(path) as held:
+            return Prepared(**{key: held[key] if key != "fingerprint" else str(held[key]) for key in held.files})
+    except Exception as error:
+        raise StudyError(f"{path} is damaged ({error}); delete it, it is made again from the dataset") from None
+
+
+def source_fingerprint(cases: pd.DataFrame, size: int) -> str:
+    """SHA-256 over case ids, file contents, size and decoding rules."""
+    digest = hashlib.sha256(f"{VERSION} {size}".encode())
+    for row in cases.itertuples():
+        digest.update(row.case_id.encode())
+        for source in (row.image, row.mask):
+            if source is not None:
+                digest.update(hashlib.sha256(Path(source).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def read_grey(path: Path | str) -> np.ndarray:
+    """(H, W) uint8 luminance of an image; transparency is composited over black (docs/protocol.md)."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if "A" in image.getbands() or "transparency" in image.info:
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
+            return np.asarray(image.convert("L"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise StudyError(f"cannot read image {path}: {error}. Replace the file.") from None
+
+
+def read_mask(path: Path | str) -> np.ndarray:
+    """(H, W) bool: luminance over 127."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return np.asarray(image.convert("L")) > 127
+    except (OSError, SyntaxError, ValueError) as error:
+        raise StudyError(f"cannot read mask {path}: {error}. Replace the file.") from None
+
+
+def resize_image(image: np.ndarray, size: int) -> np.ndarray:
+    """(H, W) uint8 to (S, S) uint8, bilinear with antialiasing; aspect is not kept (Section 2.2)."""
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """(H, W) bool to (S, S) bool, nearest neighbour."""
+    return np.asarray(Image.fromarray(mask.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST)) > 0
+
+
+def bounding_box(mask: np.ndarray) -> tuple[int, int]:
+    """(width, height) in pixels of the smallest box around a mask, both ends counted; (0, 0) if empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return (int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1) if rows.size else (0, 0)
+
+
+def centroid(mask: np.ndarray) -> tuple[float, float]:
+    """(C_x, C_y) = (M10/M00, M01/M00) in pixels, eq. (1); nan if the mask is empty."""
+    y, x = np.nonzero(mask)
+    return (float(x.mean()), float(y.mean())) if x.size else (float("nan"), float("nan"))
+
+
+def _decode_or_fault(row, size: int) -> dict | str:
+    try:
+        return decode(row.image, row.mask, size)
+    except StudyError as error:
+        return f"{row.case_id}: {error}"
+
+
+def decode(image_path: str, mask_path: str | None, size: int) -> dict:
+    """One case as the arrays of Prepared."""
+    image = read_grey(image_path)
+    mask = np.zeros(image.shape, bool) if mask_path is None else read_mask(mask_path)
+    if mask.shape != image.shape:
+        raise StudyError(f"mask {Path(mask_path).name} is {mask.shape[1]}×{mask.shape[0]} pixels, "
+                         f"its image is {image.shape[1]}×{image.shape[0]}")
+    if mask_path is not None and not mask.any():
+        raise StudyError(f"mask {Path(mask_path).name} is empty; a normal case has no mask file")
+    small = resize_mask(mask, size)
+    if mask.any() and not small.any():
+        raise StudyError(f"the lesion vanishes at {size}×{size} pixels; use a larger image_size")
+    return {"images": resize_image(image, size), "masks": small,
+            "original_sizes": np.array(image.shape[::-1]), "long_sides": np.array(max(bounding_box(mask))),
+            "boxes": np.array(bounding_box(mask)), "centroids": np.array(centroid(mask))}

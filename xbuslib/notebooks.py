@@ -1,0 +1,96 @@
+"""Run a notebook with parameters: papermill, with what it only warns about refused, and one GPU per run."""
+
+import ast
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from xbuslib.errors import StudyError
+from xbuslib.files import REPOSITORY
+
+
+def execute(name: str, output: Path, parameters: dict) -> None:
+    """Execute notebooks/<name>.ipynb with `parameters` and keep the executed copy at `output`.
+
+    Raises StudyError for an unknown notebook or parameter, or when a cell fails; the copy shows where.
+    """
+    import papermill
+    from traitlets.config import Config
+
+    source = REPOSITORY / "notebooks" / f"{name}.ipynb"
+    if not source.is_file():
+        known = ", ".join(sorted(path.stem for path in source.parent.glob("*.ipynb")))
+        raise StudyError(f"there is no notebook {name!r}; there are {known}")
+    check_parameters(name, parameters, papermill.inspect_notebook(str(source)))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    config = Config()
+    config.KernelManager.transport = "ipc"  # sockets in the file system: no open ports, no clash between runs
+    os.environ["XBUS_PROGRESS"] = "plain"  # an executed notebook is a log
+    try:
+        with one_gpu():
+            papermill.execute_notebook(str(source), str(output), parameters, kernel_name="python3",
+                                       progress_bar=False, config=config)
+    except papermill.PapermillExecutionError as error:
+        raise StudyError(f"notebook {name} stopped: {error.ename}: {error.evalue}\n"
+                         f"  the executed copy is {output}") from None
+
+
+def check_parameters(name: str, given: dict, known: dict) -> None:
+    """papermill only warns about a parameter that a notebook does not have; here it is refused."""
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        meaning = "\n".join(f"  {key}: {(about.get('help') or '').strip()}" for key, about in known.items())
+        raise StudyError(f"notebook {name} has no parameter {', '.join(unknown)}; it has\n{meaning}")
+
+
+def refuse_unknown_parameters(cells: list[str]) -> None:
+    """The same check from inside a notebook that papermill itself was called on; `cells` is IPython's In.
+
+    papermill puts its values in a cell "# Parameters" after the notebook's own parameters cell.
+    """
+    for position, cell in enumerate(cells):
+        if cell.startswith("# Parameters"):
+            unknown = _assigned(cell) - _assigned(cells[position - 1])
+            if unknown:
+                raise StudyError(f"this notebook has no parameter {', '.join(sorted(unknown))}; "
+                                 f"it has {', '.join(sorted(_assigned(cells[position - 1])))}")
+
+
+@contextmanager
+def one_gpu() -> Iterator[None]:
+    """Hold one free GPU of XBUS_GPUS (e.g. "0,1") for this process. Does nothing where it is not set, as under a
+    scheduler, which places jobs itself."""
+    gpus = [gpu for gpu in os.environ.get("XBUS_GPUS", "").split(",") if gpu]
+    if not gpus:
+        yield
+        return
+    lock = _first_free(gpus)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _first_free(gpus: list[str]) -> FileLock:
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")
+    while True:
+        for gpu in gpus:
+            lock = FileLock(folder / f"xbuslib-gpu-{os.getuid()}-{gpu}.lock")
+            try:
+                lock.acquire(timeout=1)  # the operating system frees it when its holder ends, however it ends
+            except Timeout:
+                continue
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+            return lock
+
+
+def _assigned(cell: str) -> set[str]:
+    """Names that a cell assigns at top level."""
+    names = set()
+    for node in ast.parse(cell).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names

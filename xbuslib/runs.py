@@ -1,0 +1,200 @@
+"""Run folders: written whole or not at all, and everything needed to know where a number came from."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+
+from xbuslib import models
+from xbuslib.config import Config, digest
+from xbuslib.errors import StudyError
+from xbuslib.files import REPOSITORY, outputs_root
+from xbuslib.metrics import PAPER, RELEASED
+from xbuslib.models.encoders import checksum
+from xbuslib.models.system import System
+
+FILES = ("run.json", "history.csv", "per_image.csv", "probabilities.npz", "weights.safetensors")
+PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "scipy", "pandas")
+
+
+def folder(study: str, system: str, fold: int, seed: int) -> Path:
+    """outputs/<study>/runs/<system>/fold_<k>/seed_<s>"""
+    return outputs_root() / study / "runs" / system / f"fold_{fold}" / f"seed_{seed}"
+
+
+def facts() -> dict:
+    """Commit, versions and hardware of this process."""
+    cuda = torch.cuda.is_available()
+    return {
+        "commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def peak_memory_gb() -> float:
+    """Largest memory this process has held: on the GPU if there is one, else in RAM (10⁹ bytes)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # kilobytes on Linux
+
+
+def read(path: Path) -> dict:
+    """run.json of a run folder. Raises StudyError if there is none or it is damaged."""
+    try:
+        return json.loads((path / "run.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise StudyError(f"{path} is no finished run ({error}); delete the folder and run the fold again") from None
+
+
+def finished(path: Path, config: Config, inputs: dict) -> bool:
+    """Whether `path` already holds this very run.
+
+    Raises StudyError if it holds a run of another configuration or of other data, rather than overwrite it.
+    """
+    if not (path / "run.json").is_file():
+        return False
+    run = read(path)
+    changed = [] if run["config_digest"] == digest(config) else _differences(run["config"], config.model_dump())
+    changed += [f"{key}: {run.get(key)} there, {value} asked for" for key, value in inputs.items()
+                if run.get(key) != value]
+    if changed:
+        raise StudyError(f"{path} holds a run with other settings:\n  " + "\n  ".join(changed)
+                         + "\nGive this one another name with --study, or delete that folder.")
+    missing = [name for name in FILES if not (path / name).is_file()]
+    if missing:
+        raise StudyError(f"{path} lacks {', '.join(missing)}; delete the folder and run the fold again")
+    return True
+
+
+def partial_folder(path: Path, config: Config) -> Path:
+    """Where an unfinished run of this configuration keeps its checkpoint."""
+    partial = path.with_name(f".{path.name}.{digest(config)}.partial")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        if not os.access(partial, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise StudyError(f"cannot write to {partial.parent}: {error.strerror}. "
+                         "Check permissions, or set XBUS_OUTPUTS to another folder.") from None
+    return partial
+
+
+def write(path: Path, partial: Path, run: dict, history: pd.DataFrame, per_image: pd.DataFrame,
+          probabilities: np.ndarray, case_ids: list[str], system: System) -> None:
+    """Write a finished run into `partial`, then give it its final name in one step."""
+    try:
+        history.to_csv(partial / "history.csv", index=False)
+        per_image.to_csv(partial / "per_image.csv", index=False)
+        np.savez_compressed(partial / "probabilities.npz", case_ids=np.array(case_ids, str),
+                            probabilities=probabilities.astype(np.float16))  # half precision: ±0.0005 at most
+        save_file({key: value.contiguous().cpu() for key, value in system.trainable_state().items()},
+                  partial / "weights.safetensors")
+        (partial / "run.json").write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+        (partial / "checkpoint.pt").unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(partial, path)
+    except OSError as error:
+        raise StudyError(f"cannot write the results to {path}: {error.strerror or error}. "
+                         "Check permissions and free space; the training checkpoint is kept.") from None
+
+
+def load_system(path: Path) -> tuple[System, dict]:
+    """The trained system of a run folder, ready to predict, and its run.json.
+
+    Random frozen encoders are drawn again from the run's seed. Raises StudyError if the weights do not fit or
+    the frozen encoders are not those of the run.
+    """
+    run = read(path)
+    torch.manual_seed(run["seed"])
+    system = models.build(run["system"], Config(**run["config"]))
+    if frozen_checksum(system) != run["frozen_checksum"]:
+        raise StudyError(f"{path}: the frozen encoders differ from those the run was trained with; "
+                         "set XBUS_WEIGHTS to the same weights folder")
+    try:
+        state = load_file(path / "weights.safetensors")
+    except Exception as error:
+        raise StudyError(f"cannot read {path / 'weights.safetensors'}: {error}; run the fold again") from None
+    wanted = system.trainable_state()
+    if state.keys() != wanted.keys() or any(state[key].shape != wanted[key].shape for key in state):
+        raise StudyError(f"{path / 'weights.safetensors'} does not fit {run['system']}; run the fold again")
+    system.load_state_dict(state, strict=False)
+    return system.eval(), run
+
+
+def frozen_checksum(system: System) -> str | None:
+    """SHA-256 over the frozen encoders; None if there are none."""
+    return "+".join(checksum(getattr(system, name))[:16] for name in system.frozen) or None
+
+
+def listing(study: str | None = None) -> pd.DataFrame:
+    """One row per finished run: study, system, fold, seed, profile, dataset, weights, commit, minutes, folder."""
+    rows = []
+    for file in sorted(outputs_root().glob(f"{study or '*'}/runs/*/fold_*/seed_*/run.json")):
+        run = read(file.parent)
+        rows.append({key: run[key] for key in ("study", "system", "fold", "seed", "dataset", "config_digest")}
+                    | {"profile": run["config"]["profile"], "weights": run["config"]["weights"],
+                       "commit": (run["commit"] or "")[:8], "minutes": round(run["seconds"]["total"] / 60, 2),
+                       "folder": str(file.parent)})
+    return pd.DataFrame(rows)
+
+
+def collect(study: str) -> pd.DataFrame:
+    """Every row of per_image.csv of a study with its run keys: one tidy table, joined on keys, never on position."""
+    parts = []
+    for row in listing(study).itertuples():
+        part = pd.read_csv(Path(row.folder) / "per_image.csv", keep_default_na=False, na_values=[""])
+        part.insert(0, "system", row.system)
+        part.insert(1, "fold", row.fold)
+        part.insert(2, "seed", row.seed)
+        parts.append(part)
+    if not parts:
+        raise StudyError(f"study {study!r} has no finished run under {outputs_root()}; start with ./run_all.sh")
+    return pd.concat(parts, ignore_index=True)
+
+
+def discard_partial(partial: Path) -> None:
+    """Remove what a run that is not to be continued left behind."""
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _differences(there: dict, asked: dict) -> list[str]:
+    keys = sorted(there.keys() | asked.keys())
+    return [f"{k}: {there.get(k)} there, {asked.get(k)} asked for" for k in keys if there.get(k) != asked.get(k)]
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def summary(path: Path) -> pd.DataFrame:
+    """Mean of both metric families over the validation images of one run, a row per policy."""
+    per_image = pd.read_csv(path / "per_image.csv", keep_default_na=False, na_values=[""])
+    return per_image.groupby(["policy", "attributes"], sort=False)[PAPER + RELEASED].mean().reset_index()
+
+
+def study_summary(study: str) -> pd.DataFrame:
+    """Mean over folds of the paper's metrics for every system and policy of a study, with the SD of Dice."""
+    rows = collect(study)
+    fold_means = rows.groupby(["system", "policy", "attributes", "fold"], sort=False)[PAPER].mean().reset_index()
+    by = fold_means.groupby(["system", "policy", "attributes"], sort=False)
+    table = by[PAPER].mean()
+    table.insert(1, "dice_sd", by["dice"].std())
+    table.insert(0, "folds", by["fold"].nunique())
+    return table.reset_index()

@@ -1,0 +1,150 @@
+"""One fold from dataset to scored run folder: what notebook 04 and `xbuslib fold` both run."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock
+
+from xbuslib import datasets, folds, images, inference, metrics, models, prompts, runs, training
+from xbuslib.cases import lesions
+from xbuslib.conditioning import TextTable, TrainingPrompts
+from xbuslib.config import Config, digest
+from xbuslib.errors import StudyError
+from xbuslib.files import outputs_root
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset made ready: all cases, those with a lesion, their images and their validation folds."""
+
+    dataset: str
+    root: Path
+    all_cases: pd.DataFrame
+    cases: pd.DataFrame  # with a lesion; normals are negative controls
+    prepared: images.Prepared
+    fold_of: pd.Series  # case_id: validation fold
+
+    def split(self, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """(training cases, validation cases) of one fold."""
+        inside = self.cases["case_id"].map(self.fold_of) == fold
+        if not inside.any():
+            raise StudyError(f"there is no fold {fold}; the folds are 0 … {self.fold_of.max()}")
+        return self.cases[~inside].reset_index(drop=True), self.cases[inside].reset_index(drop=True)
+
+
+def data_root(dataset: str, data: str | Path | None, config: Config) -> Path:
+    """The dataset's folder: as given, or the embedded phantom, made on first use."""
+    if data:
+        return Path(data)
+    if dataset != "phantom":
+        raise StudyError(f"dataset {dataset} needs its folder: --data DIR (papermill: -p data DIR)")
+    from xbuslib.datasets import phantom
+
+    root = outputs_root() / "data" / f"phantom_n{config.phantom_cases}"
+    with _lock(root):
+        if not root.is_dir():
+            phantom.write(root, n=config.phantom_cases, seed=0)
+    return root
+
+
+def open_source(dataset: str, data: str | Path | None, fold_lists: str | Path | None, config: Config,
+                study: str) -> Source:
+    """Load, check and decode a dataset; decoded images are kept in outputs/<study>/prepared."""
+    root = data_root(dataset, data, config)
+    table = datasets.load(dataset, root)
+    path = outputs_root() / study / "prepared" / f"{dataset}_{config.image_size}.npz"
+    with _lock(path):
+        prepared = images.prepare(table, config.image_size, path)
+    cases = lesions(table)
+    fold_of = folds.read(Path(fold_lists), cases) if fold_lists else folds.split(cases, config.folds, config.folds_seed)
+    return Source(dataset, root, table, cases, prepared, fold_of)
+
+
+def run_fold(system: str, fold: int, config: Config, source: Source, *, study: str, seed: int = 0) -> Path:
+    """Train `system` on one fold, score it under every policy, and return its run folder.
+
+    Returns at once if the very run is there; goes on from its checkpoint if it was killed.
+    """
+    path = runs.folder(study, system, fold, seed)
+    inputs = {"dataset": source.dataset, "dataset_fingerprint": source.prepared.fingerprint,
+              "folds_checksum": folds.checksum(source.fold_of)}
+    if runs.finished(path, config, inputs):
+        return path
+    started, clock = time.monotonic(), {}
+    train_cases, val_cases = source.split(fold)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(seed)  # weights that are not loaded are drawn at random
+    model = models.build(system, config)
+    partial = runs.partial_folder(path, config)
+    model.to(device)
+    texts = TextTable(model, device)
+    rows = source.prepared.rows(train_cases["case_id"])
+    edges = prompts.size_edges(source.prepared.long_sides[rows])
+
+    data = _training_data(model, train_cases, source.prepared, rows, edges, config, texts, device)
+    clock["encode"] = time.monotonic() - started
+    history = training.fit(model, data, config, seed, device, partial / "checkpoint.pt")
+    clock["train"] = time.monotonic() - started - clock["encode"]
+    per_image, default_maps = score(model, val_cases, source.prepared, edges, config, texts, device)
+    clock["total"] = time.monotonic() - started
+
+    trainable, frozen = models.count(model)
+    run = inputs | {
+        "system": system, "paper_name": models.REGISTRY[system].paper, "study": study, "fold": fold, "seed": seed,
+        "config_digest": digest(config), "config": config.model_dump(),
+        "train_cases": len(train_cases), "val_cases": len(val_cases), "size_edges_px": edges,
+        "scorings": prompts.scorings(model.prompts), "trainable": trainable, "frozen": frozen,
+        "weights": model.weights_record, "frozen_checksum": runs.frozen_checksum(model),
+        "seconds": {key: round(value, 2) for key, value in clock.items()},
+        "peak_memory_gb": round(runs.peak_memory_gb(), 3),
+    } | runs.facts()
+    runs.write(path, partial, run, history, per_image, default_maps, list(val_cases["case_id"]), model)
+    return path
+
+
+def score(model: models.System, cases: pd.DataFrame, prepared: images.Prepared, edges: tuple[float, float],
+          config: Config, texts: TextTable, device: torch.device) -> tuple[pd.DataFrame, np.ndarray]:
+    """Per-image metrics of `cases` under every policy that makes sense for the system (prompts.scorings), and the
+    (n, S, S) probability maps of the default one."""
+    rows = prepared.rows(cases["case_id"])
+    pictures = torch.from_numpy(prepared.images[rows])[:, None]  # (n, 1, S, S)
+    features = inference.encode(model, pictures, config, device)
+    parts, default_maps = [], None
+    for policy, attributes in prompts.scorings(model.prompts):
+        maps, said = inference.predict_policy(model, cases, prepared, policy, attributes, edges, pictures, features,
+                                              texts, config, device)
+        default_maps = maps if default_maps is None else default_maps
+        values = metrics.per_image(maps >= config.threshold, prepared.masks[rows])
+        values.insert(0, "case_id", cases["case_id"].to_numpy())
+        values.insert(1, "policy", policy)
+        values.insert(2, "attributes", attributes)
+        parts.append(values.assign(**_said(said, model.prompts)))
+    return pd.concat(parts, ignore_index=True), default_maps
+
+
+def _training_data(model, cases, prepared, rows, edges, config, texts, device) -> training.TrainingData:
+    pictures = torch.from_numpy(prepared.images[rows])[:, None].to(device)  # (n, 1, S, S)
+    masks = torch.from_numpy(prepared.masks[rows])[:, None].to(device)
+    return training.TrainingData(
+        pictures, masks, inference.encode(model, pictures, config, device),
+        TrainingPrompts(model, cases, prepared, rows, edges, config, texts))
+
+
+def _said(table: pd.DataFrame, fields: tuple[str, ...]) -> dict:
+    """The prompts as the system was given them, for per_image.csv."""
+    columns = {"global_text": ["global_text"], "local_text": ["local_text"], "point": ["x", "y"]}
+    return {column: table[column].to_numpy() for field in fields for column in columns[field]}
+
+
+def _lock(path: Path) -> FileLock:
+    """Two folds started at once must not write the same file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path.with_name(f".{path.name}.lock"))
+    except OSError as error:
+        raise StudyError(f"cannot write to {path.parent}: {error.strerror}. "
+                         "Check permissions, or set XBUS_OUTPUTS to another folder.") from None

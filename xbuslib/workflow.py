@@ -1,0 +1,105 @@
+"""The study as a whole: check everything that can be checked now, then hand over to Snakemake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
+
+from xbuslib.config import Config, digest, resolve
+from xbuslib.errors import StudyError
+from xbuslib.files import REPOSITORY, outputs_root, write_whole
+
+
+class Settings(BaseModel):
+    """What `xbuslib study` hands to the Snakefile (outputs/<study>/study.json)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    study: str
+    dataset: str
+    data: str
+    fold_lists: str
+    profile: str
+    overrides: list[str]
+    config_digest: str
+    systems: list[str]
+    folds: list[int]
+    seeds: list[int]
+    threads: int
+    notebooks: list[str]  # run once per study, beside the folds
+
+
+def settle(*, study: str | None, dataset: str, data: str, fold_lists: str, profile: str, overrides: list[str],
+           systems: list[str], folds: list[int] | None, seeds: list[int], jobs: int | None,
+           gpus: list[str]) -> tuple[Settings, int]:
+    """Checked settings, and how many folds run at once. Raises StudyError before anything is started.
+
+    By default each GPU takes one fold; on CPUs the small profiles train one fold per core and `paper`, which needs
+    the memory and the cores, one fold at a time.
+    """
+    from xbuslib import models
+    from xbuslib.study import open_source
+
+    config = resolve(profile, overrides)
+    unknown = [name for name in systems if name not in models.names()]
+    if unknown:
+        raise StudyError(f"unknown system {', '.join(unknown)}; the systems are {', '.join(models.names())}")
+    name = study or f"{dataset}-{profile}"
+    cores = len(os.sched_getaffinity(0))
+    at_once = jobs or len(gpus) or (1 if config.size == "paper" else cores)
+    data, fold_lists = (str(Path(place).resolve()) if place else "" for place in (data, fold_lists))
+    source = open_source(dataset, data, fold_lists, config, name)
+    known = sorted(set(source.fold_of))
+    wrong = [fold for fold in folds or [] if fold not in known]
+    if wrong:
+        raise StudyError(f"there is no fold {wrong[0]}; the folds are 0 … {known[-1]}")
+    settings = Settings(
+        study=name, dataset=dataset, data=data, fold_lists=fold_lists, profile=profile, overrides=overrides,
+        config_digest=digest(config), systems=systems, folds=known if folds is None else folds, seeds=seeds,
+        threads=max(1, cores // at_once), notebooks=["01_explore_data", "02_design_prompts", "03_model_anatomy"])
+    _refuse_other_settings(settings, config, source)
+    if config.weights == "pretrained":  # finds or fetches the files once, before jobs ask for them side by side
+        for system in systems:
+            models.build(system, config)
+    return settings, at_once
+
+
+def run(settings: Settings, at_once: int, *, gpus: list[str], slurm: bool = False, dry_run: bool = False) -> bool:
+    """Run Snakemake on `settings`; True if there was something to do. Raises StudyError if a job failed."""
+    folder = outputs_root() / settings.study
+    with write_whole(folder / "study.json") as partial:
+        partial.write_text(json.dumps(settings.model_dump(), indent=1) + "\n")
+    profile = REPOSITORY / "workflow" / "profiles" / ("slurm" if slurm else "local")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "workflow" / "Snakefile"),
+               "--directory", str(folder), "--configfile", str(folder / "study.json"), "--profile", str(profile),
+               "--nolock",  # our own lock below: it cannot outlive a killed process
+               *(["--jobs", str(at_once)] if slurm else ["--cores", str(at_once * settings.threads)])]
+    environment = os.environ | {"XBUS_OUTPUTS": str(outputs_root()), "XBUS_GPUS": "" if slurm else ",".join(gpus)}
+    if dry_run:
+        return subprocess.run([*command, "--dry-run"], env=environment, check=False).returncode == 0
+    try:
+        with FileLock(folder / ".study.lock", timeout=0):
+            pending = subprocess.run([*command, "--dry-run", "--quiet", "all"], env=environment, capture_output=True,
+                                     text=True, check=False)
+            if pending.returncode == 0 and "othing to be done" in pending.stdout + pending.stderr:
+                return False
+            if subprocess.run(command, env=environment, check=False).returncode != 0:
+                raise StudyError(f"some jobs failed; their executed notebooks are in {folder / 'notebooks'}. "
+                                 "The same command goes on with what is left.")
+    except Timeout:
+        raise StudyError(f"study {settings.study} is already running; wait for it, or give another --study") from None
+    return True
+
+
+def _refuse_other_settings(settings: Settings, config: Config, source) -> None:
+    """Finished runs of this study must be of the same protocol and data: nothing is overwritten."""
+    from xbuslib import folds, runs
+
+    inputs = {"dataset": source.dataset, "dataset_fingerprint": source.prepared.fingerprint,
+              "folds_checksum": folds.checksum(source.fold_of)}
+    for path in (outputs_root() / settings.study / "runs").glob("*/fold_*/seed_*/run.json"):
+        runs.finished(path.parent, config, inputs)
