@@ -100,7 +100,7 @@ install_requirements() {
     done; then
     tail -n 15 "$log" >&2
     die "pip could not install the packages; its whole output is in $log." \
-      "When the cause is mended (network, disk, pip's configuration), the same command goes on."
+      "When the cause is mended (network, disk, pip's configuration), the same command starts again."
   fi
 }
 

@@ -133,6 +133,12 @@ def test_saved_state_holds_all_that_is_trained_and_no_sam(quick, tmp_path):
         assert torch.equal(run(other, image, point), run(quick, image, point))
 
 
+def test_random_sam_lets_the_signal_through(quick):
+    with torch.no_grad():
+        logits = run(quick, torch.rand(4, 1, 64, 64), torch.rand(4, 2))
+    assert 0.3 < logits.std() < 30  # torch's own initialisation gives 0.01, and nothing could be learnt
+
+
 # ---- the point ---------------------------------------------------------------------------------------------
 
 
@@ -150,7 +156,8 @@ def test_point_embedding_is_the_sine_code_of_x_and_y_plus_the_positive_label(qui
     frequencies = encoder.shared_embedding.positional_embedding.double().numpy()  # (2, C/2): x first
     x, y = 0.25, 0.875
     angle = 2 * math.pi * ((2 * x - 1) * frequencies[0] + (2 * y - 1) * frequencies[1])
-    expected = np.concatenate([np.sin(angle), np.cos(angle)]) + encoder.point_embed[1].weight[0].detach().numpy()
+    positive = encoder.point_embed[1].weight[0].detach().numpy()
+    expected = np.concatenate([np.sin(angle), np.cos(angle)]) + positive
     tokens = quick.sam.embed_points(torch.tensor([[x, y]]))
     np.testing.assert_allclose(tokens[0, 0].detach(), expected, atol=1e-4)
     assert torch.equal(tokens[0, 1], encoder.not_a_point_embed.weight[0])
@@ -257,7 +264,8 @@ def test_ghpa_against_numpy():
     features = torch.randn(1, 8, height, width)
 
     a, b, c, d = np.split(layer_norm(features[0].numpy()), 4)  # (2, H, W) each
-    plane_hw, plane_ch, plane_cw = (p.detach().numpy()[0] for p in (ghpa.plane_hw, ghpa.plane_ch, ghpa.plane_cw))
+    planes = (ghpa.plane_hw, ghpa.plane_ch, ghpa.plane_cw)
+    plane_hw, plane_ch, plane_cw = (plane.detach().numpy()[0] for plane in planes)
 
     def conv(layers: nn.Sequential, x: np.ndarray) -> np.ndarray:
         return pointwise(layers[2], gelu(depthwise(layers[0], x)))
@@ -289,10 +297,10 @@ def test_image_encoder_agrees_with_transformers_after_renaming():
     shape = SHAPES["quick"]
     torch.manual_seed(5)
     config = SamConfig(
-        vision_config={"hidden_size": shape.width, "output_channels": shape.neck, "image_size": 4 * shape.frame,
-                       "num_hidden_layers": shape.depth, "num_attention_heads": shape.heads,
-                       "window_size": shape.window, "global_attn_indexes": shape.global_blocks,
-                       "num_pos_feats": shape.neck // 2},
+        vision_config={"hidden_size": shape.width, "output_channels": shape.neck,
+                       "image_size": 4 * shape.frame, "num_hidden_layers": shape.depth,
+                       "num_attention_heads": shape.heads, "window_size": shape.window,
+                       "global_attn_indexes": shape.global_blocks, "num_pos_feats": shape.neck // 2},
         prompt_encoder_config={"hidden_size": shape.neck},
         mask_decoder_config={"hidden_size": shape.neck, "num_attention_heads": shape.decoder_heads,
                              "mlp_dim": shape.decoder_mlp, "iou_head_hidden_dim": shape.neck})

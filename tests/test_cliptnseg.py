@@ -1,4 +1,4 @@
-"""CLIP-TNseg: counts of the specification (6.6), tokens and condition against a second way to compute them."""
+"""CLIP-TNseg: counts of the specification (6.6), tokens and condition computed a second way."""
 
 import pytest
 import torch
@@ -119,7 +119,8 @@ def test_saved_state_holds_all_that_is_trained_and_no_clip(quick, tmp_path):
 
 def test_tokens_are_those_of_blocks_3_7_and_9_with_the_class_token_first(quick):
     seen, blocks = {}, quick.clip.model.visual.transformer.resblocks
-    hooks = [blocks[i].register_forward_hook(lambda _, __, out, i=i: seen.update({i: out})) for i in (3, 7, 9)]
+    hooks = [blocks[i].register_forward_hook(lambda _, __, out, i=i: seen.update({i: out}))
+             for i in (3, 7, 9)]
     image = torch.rand(2, 1, 64, 64)
     tokens = quick.encode_images(image)
     for hook in hooks:

@@ -1,11 +1,12 @@
 """pyproject.toml, constraints.txt and environment.yml say the same, and set-up does what its messages say."""
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,15 @@ def test_installed_packages_are_in_range(project):
     needed = by_name([*project["dependencies"], *project["optional-dependencies"]["test"]])
     found = {name: version(name) for name in needed}
     assert {n: v for n, v in found.items() if not needed[n].specifier.contains(v, prereleases=True)} == {}
+
+
+def test_no_pin_needs_a_later_python_than_3_11_0(pins):
+    needs = {}
+    for name, pin in pins.items():
+        with contextlib.suppress(PackageNotFoundError):  # the cluster extra, or for another Python version
+            if pin.specifier.contains(version(name), prereleases=True):
+                needs[name] = metadata(name)["Requires-Python"] or ""
+    assert {n: r for n, r in needs.items() if not SpecifierSet(r).contains("3.11.0")} == {}
 
 
 def test_torch_and_torchvision_are_a_pair():

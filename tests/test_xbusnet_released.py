@@ -114,7 +114,8 @@ def test_saved_state_holds_all_that_is_trained_and_no_clip(quick, tmp_path):
 def weights_of(mixed: torch.Tensor, text: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
     """The w of w·text + (1-w)·visual per sample, after checking that there is one."""
     weight = ((mixed - visual) * (text - visual)).sum(1) / (text - visual).square().sum(1)
-    torch.testing.assert_close(weight[:, None] * text + (1 - weight[:, None]) * visual, mixed, atol=1e-4, rtol=1e-4)
+    again = weight[:, None] * text + (1 - weight[:, None]) * visual
+    torch.testing.assert_close(again, mixed, atol=1e-4, rtol=1e-4)
     return weight
 
 

@@ -68,7 +68,8 @@ def fold(system: Annotated[str, typer.Option(help="a name from `xbuslib systems`
 @app.command()
 def notebook(name: Annotated[str, typer.Argument(help="e.g. 04_train_fold")],
              output: Annotated[Path, typer.Option(help="where the executed copy goes")],
-             parameters: Annotated[list[str], typer.Option("-p", help="key=value of the parameters cell")] = []) -> None:  # noqa: B006
+             parameters: Annotated[list[str], typer.Option("-p", help="key=value of the parameters cell")] = [],  # noqa: B006
+             ) -> None:
     """Execute a notebook with papermill; unknown parameters are refused."""
     from xbuslib.config import parse_overrides
     from xbuslib.notebooks import execute

@@ -89,8 +89,10 @@ def _first_free(gpus: list[str]) -> FileLock:
 
 def _assigned(cell: str) -> set[str]:
     """Names that a cell assigns at top level."""
-    names = set()
+    targets = []
     for node in ast.parse(cell).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        names |= {target.id for target in targets if isinstance(target, ast.Name)}
-    return names
+        if isinstance(node, ast.Assign):
+            targets += node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets.append(node.target)
+    return {target.id for target in targets if isinstance(target, ast.Name)}

@@ -140,7 +140,7 @@ def build(cases: pd.DataFrame, findings: list[Finding], edges: tuple[float, floa
         rows.append({
             "case_id": case.case_id, "size": word, "quadrant": where,
             "global_text": released_global_text(finding, size, place) if released else global_text(word, where),
-            "local_text": local_text(case.shape, case.margin, case.birads) if attributes else local_text(None, None, None),
+            "local_text": local_text(*((case.shape, case.margin, case.birads) if attributes else (None, None, None))),
             "x": x, "y": y,
         })
     return pd.DataFrame(rows)

@@ -44,6 +44,14 @@ def facts() -> dict:
     }
 
 
+def stamp() -> str:
+    """One line for the top of an executed notebook: commit, versions, device, date."""
+    f = facts()
+    versions = ", ".join(f"{name} {version}" for name, version in f["versions"].items())
+    commit = f"commit {f['commit'][:8]}{' with local changes' if f['dirty'] else ''}" if f["commit"] else "no commit"
+    return f"{f['created']} · {commit} · {f['device']} · Python {f['python']}, {versions}"
+
+
 def peak_memory_gb() -> float:
     """Largest memory this process has held: on the GPU if there is one, else in RAM (10⁹ bytes)."""
     if torch.cuda.is_available():
@@ -198,3 +206,9 @@ def study_summary(study: str) -> pd.DataFrame:
     table.insert(1, "dice_sd", by["dice"].std())
     table.insert(0, "folds", by["fold"].nunique())
     return table.reset_index()
+
+
+def probabilities(path: Path) -> dict[str, np.ndarray]:
+    """case_id: (S, S) lesion probabilities of the default policy, from a run folder."""
+    with np.load(path / "probabilities.npz") as held:
+        return dict(zip(held["case_ids"].tolist(), held["probabilities"].astype(np.float32), strict=True))

@@ -34,7 +34,8 @@ def score_folders(reference: Path, prediction: Path, out: Path) -> pd.DataFrame:
             faults.append(str(error))
             continue
         if r.shape != p.shape:
-            faults.append(f"{name}: prediction is {p.shape[1]}×{p.shape[0]} pixels, reference {r.shape[1]}×{r.shape[0]}")
+            faults.append(f"{name}: prediction is {p.shape[1]}×{p.shape[0]} pixels, "
+                          f"reference {r.shape[1]}×{r.shape[0]}")
             continue
         rows.append(metrics.per_image([p], [r]))
     if faults:

@@ -73,7 +73,8 @@ def fit(system: System, data: TrainingData, config: Config, seed: int, device: t
                             "learning_rate": [learning_rate(step, config) for step in range(config.iterations)]})
     if not np.isfinite(history["loss"]).all():
         first = int(history.loc[~np.isfinite(history["loss"]), "iteration"].iloc[0])
-        raise StudyError(f"the loss is not a number from iteration {first} on; try a smaller learning_rate or amp=false")
+        raise StudyError(f"the loss is not a number from iteration {first} on; "
+                         "try a smaller learning_rate or amp=false")
     return history
 
 

@@ -62,7 +62,7 @@ def locate(root: Path) -> tuple[Path, Path]:
     if not tables:
         raise StudyError(f"{root}: no clinical table (expected {TABLE}); "
                          "fetch the dataset with: xbuslib data download blu --root DIR")
-    folders = [folder for folder in (root, *sorted(root.iterdir())) if folder.is_dir() and any(folder.glob("case*.png"))]
+    folders = [place for place in (root, *sorted(root.iterdir())) if place.is_dir() and any(place.glob("case*.png"))]
     if not folders and sorted(root.glob("*.zip")):
         folders = [unpack(sorted(root.glob("*.zip"))[0], root / IMAGES)]
     if not folders:

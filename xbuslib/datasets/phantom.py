@@ -1,15 +1,14 @@
 """The embedded default dataset: simulated B-mode breast ultrasound, written in BLU's file layout.
 
 A *simulated phantom* case is drawn in three steps: its words (`phantom_words`: shape, margin, echogenicity,
-BI-RADS ...), an anatomy and a lesion that follow the words (`phantom_tissue`, `phantom_lesion`), and the picture a
-scanner would make of them (`phantom_acoustics`). Each case has its own random stream, seeded by (seed, case number),
-so a case does not depend on how many are made. All arithmetic is float64 and rounded to 8 bits at the end, which
-absorbs the last-digit differences between processors.
+BI-RADS ...), an anatomy and a lesion that follow the words (`phantom_tissue`, `phantom_lesion`), and the
+picture a scanner would make of them (`phantom_acoustics`). Each case has its own random stream, seeded by
+(seed, case number), so a case does not depend on how many are made. All arithmetic is float64 and rounded to
+8 bits at the end, which absorbs the last-digit differences between processors.
 """
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,12 +22,15 @@ from xbuslib.datasets import phantom_tissue as anatomy
 from xbuslib.datasets import phantom_words as vocabulary
 from xbuslib.datasets.phantom_acoustics import Frame
 from xbuslib.datasets.phantom_sheet import write_workbook
+from xbuslib.errors import StudyError
+from xbuslib.progress import track
 
 IMAGES = "BrEaST-Lesions_USG-images_and_masks"
 TABLE = "BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx"
 SHEETS = "BrEaST-Lesions-USG clinical dat", "Data Dictionary"
 
-# Height, width in pixels and pixel size in cm of linear frames, like those of the scanners in BLU: 3 to 4.6 cm deep.
+# Height, width in pixels and pixel size in cm of linear frames, like those of the scanners in BLU: 3 to 4.6
+# cm deep.
 LINEAR = [
     (537, 485, 0.0078125), (470, 433, 0.00924), (532, 545, 0.00694), (470, 503, 0.00646), (541, 437, 0.00727),
     (400, 560, 0.00781), (362, 520, 0.00868), (440, 470, 0.0105),
@@ -36,7 +38,8 @@ LINEAR = [
 SECTOR = [(362, 559, 0.0116), (380, 552, 0.0108)]
 SECTOR_SHARE = 31 / 256  # of BLU's pictures have a transparent surround
 
-# Median of the longest side in pixels. With a spread of 0.48 in the logarithm the terciles fall near BLU's 142, 222.
+# Median of the longest side in pixels. With a spread of 0.48 in the logarithm the terciles fall near BLU's
+# 142, 222.
 LENGTH = {"round": 105, "oval": 168, "irregular": 200}
 SHORTEST, LONGEST = 52, 450  # pixels; BLU begins at 52, and its few longer lesions leave these frames
 
@@ -54,38 +57,38 @@ def write(
     n: int = 60,
     seed: int = 0,
     size: tuple[int, int] | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write cases 1 to n under root, which must not exist or be empty; a broken-off run leaves nothing there.
 
-    size (height, width) in pixels replaces the varied frame sizes; progress(done, n) is called after each case.
+    size (height, width) in pixels replaces the varied frame sizes. Raises StudyError if root cannot be used.
     """
     root = Path(root)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise FileExistsError(f"{root} is not an empty folder; the phantom is only written into a new or empty one")
+        raise StudyError(f"{root} is not an empty folder; the phantom is only written into a new or empty one")
     if n < 1:
-        raise ValueError(f"n is {n}; the phantom needs at least one case")
-    root.parent.mkdir(parents=True, exist_ok=True)
+        raise StudyError(f"n is {n}; the phantom needs at least one case")
     partial = root.with_name(f".{root.name}.partial-{os.getpid()}")
     try:
         (partial / IMAGES).mkdir(parents=True)
         digits = max(3, len(str(n)))  # BLU's three, more when they run out
         rows = []
-        for number in range(1, n + 1):
+        for number in track(range(1, n + 1), "simulating phantom cases", n):
             rows.append(_write_case(partial / IMAGES, simulate(number, seed, size), digits))
-            if progress:
-                progress(number, n)
         table = [vocabulary.COLUMNS] + [list(row.values()) for row in rows]
         write_workbook(partial / TABLE, {SHEETS[0]: table, SHEETS[1]: vocabulary.DICTIONARY})
         if root.exists():
             root.rmdir()
         partial.rename(root)
+    except OSError as error:
+        raise StudyError(f"cannot write {root}: {error.strerror or error}; check permissions and free space") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return root
 
 
-def simulate(case_number: int, seed: int = 0, size: tuple[int, int] | None = None, words: dict | None = None) -> Case:
+def simulate(
+    case_number: int, seed: int = 0, size: tuple[int, int] | None = None, words: dict | None = None
+) -> Case:
     """One case. Entries of words replace drawn words of the clinical row: {"Echogenicity": "anechoic"}."""
     rng = np.random.default_rng([seed, 0, case_number])
     frame = _frame(rng, size)
@@ -110,8 +113,8 @@ def simulate(case_number: int, seed: int = 0, size: tuple[int, int] | None = Non
 def group(case_number: int, seed: int = 0) -> str:
     """Class of a case: benign, malignant or normal.
 
-    Every five cases in a row hold three benign and two malignant, BLU's 154 to 98, so that small sets are mixed
-    too; one of each thirty is replaced by a normal case (4 of 256 in BLU), always among the first twenty.
+    Every five cases in a row hold three benign and two malignant, BLU's 154 to 98, so that small sets are
+    mixed too; one of each thirty, always among the first twenty, is replaced by a normal case.
     """
     block, place = divmod(case_number - 1, 30)
     rng = np.random.default_rng([seed, 1, block])
@@ -152,7 +155,7 @@ def _visible(frame: Frame) -> np.ndarray:
 
 
 def _placed(rng: np.random.Generator, row: dict, tissue: anatomy.Tissue, frame: Frame) -> lesion.Outline:
-    """An outline of the case's words at a place where it fits, mostly central and in the upper half as in BLU."""
+    """An outline of the case's words where it fits, mostly central and in the upper half as in BLU."""
     natural = frame.width / frame.enlarged  # lesion lengths are told in the scanner's own pixels
     length = LENGTH[row["Shape"]] * np.exp(rng.normal(0, 0.48))
     length = np.clip(length, SHORTEST, min(LONGEST, 0.85 * natural)) * frame.enlarged
@@ -167,7 +170,9 @@ def _placed(rng: np.random.Generator, row: dict, tissue: anatomy.Tissue, frame: 
     margin = (0.1 if frame.sector else 0.02) * frame.width
     line = np.clip(rng.normal(0.33, 0.1) * frame.height, first - top, 0.9 * frame.height - bottom + 1e-6)
     column = rng.normal(0.507, 0.07) * frame.width
-    column = np.clip(column, min(margin - left, frame.width / 2), max(frame.width - margin - right, frame.width / 2))
+    column = np.clip(
+        column, min(margin - left, frame.width / 2), max(frame.width - margin - right, frame.width / 2)
+    )
     return shape._replace(row=float(line), column=float(column))
 
 
@@ -185,7 +190,9 @@ def _write_case(folder: Path, case: Case, digits: int) -> dict:
     if case.mask is not None:
         names["Mask_tumor_filename"] = f"{stem}_tumor.png"
         # BLU's masks: white and opaque on black and transparent.
-        _save(folder / names["Mask_tumor_filename"], np.repeat(case.mask[..., None] * np.uint8(255), 4, axis=-1))
+        _save(
+            folder / names["Mask_tumor_filename"], np.repeat(case.mask[..., None] * np.uint8(255), 4, axis=-1)
+        )
     return case.row | names
 
 

@@ -6,9 +6,9 @@ Lengths are centimetres, frequencies MHz, levels decibels. The chain is that of 
     scatterers x amplitude map + specular reflectors -> depth-varying point spread -> envelope
     -> mean of a few looks + electronic noise -> log compression -> 8-bit grey
 
-Speckle: many scatterers per resolution cell give a circular complex Gaussian field, whose envelope is Rayleigh
-distributed (Goodman 1975; Wagner et al. 1983). Attenuation of breast tissue: about 0.5 to 1 dB/cm/MHz
-(Duck 1990), lived through twice, on the way in and on the way out.
+Speckle: many scatterers per resolution cell give a circular complex Gaussian field, whose envelope is
+Rayleigh distributed (Goodman 1975; Wagner et al. 1983). Attenuation of breast tissue: about 0.5 to 1
+dB/cm/MHz (Duck 1990), lived through twice, on the way in and on the way out.
 """
 
 from typing import NamedTuple
@@ -87,11 +87,14 @@ def echo(rng: np.random.Generator, amplitude: np.ndarray, reflectors: np.ndarray
 
 
 def two_way_loss(attenuation: np.ndarray, frame: Frame) -> np.ndarray:
-    """(H, W) level in dB, at most weakly positive, that attenuation (dB/cm/MHz) and the TGC leave at each pixel.
+    """(H, W) change of level in dB that attenuation (dB/cm/MHz) and the TGC leave at each pixel.
 
-    The beam is an aperture wide, so what lies above is averaged over 0.06 cm sideways: shadows have soft edges.
+    The beam is an aperture wide, so what lies above is averaged over 0.06 cm sideways: shadows have soft
+    edges.
     """
-    excess = gaussian_filter1d(attenuation - TGC_SLOPE, 0.06 / frame.pixel, axis=1, mode="nearest", truncate=3)
+    excess = gaussian_filter1d(
+        attenuation - TGC_SLOPE, 0.06 / frame.pixel, axis=1, mode="nearest", truncate=3
+    )
     return -2 * frame.frequency * np.cumsum(excess, axis=0) * frame.pixel
 
 
@@ -121,7 +124,9 @@ def log_compress(envelope: np.ndarray, frame: Frame, visible: np.ndarray) -> np.
     grey = frame.median_grey + (level - np.median(level[visible])) * 255 / frame.dynamic_range
     # A soft shoulder: bright reflectors approach white instead of clipping in flat patches.
     grey = np.where(grey > 150, 150 + 105 * np.tanh((grey - 150) / 105), grey)
-    grey = np.where(grey < 30, 30 * np.exp(np.minimum(grey - 30, 0) / 30), grey)  # and a soft toe, as in their grey maps
+    grey = np.where(
+        grey < 30, 30 * np.exp(np.minimum(grey - 30, 0) / 30), grey
+    )  # and a soft toe, as in their grey maps
     return np.rint(np.clip(grey, 0, 255)).astype(np.uint8)
 
 

@@ -2,9 +2,9 @@
 
 Outlines are star-shaped: a radius for each of 720 angles about a centre, so a mask is always one piece.
 
-The rule for the mask, after what BLU's experts drew: the outline runs where lesion gives way to tissue, half way
-through a soft (indistinct) border; an echogenic halo is outside; a spicule is inside as far out as it is at least
-half as wide as at its base, and its thin end is left out.
+The rule for the mask, after what BLU's experts drew: the outline runs where lesion gives way to tissue, half
+way through a soft (indistinct) border; an echogenic halo is outside; a spicule is inside as far out as it is
+at least half as wide as at its base, and its thin end is left out.
 """
 
 from typing import NamedTuple
@@ -17,8 +17,8 @@ from xbuslib.datasets.phantom_tissue import Tissue
 
 ANGLES = np.arange(720) * (2 * np.pi / 720)
 
-# Echo level in dB against the tissue around the lesion. BI-RADS compares with fat, of which most of that tissue
-# is made; comparing with what is really beside the lesion makes the word true in every picture.
+# Echo level in dB against the tissue around the lesion. BI-RADS compares with fat, of which most of that
+# tissue is made; comparing with what is really beside the lesion makes the word true in every picture.
 ECHO = {"anechoic": -35.0, "hypoechoic": -8.0, "isoechoic": -1.0, "hyperechoic": 5.0, "heterogeneous": -6.0}
 
 # What the tallest ray gains or loses behind the lesion, dB, before the case's own variation.
@@ -44,7 +44,10 @@ def outline(rng: np.random.Generator, shape: str, margin: str, length: float) ->
     seen = drawn = body
     if "spiculated" in margin:
         spikes = _spicules(rng)
-        seen, drawn = body * (1 + spikes.sum(axis=0)), body * (1 + np.minimum(spikes, spikes.max(1, keepdims=True) / 2).sum(axis=0))
+        seen, drawn = (
+            body * (1 + spikes.sum(axis=0)),
+            body * (1 + np.minimum(spikes, spikes.max(1, keepdims=True) / 2).sum(axis=0)),
+        )
     scale = length / max(np.ptp(drawn * np.cos(ANGLES)), np.ptp(drawn * np.sin(ANGLES)))
     return Outline(0.0, 0.0, seen * scale, drawn * scale)
 
@@ -72,7 +75,9 @@ def _ellipse(aspect: float, tilt: float) -> np.ndarray:
 
 def _waves(rng, size: float, orders: range) -> np.ndarray:
     """(720,) sum of harmonics, each smaller than the last."""
-    return sum(size / order * rng.normal() * np.cos(order * ANGLES + rng.uniform(0, 2 * np.pi)) for order in orders)
+    return sum(
+        size / order * rng.normal() * np.cos(order * ANGLES + rng.uniform(0, 2 * np.pi)) for order in orders
+    )
 
 
 def _round(rng, margin):
@@ -85,7 +90,8 @@ def _oval(rng, margin):
 
 
 def _irregular(rng, margin):
-    # Neither round nor oval: strong low harmonics; a circumscribed border keeps only the lowest, so stays smooth.
+    # Neither round nor oval: strong low harmonics; a circumscribed border keeps only the lowest, so stays
+    # smooth.
     orders = range(2, 5) if margin == "circumscribed" else range(2, 9)
     tilt = rng.normal(0, 0.35) + (np.pi / 2) * (rng.random() < 0.2)  # one in five is taller than wide
     return _ellipse(rng.uniform(1.1, 1.9), tilt) * np.exp(np.clip(_waves(rng, 0.33, orders), -0.5, 0.5))
@@ -103,11 +109,13 @@ def _with_corners(rng, body: np.ndarray) -> np.ndarray:
     part = np.linspace(0, 1, 64, endpoint=False)
     edge = (points[:, None] * (1 - part) + np.roll(points, -1)[:, None] * part).ravel()
     cut = np.interp(ANGLES, np.angle(edge) % (2 * np.pi), np.abs(edge), period=2 * np.pi)
-    return (0.7 * cut + 0.3 * body) * np.exp(_waves(rng, 0.12, range(5, 14)))  # no edge in tissue is quite straight
+    return (0.7 * cut + 0.3 * body) * np.exp(
+        _waves(rng, 0.12, range(5, 14))
+    )  # no edge in tissue is quite straight
 
 
 def _with_lobules(rng, body: np.ndarray) -> np.ndarray:
-    """The body with 9 to 15 small lobules, round outwards with sharp notches between, as BI-RADS pictures them."""
+    """The body with 9 to 15 small lobules, round outwards with sharp notches between."""
     turns = ANGLES * rng.integers(9, 16) / 2 + 0.5 * np.sin(ANGLES + rng.uniform(0, 6.3))
     return body * (1 + rng.uniform(0.13, 0.2) * (np.abs(np.sin(turns + rng.uniform(0, np.pi))) - 0.64))
 
@@ -126,7 +134,8 @@ def insert(rng: np.random.Generator, tissue: Tissue, shape: Outline, words: dict
     margin, echogenicity = words["Margin"], words["Echogenicity"]
     gap = distance(shape, shape.seen, frame)
     indistinct = "indistinct" in margin
-    # An indistinct border is a transition of 1 to 2 mm with a ragged middle; the others are sharp to a pixel or two.
+    # An indistinct border is a transition of 1 to 2 mm with a ragged middle; the others are sharp to a pixel
+    # or two.
     soft = rng.uniform(0.05, 0.09) if indistinct else 0.012
     ragged = gap + (0.5 * soft * texture(rng, frame, 0.08, 0.08) if indistinct else 0.0)
     inside = 1 / (1 + np.exp(np.clip(ragged / (0.45 * soft), -40, 40)))
@@ -137,10 +146,16 @@ def insert(rng: np.random.Generator, tissue: Tissue, shape: Outline, words: dict
     level = tissue.level * (1 - inside) + echo * inside
     reflectors = tissue.reflectors * (1 - inside) ** 2
     if words["Halo"] == "yes":  # tissue reaction: an echogenic rim fading outwards over about 2 mm
-        level = level + rng.uniform(7, 10) * (1 - inside) * np.exp(-np.maximum(gap, 0) / rng.uniform(0.1, 0.2))
-    wall = 2.0 if margin == "circumscribed" else 1.0  # a smooth thin capsule reflects; a ragged border scatters
+        level = level + rng.uniform(7, 10) * (1 - inside) * np.exp(
+            -np.maximum(gap, 0) / rng.uniform(0.1, 0.2)
+        )
+    wall = (
+        2.0 if margin == "circumscribed" else 1.0
+    )  # a smooth thin capsule reflects; a ragged border scatters
     down, across = np.gradient(inside)
-    edge = np.abs(down) ** 5 / (down**2 + across**2 + 1e-9) ** 2  # where the border faces the probe; none where it is soft
+    edge = (
+        np.abs(down) ** 5 / (down**2 + across**2 + 1e-9) ** 2
+    )  # where the border faces the probe; none where it is soft
     reflectors = reflectors + wall * edge * np.exp(0.4 * texture(rng, frame, 0.2, 0.2))
     if words["Calcifications"] != "no":
         reflectors = reflectors + _calcifications(rng, words["Calcifications"], gap, shape, frame)
@@ -151,7 +166,9 @@ def insert(rng: np.random.Generator, tissue: Tissue, shape: Outline, words: dict
 def _inner_echo(rng, word: str, gap: np.ndarray, shape: Outline, frame: Frame) -> np.ndarray:
     """(H, W) echo of the inside against the tissue around, dB."""
     size = shape.drawn.mean() * frame.pixel
-    if word == "complex cystic/solid":  # fluid beside a solid part, split along a wavy line through the middle
+    if (
+        word == "complex cystic/solid"
+    ):  # fluid beside a solid part, split along a wavy line through the middle
         angle = rng.uniform(0, 2 * np.pi)
         rows = np.arange(frame.height)[:, None] - shape.row
         columns = np.arange(frame.width)[None, :] - shape.column
@@ -175,15 +192,15 @@ def _posterior(rng, word: str, inside: np.ndarray, shape: Outline, frame: Frame)
         target = np.where(half > 0, half * POSTERIOR["enhancement"], -half * POSTERIOR["shadowing"])
     else:
         target = np.full(frame.width, POSTERIOR[word])
-    # Shallow rays near the sides cross little of the lesion; raising them towards the full effect keeps the band
-    # behind as wide as the lesion, as sonographers describe it.
+    # Shallow rays near the sides cross little of the lesion; raising them towards the full effect keeps the
+    # band behind as wide as the lesion, as sonographers describe it.
     chord = inside.sum(axis=0) * frame.pixel
     ray = np.minimum(1.0, 1.6 * chord / height)
     return -inside * (target * ray * effect / np.maximum(chord, 0.03) / (2 * frame.frequency))
 
 
 def _calcifications(rng, word: str, gap: np.ndarray, shape: Outline, frame: Frame) -> np.ndarray:
-    """(H, W) bright specks under half a millimetre: in the mass, along a duct beside it, or a few faint ones."""
+    """(H, W) bright specks under half a millimetre: in the mass, along a duct, or a few faint ones."""
     count, bright = (4, 12.0) if word == "indefinable" else (int(rng.integers(6, 15)), 28.0)
     points = np.zeros(frame.shape)
     reach = shape.drawn.mean()

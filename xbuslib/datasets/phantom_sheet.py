@@ -1,8 +1,8 @@
 """The clinical table as an .xlsx workbook whose bytes depend on its contents alone.
 
-A workbook is a zip of XML files. Spreadsheet libraries stamp it with the time and their own version, so this writes
-the few files that are needed itself, stored rather than deflated (compressors differ between machines) and dated
-1980-01-01, the zip format's first day. Specification: ECMA-376, part 1 (SpreadsheetML).
+A workbook is a zip of XML files. Spreadsheet libraries stamp it with the time and their own version, so this
+writes the few files that are needed itself, stored rather than deflated (compressors differ between machines)
+and dated 1980-01-01, the zip format's first day. Specification: ECMA-376, part 1 (SpreadsheetML).
 """
 
 import zipfile
@@ -66,7 +66,9 @@ def _workbook(names: list[str]) -> str:
 
 def _sheet(rows: list[list]) -> str:
     lines = "".join(
-        f'<row r="{number}">' + "".join(_cell(value, column, number) for column, value in enumerate(row)) + "</row>"
+        f'<row r="{number}">'
+        + "".join(_cell(value, column, number) for column, value in enumerate(row))
+        + "</row>"
         for number, row in enumerate(rows, start=1)
     )
     return f'<worksheet xmlns="{MAIN}"><sheetData>{lines}</sheetData></worksheet>'

@@ -1,8 +1,9 @@
-"""Anatomy of the simulated phantom: skin, fat lobules, gland, pectoral muscle, ribs, as maps for the acoustics.
+"""Anatomy of the simulated phantom: skin, fat lobules, gland, pectoral muscle, ribs, as maps for the
+acoustics.
 
 Levels are decibels against fibroglandular tissue, lengths centimetres, attenuation dB/cm/MHz (Duck 1990).
-Layer depths follow a breast compressed lightly under the probe: skin 0.15 cm, 0.4 to 1.2 cm of fat, 0.8 to 2 cm
-of gland, a thin retromammary fat layer, then the pectoral muscle on the ribs.
+Layer depths follow a breast compressed lightly under the probe: skin 0.15 cm, 0.4 to 1.2 cm of fat, 0.8 to 2
+cm of gland, a thin retromammary fat layer, then the pectoral muscle on the ribs.
 """
 
 from typing import NamedTuple
@@ -42,7 +43,9 @@ def breast(rng: np.random.Generator, frame: Frame, composition: str, thick_skin:
     """A breast without a lesion."""
     gland_share, island_share = COMPOSITION[composition]
     bottom = frame.height * frame.pixel
-    skin = rng.uniform(0.30, 0.40) if thick_skin else rng.uniform(0.12, 0.18)  # over 0.2 cm counts as thickened
+    skin = (
+        rng.uniform(0.30, 0.40) if thick_skin else rng.uniform(0.12, 0.18)
+    )  # over 0.2 cm counts as thickened
     wall = bottom * rng.uniform(0.62, 0.95) + 0.12 * wave(rng, frame, 1.2)  # top of the muscle
     wall = wall + rng.uniform(-0.12, 0.12) * (frame.across[0] - frame.across.mean())
     space = wall - skin
@@ -63,9 +66,13 @@ def breast(rng: np.random.Generator, frame: Frame, composition: str, thick_skin:
     level = LEVEL[label] + 1.3 * texture(rng, frame, 0.05, 0.1) + 2.0 * texture(rng, frame, 0.3, 0.5)
     gland_grain = texture(rng, frame, 0.06, 0.14)  # ducts and stroma: coarser and stronger than fat's
     level += np.where(label == GLAND, 2.5 * gland_grain, 0.0)
-    level = gaussian_filter1d(gaussian_filter1d(level, 0.012 / frame.pixel, axis=0), 0.02 / frame.pixel, axis=1)
+    level = gaussian_filter1d(
+        gaussian_filter1d(level, 0.012 / frame.pixel, axis=0), 0.02 / frame.pixel, axis=1
+    )
     septa = np.where(label == FAT, _septa(rng, frame), 0.0)
-    stroma = np.where(label == GLAND, _strands(rng, frame, 0.12 * wave(rng, frame, 0.7), 0.016, 0.13, 1.0), 0.0)
+    stroma = np.where(
+        label == GLAND, _strands(rng, frame, 0.12 * wave(rng, frame, 0.7), 0.016, 0.13, 1.0), 0.0
+    )
     fibres = np.where(label == MUSCLE, _strands(rng, frame, wall - wall.mean(), 0.014, 0.4, 0.9), 0.0)
     # Connective tissue both scatters (grainy) and, where it is flat, reflects (sharp).
     level += 6.0 * np.minimum(septa + stroma + 0.7 * fibres, 1.3)
@@ -78,7 +85,7 @@ def breast(rng: np.random.Generator, frame: Frame, composition: str, thick_skin:
 
 
 def _scallops(rng, frame: Frame, height: float) -> np.ndarray:
-    """(W,) depth offset of the gland's surface: round fat lobules dip into it, ligaments pull peaks up between."""
+    """(W,) depth offset of the gland's surface: fat lobules dip into it, ligaments pull peaks up."""
     x = frame.across[0]
     phase = np.pi * x / rng.uniform(0.8, 1.4) + 0.8 * wave(rng, frame, 0.8) + rng.uniform(0, np.pi)
     return height * (np.abs(np.sin(phase)) - 0.6) + 0.08 * wave(rng, frame, 0.9)
@@ -97,7 +104,10 @@ def _septa(rng, frame: Frame) -> np.ndarray:
     """
     step_x, step_z = 1.0, 0.42
     seeds = [
-        (row * step_z + rng.uniform(-0.2, 0.2), (column + 0.5 * (row % 2)) * step_x + rng.uniform(-0.35, 0.35))
+        (
+            row * step_z + rng.uniform(-0.2, 0.2),
+            (column + 0.5 * (row % 2)) * step_x + rng.uniform(-0.35, 0.35),
+        )
         for row in range(-1, int(frame.depths[-1, 0] / step_z) + 2)
         for column in range(-1, int(frame.across[0, -1] / step_x) + 2)
     ]
@@ -109,11 +119,13 @@ def _septa(rng, frame: Frame) -> np.ndarray:
     slope_z, slope_x = np.gradient(gap)
     facing = slope_z**2 / (slope_z**2 + slope_x**2 + 1e-9)
     wall = _enlarged(np.exp(-0.5 * (gap / 0.018) ** 2) * facing**3, frame)
-    return wall * np.clip(0.5 + 0.6 * texture(rng, frame, 0.15, 0.25), 0.03, 1.6)  # some walls are hardly there
+    return wall * np.clip(
+        0.5 + 0.6 * texture(rng, frame, 0.15, 0.25), 0.03, 1.6
+    )  # some walls are hardly there
 
 
 def _strands(rng, frame: Frame, follow: np.ndarray, thin: float, long: float, cut: float) -> np.ndarray:
-    """(H, W) strands of strength about 0 to 2, this thin and long in cm, that run along the curve `follow` (W,)."""
+    """(H, W) strands of strength about 0 to 2, this thin and long in cm, along the curve `follow` (W,)."""
     level = shifted(texture(rng, frame, thin, long), follow / frame.pixel)
     density = 0.7 * texture(rng, frame, 0.3, 0.5)  # strands come in bundles
     return np.maximum(level + density - cut, 0.0)
@@ -126,7 +138,7 @@ def _sheet(rng, frame: Frame, depth: np.ndarray, strength: float) -> np.ndarray:
 
 
 def _ribs(rng, frame: Frame, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where bone is (H, W) bool and its bright face (H, W), behind the muscle; two pictures in five show a rib."""
+    """(H, W) bool where bone is and (H, W) its bright face, behind the muscle in two pictures of five."""
     inside, face = np.zeros(frame.shape, bool), np.zeros(frame.shape)
     if rng.random() < 0.4:
         centre = rng.uniform(0.05, 0.95) * frame.across[0, -1]
@@ -139,7 +151,7 @@ def _ribs(rng, frame: Frame, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _probe_face(rng, frame: Frame, skin: float) -> np.ndarray:
-    """(H, W) the lines every picture begins with: probe face, its reverberations, both surfaces of the skin."""
+    """(H, W) the lines every picture begins with: probe face, reverberations, the skin's inner surface."""
     face = np.zeros(frame.shape)
     lift = 0.008 * wave(rng, frame, 0.7)
     for depth, strength in ((0.015, 2.0), (0.05, 1.0), (skin * 0.45, 0.7)):
@@ -148,7 +160,7 @@ def _probe_face(rng, frame: Frame, skin: float) -> np.ndarray:
 
 
 def _poor_contact(rng, frame: Frame) -> np.ndarray:
-    """(H, W) extra attenuation in the skin where gel or pressure is missing: columns dark from top to bottom."""
+    """(H, W) extra attenuation where gel or pressure is missing: columns dark from top to bottom."""
     loss = 1.2 * np.abs(wave(rng, frame, 0.5)) + 1.0 * np.maximum(wave(rng, frame, 0.25) - 1.2, 0)
     if rng.random() < 0.35:  # the probe's edge lifts off
         side = frame.across[0] if rng.random() < 0.5 else frame.across[0, -1] - frame.across[0]

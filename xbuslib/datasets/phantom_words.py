@@ -1,16 +1,17 @@
 """The clinical row of a simulated phantom case, in BLU's columns and vocabulary.
 
 Every word is drawn with the odds it has in BLU (252 lesions), given the words already drawn, so that class,
-morphology and BI-RADS hang together as they do there: malignant lesions are mostly irregular and not circumscribed,
-a circumscribed oval is mostly category 2 or 3.
+morphology and BI-RADS hang together as they do there: malignant lesions are mostly irregular and not
+circumscribed, a circumscribed oval is mostly category 2 or 3.
 """
 
 import numpy as np
 
 COLUMNS = [
     "CaseID", "Image_filename", "Mask_tumor_filename", "Mask_other_filename", "Pixel_size", "Age",
-    "Tissue_composition", "Signs", "Symptoms", "Shape", "Margin", "Echogenicity", "Posterior_features", "Halo",
-    "Calcifications", "Skin_thickening", "Interpretation", "BIRADS", "Verification", "Diagnosis", "Classification",
+    "Tissue_composition", "Signs", "Symptoms", "Shape", "Margin", "Echogenicity", "Posterior_features",
+    "Halo", "Calcifications", "Skin_thickening", "Interpretation", "BIRADS", "Verification", "Diagnosis",
+    "Classification",
 ]  # fmt: skip
 
 # The workbook's second sheet, as in BLU.
@@ -19,14 +20,21 @@ DICTIONARY = [
     ["Case_ID", "unique identifier"],
     ["Image_filename", "filename(s) of ultrasound b-mode image(s)"],
     ["Mask_tumor_filename", "filename(s) of binary mask overlaying a tumor"],
-    ["Mask_other_filename", "filename(s) of binary mask overlaying other suspicious lesions in the image (e.g. cysts)"],
-    ["Pixel_size", "pixel size of the image in centimeters (allows calculating the physical size of objects in the image)"],
+    ["Mask_other_filename",
+     "filename(s) of binary mask overlaying other suspicious lesions in the image (e.g. cysts)"],
+    ["Pixel_size",
+     "pixel size of the image in centimeters (allows calculating the physical size of objects in the image)"],
     ["Age", "age of patient"],
     ["Tissue_composition", "breast tissue composition assessed during examination"],
     ["Signs", "objective observable abnormalities perceived by physician"],
     ["Symptoms", "subjective experiences reported by patient"],
     ["Shape", "BI-RADS descriptor"],
-    *[[name, None] for name in ("Margin", "Echogenicity", "Posterior_features", "Halo", "Calcifications", "Skin_thickening")],
+    ["Margin", None],
+    ["Echogenicity", None],
+    ["Posterior_features", None],
+    ["Halo", None],
+    ["Calcifications", None],
+    ["Skin_thickening", None],
     ["Interpretation", "image interpretation for mass differentiation"],
     ["BIRADS", "BI-RADS category"],
     ["Verification", "confirmed method for mass classification"],
@@ -60,7 +68,8 @@ MARGIN = {  # how a margin is not circumscribed
 ECHOGENICITY = {  # per class and whether circumscribed
     ("benign", True): {"anechoic": 13, "complex cystic/solid": 8, "heterogeneous": 24, "hyperechoic": 8,
                        "hypoechoic": 48, "isoechoic": 11},
-    ("benign", False): {"anechoic": 1, "heterogeneous": 13, "hyperechoic": 1, "hypoechoic": 25, "isoechoic": 1},
+    ("benign", False): {"anechoic": 1, "heterogeneous": 13, "hyperechoic": 1, "hypoechoic": 25,
+                        "isoechoic": 1},
     ("malignant", True): {"heterogeneous": 1, "hypoechoic": 2},
     ("malignant", False): {"complex cystic/solid": 2, "heterogeneous": 19, "hypoechoic": 74},
 }  # fmt: skip
@@ -69,7 +78,12 @@ POSTERIOR = {  # combined, enhancement, no, shadowing
     "benign": (2, 16, 96, 17),
     "malignant": (5, 9, 49, 32),
 }
-HALO = {("benign", True): 4 / 112, ("benign", False): 6 / 42, ("malignant", True): 0.0, ("malignant", False): 45 / 95}
+HALO = {
+    ("benign", True): 4 / 112,
+    ("benign", False): 6 / 42,
+    ("malignant", True): 0.0,
+    ("malignant", False): 45 / 95,
+}
 CALCIFICATIONS = {
     "benign": {"no": 145, "in a mass": 7, "intraductal": 1, "indefinable": 1},
     "malignant": {"no": 80, "in a mass": 16, "intraductal": 1, "indefinable": 1},
@@ -100,15 +114,16 @@ SYMPTOMS = {
     "normal": {"not available": 1},
 }  # fmt: skip
 DIAGNOSIS = {  # after a biopsy
-    "benign": {"Fibroadenoma": 29, "Benign mammary dysplasia": 26, "Fibrosclerosis": 10, "Intraductal papilloma": 7,
-               "Pseudoangiomatous stromal hyperplasia (PASH)": 5},
+    "benign": {"Fibroadenoma": 29, "Benign mammary dysplasia": 26, "Fibrosclerosis": 10,
+               "Intraductal papilloma": 7, "Pseudoangiomatous stromal hyperplasia (PASH)": 5},
     "malignant": {"Invasive carcinoma of no special type (NST)": 54, "Invasive lobular carcinoma": 12,
                   "Invasive carcinoma of no special type (NST)&Ductal carcinoma in situ (DCIS)": 7,
                   "Ductal carcinoma in situ (DCIS)": 4, "Mucinous carcinoma": 3},
 }  # fmt: skip
 IMPRESSION = {  # of a lesion in category 2 or 3; higher ones are read as suspicious
-    "anechoic": "Simple cyst", "complex cystic/solid": "Complex cyst / Non-simple cyst", "hyperechoic": "Lipoma",
-    "heterogeneous": "Dysplasia", "isoechoic": "Dysplasia&Fibroadenoma", "hypoechoic": "Fibroadenoma",
+    "anechoic": "Simple cyst", "complex cystic/solid": "Complex cyst / Non-simple cyst",
+    "hyperechoic": "Lipoma", "heterogeneous": "Dysplasia", "isoechoic": "Dysplasia&Fibroadenoma",
+    "hypoechoic": "Fibroadenoma",
 }  # fmt: skip
 AGE = {"benign": (48, 15), "malignant": (61, 13), "normal": (48, 14)}  # mean and standard deviation, years
 
@@ -124,7 +139,7 @@ def _index(rng, weights) -> int:
 
 
 def row(rng: np.random.Generator, case_number: int, group: str, pixel: float) -> dict:
-    """The clinical row of one case of this class: benign, malignant or normal. File names are left to the writer."""
+    """The clinical row of one case of this class (benign, malignant or normal), without file names."""
     age = int(np.clip(np.rint(rng.normal(*AGE[group])), 18, 87))
     words = dict.fromkeys(COLUMNS)
     words |= {
@@ -141,8 +156,8 @@ def row(rng: np.random.Generator, case_number: int, group: str, pixel: float) ->
 
 
 def _no_lesion() -> dict:
-    columns = ["Shape", "Margin", "Echogenicity", "Posterior_features", "Halo", "Calcifications", "Interpretation",
-               "Verification", "Diagnosis"]  # fmt: skip
+    columns = ["Shape", "Margin", "Echogenicity", "Posterior_features", "Halo", "Calcifications",
+               "Interpretation", "Verification", "Diagnosis"]  # fmt: skip
     return dict.fromkeys(columns, "not applicable") | {"BIRADS": 1}
 
 
@@ -152,7 +167,9 @@ def _lesion(rng, group: str) -> dict:
     margin = "circumscribed" if circumscribed else "not circumscribed - " + draw(rng, MARGIN[group])
     echogenicity = draw(rng, ECHOGENICITY[group, circumscribed])
     fluid = echogenicity in ("anechoic", "complex cystic/solid")
-    posterior = ("combined", "enhancement", "no", "shadowing")[_index(rng, POSTERIOR["fluid" if fluid else group])]
+    posterior = ("combined", "enhancement", "no", "shadowing")[
+        _index(rng, POSTERIOR["fluid" if fluid else group])
+    ]
     kind = "circumscribed" if circumscribed else "spiculated" if "spiculated" in margin else "ragged"
     birads = CATEGORIES[_index(rng, BIRADS[group, kind])]
     biopsy = birads not in (2, 3) or (birads == 3 and rng.random() < 12 / 37)

@@ -59,7 +59,8 @@ class DifferenceAttention(nn.Module):
             keys.append(k)
         # The sum of three products is one product of (B, heads, N, 3c): one attention call does it.
         attended = F.scaled_dot_product_attention(
-            torch.cat(queries, dim=-1), torch.cat(keys, dim=-1), v, distance_bias(tokens.shape[1], tokens.device),
+            torch.cat(queries, dim=-1), torch.cat(keys, dim=-1), v,
+            attn_mask=distance_bias(tokens.shape[1], tokens.device),
             scale=(channels // self.heads) ** -0.5)  # c, not 3c
         merged = attended.transpose(1, 2).flatten(2)  # (B, heads, N, c) to (B, N, C)
         return self.project(merged).transpose(1, 2).reshape(features.shape)  # back to (B, C, h, w)
@@ -70,7 +71,7 @@ class DifferenceAttention(nn.Module):
 
 
 class AnatoSegNet(UResNet):
-    """Grey image (B, 1, H, W) to logits (B, 1, H, W); scaled to [-1, 1] as its authors do, not by ImageNet's mean.
+    """Grey image (B, 1, H, W) to logits (B, 1, H, W); scaled to [-1, 1] like its authors', no ImageNet mean.
 
     The head has two classes, background and lesion. The logit returned is their difference, so its sigmoid is
     the softmax probability, binary cross-entropy on it is two-class cross-entropy, and 0.5 is the argmax.

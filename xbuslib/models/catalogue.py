@@ -16,7 +16,8 @@ def catalogue(profile: str) -> list[dict]:
         system = models.build(name, config)
         trainable, frozen = models.count(system)
         rows.append({"name": name, "paper": entry.paper, "trainable": trainable, "frozen": frozen,
-                     "prompts": list(system.prompts), "weights": [record["encoder"] for record in system.weights_record],
+                     "prompts": list(system.prompts),
+                     "weights": [record["encoder"] for record in system.weights_record],
                      "flops_per_image": forward_flops(system, config.image_size)})
     return rows
 

@@ -183,7 +183,7 @@ def _random_only(name: str, weights: str) -> dict:
 
 
 def stages(encoder: nn.Module, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Stem, layer1, layer2 and layer3 of a timm ResNet: normalised (B, 3, H, W) to maps at strides 2, 4, 8, 16.
+    """Stem, layer1, layer2, layer3 of a timm ResNet: normalised (B, 3, H, W) to maps at strides 2, 4, 8, 16.
 
     Layer4 is left to the caller, which may change the last map before it goes on.
     """

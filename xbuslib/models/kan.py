@@ -1,4 +1,4 @@
-"""The KAN linear layer: a learned cubic spline on every edge, on one fixed knot grid; specs/baselines.md 3.3."""
+"""The KAN linear layer: a learned cubic spline on every edge, one fixed knot grid; specs/baselines.md 3.3."""
 
 import math
 
@@ -17,7 +17,8 @@ NOISE = 0.1  # range of the initial spline values, before division by INTERVALS
 def spline_basis(x: Tensor) -> Tensor:
     """(…) to (…, 8): the B-spline basis by Cox–de Boor, in float32 whatever the input's precision.
 
-    On equal knots, in units of their spacing: B_{i,p}(u) = ((u − i)·B_{i,p−1}(u) + (i + p + 1 − u)·B_{i+1,p−1}(u))/p.
+    On equal knots, with x in units of their spacing from the first one,
+    B_{i,p}(u) = ((u − i)·B_{i,p−1}(u) + (i + p + 1 − u)·B_{i+1,p−1}(u))/p.
     The eight functions add up to one on [-1, 1] and vanish outside [-2.2, 2.2].
     """
     u = (x.float() + 1) / SPACING + ORDER  # knot i is at u = i
@@ -30,7 +31,7 @@ def spline_basis(x: Tensor) -> Tensor:
 
 
 class KANLinear(nn.Module):
-    """W_base·SiLU(x) + Σ_{features, bases} (W_spline·s)·B(x) on the last axis, no bias: 10·out·in parameters."""
+    """W_base·SiLU(x) + Σ_{features, bases} (W_spline·s)·B(x) of the last axis; no bias, 10·out·in weights."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -42,7 +43,7 @@ class KANLinear(nn.Module):
 
     @staticmethod
     def _fit_noise(inputs: int, outputs: int) -> Tensor:
-        """(out, in, 8) coefficients, least squares of least norm, of curves through noise at the inner knots."""
+        """(out, in, 8) coefficients, of least norm, of curves through noise at the six inner knots."""
         noise = (torch.rand(outputs, inputs, INTERVALS + 1) - 0.5) * NOISE / INTERVALS
         basis = spline_basis(torch.linspace(-1, 1, INTERVALS + 1))  # (6, 8)
         return noise @ torch.linalg.pinv(basis).T  # (out, in, 6) · (6, 8)

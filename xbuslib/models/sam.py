@@ -58,8 +58,10 @@ class SAM(nn.Module):
             depth=shape.depth, num_heads=shape.heads, window_size=shape.window,
             global_attn_indexes=list(shape.global_blocks), neck_chans=shape.neck,
             norm_layer=partial(nn.LayerNorm, eps=1e-6))  # SAM's epsilon; timm's default here is 1e-5
-        nn.init.trunc_normal_(self.image_encoder.pos_embed, std=0.02)  # timm leaves zeros, which say nothing
         self.prompt_encoder, self.mask_decoder = _prompt_parts(shape)
+        if weights != "pretrained":
+            nn.init.trunc_normal_(self.image_encoder.pos_embed, std=0.02)  # timm leaves zeros
+            self.apply(_keep_variance)
         self.weights = _random_only("sam", weights) if size == "quick" else load_weights(self, "sam", weights)
 
     def take_tables(self) -> dict[str, nn.Parameter]:
@@ -151,6 +153,16 @@ def _full_precision(device: torch.device) -> AbstractContextManager:
     """No autocast: the sines of a position need more than the 8 bits of bfloat16."""
     usable = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if usable else nullcontext()
+
+
+def _keep_variance(module: nn.Module) -> None:
+    """He's random weights: torch's own shrink what passes at each frozen layer until little is left."""
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        nn.init.kaiming_normal_(module.weight)
+    elif isinstance(module, nn.ConvTranspose2d):  # stride equals kernel: one product per input channel
+        nn.init.normal_(module.weight, std=(2 / module.in_channels) ** 0.5)
+    if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) and module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 def _prompt_parts(shape: Shape) -> tuple[SamPromptEncoder, SamMaskDecoder]:

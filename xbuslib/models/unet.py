@@ -1,4 +1,4 @@
-"""UNet (Ronneberger et al. 2015) in its usual form with padding and batch normalisation; specs/baselines.md 1.
+"""UNet (Ronneberger et al. 2015) in its usual form, padded, with batch normalisation; specs/baselines.md 1.
 
 MONAI and segmentation_models_pytorch have relatives (other activations, residual units, pretrained encoders,
 upsampling instead of transposed convolutions), none of this layout, so it is written here.
@@ -44,7 +44,7 @@ class UNet(System):
         self.normalise = Normalise()
         self.encoder = nn.ModuleList(double_conv(a, b) for a, b in pairwise((3, *widths)))
         self.pool = nn.MaxPool2d(2)
-        self.decoder = nn.ModuleList(BiasFreeUpBlock(deep, skip, skip) for deep, skip in pairwise(widths[::-1]))
+        self.decoder = nn.ModuleList(BiasFreeUpBlock(a, b, b) for a, b in pairwise(widths[::-1]))
         self.head = nn.Conv2d(widths[0], 1, 1)
 
     def forward(self, image: Tensor, image_features: Tensor | None, prompts: Prompts) -> Tensor:

@@ -6,7 +6,7 @@ The ablations are switches of this one model, not copies: see docs/protocol.md f
 import torch
 from torch import Tensor, nn
 
-from xbuslib.models.encoders import CLIP, CLIP_LAYERS, resnet
+from xbuslib.models.encoders import CLIP, CLIP_LAYERS, resnet, stages
 from xbuslib.models.layers import SFA, Normalise, ResidualBlock, TransformerBlock, UpBlock
 from xbuslib.models.system import Prompts, System
 
@@ -53,7 +53,7 @@ class LocalFeatureExtractor(nn.Module):
 
     def forward(self, image: Tensor, prompt: Tensor) -> Tensor:
         """(B, 1, H, W) image and (B, d) prompt to (B, 32, H, W)."""
-        enc1, enc2, enc3, enc4 = self._encode(image)  # strides 2, 4, 8, 16
+        enc1, enc2, enc3, enc4 = stages(self.encoder, self.normalise(image))  # strides 2, 4, 8, 16
         enc4 = self._adjust("enc4", self.block4(enc4), prompt)  # (B, c3, H/16, W/16), enc4* of eq. (11)
         center = self.block5(self.encoder.layer4(enc4))  # (B, c4, H/32, W/32), center' of eq. (10)
         dec4 = self._adjust("dec4", self.up4(center, enc4), prompt)  # (B, c3, H/16, W/16)
@@ -61,13 +61,6 @@ class LocalFeatureExtractor(nn.Module):
         dec2 = self._adjust("dec2", self.up2(dec3, enc2), prompt)  # (B, c1, H/4, W/4)
         dec1 = self.up1(dec2, enc1)  # (B, 64, H/2, W/2)
         return self.final(dec1)  # F_l: (B, 32, H, W), eq. (12)
-
-    def _encode(self, image: Tensor) -> tuple[Tensor, ...]:
-        net = self.encoder
-        enc1 = net.act1(net.bn1(net.conv1(self.normalise(image))))
-        enc2 = net.layer1(net.maxpool(enc1))
-        enc3 = net.layer2(enc2)
-        return enc1, enc2, enc3, net.layer3(enc3)
 
     def _adjust(self, place: str, features: Tensor, prompt: Tensor) -> Tensor:
         return self.sfa[place](features, prompt) if place in self.sfa else features

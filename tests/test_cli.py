@@ -1,0 +1,131 @@
+"""The command a user calls: results, and one clear message with exit code 1 for every fault."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tests.conftest import REPOSITORY
+
+TINY = ["--profile", "smoke", "--set", "iterations=2"]
+
+
+def xbuslib(*arguments, **environment):
+    """Run the command as a user does, from the repository."""
+    import os
+
+    return subprocess.run([sys.executable, "-m", "xbuslib", *map(str, arguments)], capture_output=True, text=True,
+                          cwd=REPOSITORY, env=os.environ | environment, check=False)
+
+
+def refused(done, *words):
+    """The command failed with one message that holds `words`, and no traceback."""
+    assert done.returncode not in (0, None)
+    assert "Traceback" not in done.stderr + done.stdout
+    for word in words:
+        assert word in done.stderr.replace("\n", " ") or word in done.stderr, done.stderr
+
+
+def test_fold_trains_scores_and_is_not_repeated(phantom_root, outputs):
+    arguments = ["fold", "--data", phantom_root, *TINY, "--study", "t"]
+    first = xbuslib(*arguments)
+    assert first.returncode == 0, first.stderr
+    folder = outputs / "t" / "runs" / "xbusnet" / "fold_0" / "seed_0"
+    assert str(folder) in first.stdout and "first_pass" in first.stdout
+    written = (folder / "run.json").stat().st_mtime_ns
+    assert xbuslib(*arguments).returncode == 0 and (folder / "run.json").stat().st_mtime_ns == written
+    other = xbuslib("fold", "--data", phantom_root, "--profile", "smoke", "--study", "t")
+    refused(other, "holds a run with other settings", "iterations: 2 there, 6 asked for", "--study")
+    listed = json.loads(xbuslib("runs", "--json").stdout)
+    assert [(run["system"], run["fold"], run["profile"]) for run in listed] == [("xbusnet", 0, "smoke")]
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["fold", "--system", "unet9"], ["unknown system 'unet9'", "xbusnet"]),
+    (["fold", "--set", "iteratons=3"], ["iteratons: no such setting"]),
+    (["fold", "--profile", "fast"], ["unknown profile 'fast'"]),
+    (["fold", "--dataset", "blu"], ["--data DIR"]),
+    (["fold", "--dataset", "blu", "--data", "nowhere"], ["no folder nowhere"]),
+    (["study", "--systems", "xbusnet,unet9"], ["unknown system unet9"]),
+    (["study", "--folds", "nowhere"], ["--folds 'nowhere' is neither a folder nor numbers"]),
+    (["notebook", "04_train_fold", "--output", "x.ipynb", "-p", "sytem=unet"], ["no parameter sytem", "system:"]),
+    (["notebook", "99_nothing", "--output", "x.ipynb"], ["there is no notebook '99_nothing'", "04_train_fold"]),
+    (["data", "download", "busi", "--root", "x"], ["only blu can be downloaded"]),
+    (["runz"], ["No such command"]),
+])
+def test_refusals(arguments, words, outputs):
+    refused(xbuslib(*arguments), *words)
+    assert not list(outputs.glob("*/runs")) and not (REPOSITORY / "x.ipynb").exists()
+
+
+def test_paper_profile_refuses_to_start_without_weights(phantom_root, outputs, tmp_path):
+    done = xbuslib("study", "--data", phantom_root, "--profile", "paper", "--set", "image_size=64",
+                   XBUS_WEIGHTS=str(tmp_path), HF_HUB_OFFLINE="1")
+    refused(done, "no weights for clip", str(tmp_path), "open_clip_model.safetensors", "weights=random")
+    assert not list(outputs.glob("*/runs"))
+
+
+def test_output_folder_that_cannot_be_written(phantom_root, tmp_path):
+    blocked = tmp_path / "blocked"
+    blocked.write_text("in the way")
+    refused(xbuslib("fold", "--data", phantom_root, *TINY, XBUS_OUTPUTS=str(blocked)), "cannot write", str(blocked),
+            "XBUS_OUTPUTS")
+
+
+def test_data_phantom_and_check(tmp_path):
+    made = xbuslib("data", "phantom", "--root", tmp_path / "p", "--n", 3, "--seed", 4)
+    assert made.returncode == 0 and "3 simulated phantom cases" in made.stdout
+    done = xbuslib("data", "check", "phantom", "--root", tmp_path / "p", "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report["images"] == 3 and report["problems"] == []
+    assert list(report) == ["dataset", "images", "lesions", "normals", "benign", "malignant", "normal_cases",
+                            "multi_lesion_cases", "size_bins", "problems"]
+    next((tmp_path / "p").glob("*/case001_tumor.png")).write_bytes(b"")
+    broken = xbuslib("data", "check", "phantom", "--root", tmp_path / "p", "--json")
+    assert broken.returncode == 1 and "case001" in json.loads(broken.stdout)["problems"][0]
+    refused(xbuslib("data", "phantom", "--root", tmp_path / "p"), "is not an empty folder")
+
+
+@pytest.fixture
+def masks(tmp_path):
+    """Two reference and two predicted masks of 4×5 pixels."""
+    for folder, columns in (("reference", 2), ("prediction", 3)):
+        (tmp_path / folder).mkdir()
+        for name in "ab":
+            mask = np.zeros((4, 5), np.uint8)
+            mask[:, :columns] = 255
+            Image.fromarray(mask).save(tmp_path / folder / f"{name}.png")
+    return tmp_path
+
+
+def test_score_by_hand(masks):
+    """TP 8, FP 4, FN 0, TN 8: Dice 16/20, IoU 8/12, FPR 4/12, FNR 0; background Dice 16/20."""
+    done = xbuslib("score", "--reference", masks / "reference", "--prediction", masks / "prediction",
+                   "--out", masks / "o.csv")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(masks / "o.csv")
+    assert list(table.columns) == ["case_id", "dice", "iou", "fpr", "fnr", "dice_two_class", "iou_two_class",
+                                   "fpr_released", "fnr_two_class"]
+    assert table["case_id"].tolist() == ["a", "b"]
+    assert table.drop(columns="case_id").iloc[0].tolist() == pytest.approx(
+        [0.8, 2 / 3, 1 / 3, 0, 0.8, 2 / 3, (4 / 12 + 0) / 2, (0 + 4 / 12) / 2])
+
+
+def test_score_refuses_masks_that_do_not_match(masks):
+    arguments = ["score", "--reference", masks / "reference", "--prediction", masks / "prediction", "--out",
+                 masks / "o.csv"]
+    Image.new("L", (9, 9)).save(masks / "prediction" / "a.png")
+    refused(xbuslib(*arguments), "a.png: prediction is 9×9 pixels, reference 5×4")
+    (masks / "prediction" / "b.png").unlink()
+    refused(xbuslib(*arguments), "b.png: no such file")
+    assert not (masks / "o.csv").exists()
+
+
+def test_systems_as_json():
+    rows = json.loads(xbuslib("systems", "--profile", "quick", "--json").stdout)
+    assert {"name", "paper", "trainable", "frozen", "prompts", "weights", "flops_per_image"} == set(rows[0])
+    assert "xbusnet" in [row["name"] for row in rows] and all(row["flops_per_image"] > 0 for row in rows)

@@ -1,0 +1,34 @@
+"""The paper profile is the paper's protocol; overrides are checked."""
+
+import pytest
+
+from xbuslib import config
+from xbuslib.errors import StudyError
+
+
+def test_paper_profile_is_section_2_3():
+    c = config.resolve("paper")
+    assert (c.image_size, c.iterations, c.batch_size, c.learning_rate, c.folds) == (352, 1000, 4, 1e-4, 5)
+    assert (c.threshold, c.first_pass_threshold, c.amp, c.weights) == (0.5, 0.30, True, "pretrained")
+
+
+def test_overrides():
+    c = config.resolve("paper", ["iterations=400", "weights=partial", "amp=false", "learning_rate=3e-4"])
+    assert (c.iterations, c.weights, c.amp, c.learning_rate) == (400, "partial", False, 3e-4)
+    assert config.digest(c) != config.digest(config.resolve("paper"))
+    assert config.digest(config.resolve("quick")) == config.digest(config.resolve("quick", {}))
+
+
+@pytest.mark.parametrize("override, message", [
+    ("iteratons=4", "iteratons: no such setting"), ("iterations=0", "iterations: .*greater than or equal to 1"),
+    ("image_size=100", "image_size: .*multiple of 32"), ("iterations", "not of the form key=value"),
+    ("weights=best", "weights: .*'pretrained', 'partial' or 'random'"),
+])
+def test_faulty_overrides(override, message):
+    with pytest.raises(StudyError, match=message):
+        config.resolve("quick", [override])
+
+
+def test_unknown_profile():
+    with pytest.raises(StudyError, match="unknown profile 'fast'; choose one of paper, quick, smoke"):
+        config.resolve("fast")

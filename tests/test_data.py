@@ -1,0 +1,143 @@
+"""Loading, checking and decoding a dataset; every fault is named."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from xbuslib import datasets, images
+from xbuslib.cases import lesions
+from xbuslib.datasets import blu
+from xbuslib.datasets.check import check, size_bins
+from xbuslib.errors import StudyError
+
+
+@pytest.fixture
+def copy(phantom_root, tmp_path):
+    """A phantom that a test may damage."""
+    return shutil.copytree(phantom_root, tmp_path / "copy")
+
+
+def edit_table(root, change):
+    path = root / blu.TABLE
+    table = pd.read_excel(path, dtype={"BIRADS": str}, keep_default_na=False)
+    change(table).to_excel(path, index=False)
+
+
+def first_lesion(root):
+    return lesions(datasets.load("phantom", root)).iloc[0]
+
+
+def test_case_table_of_the_phantom(phantom_root):
+    table = datasets.load("phantom", phantom_root)
+    assert len(table) == 20 and (table["pathology"] == "normal").sum() >= 1
+    assert table["pixel_mm"].between(0.02, 0.3).all()  # published in cm
+    assert table["echogenicity"].notna().any() and table["shape"].isna().sum() == (table["pathology"] == "normal").sum()
+    assert check("phantom", phantom_root)["problems"] == []
+
+
+def test_missing_column(copy):
+    edit_table(copy, lambda t: t.drop(columns="Margin"))
+    with pytest.raises(StudyError, match=r"clinical-data.*\.xlsx: missing column\(s\) Margin"):
+        datasets.load("phantom", copy)
+
+
+def test_all_faults_in_one_message(copy):
+    def change(table):
+        table.loc[0, "Shape"] = "square"
+        table.loc[1, "BIRADS"] = "7"
+        table.loc[2, "Pixel_size"] = 5.0
+        return table
+
+    edit_table(copy, change)
+    with pytest.raises(StudyError) as caught:
+        datasets.load("phantom", copy)
+    ids = pd.read_excel(copy / blu.TABLE)["Image_filename"].str.removesuffix(".png")
+    for case, column in zip(ids, ("shape", "birads", "pixel_mm"), strict=False):
+        assert f"{case}, {column}" in str(caught.value)
+
+
+def test_missing_image_file(copy):
+    case = first_lesion(copy)
+    (copy / blu.IMAGES / f"{case.case_id}.png").unlink()
+    with pytest.raises(StudyError, match=f"{case.case_id}, image: .*no such file"):
+        datasets.load("phantom", copy)
+
+
+@pytest.mark.parametrize("fault", ["size", "truncated", "empty", "text"])
+def test_unusable_files_are_all_named_and_nothing_is_written(copy, tmp_path, fault):
+    case = first_lesion(copy)
+    messages = {"size": "mask .* is 8×9 pixels, its image is", "truncated": "cannot read image", "empty": "is empty",
+                "text": "cannot read mask"}
+    if fault == "size":
+        Image.new("L", (8, 9), 255).save(case["mask"])
+    elif fault == "truncated":
+        content = Path(case["image"]).read_bytes()
+        Path(case["image"]).write_bytes(content[: len(content) // 2])
+    elif fault == "empty":
+        with Image.open(case["image"]) as image:
+            Image.new("L", image.size, 0).save(case["mask"])
+    else:
+        Path(case["mask"]).write_text("not a picture")
+    with pytest.raises(StudyError, match=f"{case.case_id}: .*{messages[fault]}"):
+        images.prepare(datasets.load("phantom", copy), 64, tmp_path / "p.npz")
+    assert list(tmp_path.glob("*.npz")) == []
+    problems = check("phantom", copy)["problems"]
+    assert len(problems) == 1 and case.case_id in problems[0]
+
+
+def test_prepare_is_kept_until_a_source_changes(copy, tmp_path):
+    table, path = datasets.load("phantom", copy), tmp_path / "p.npz"
+    first = images.prepare(table, 64, path)
+    written = path.stat().st_mtime_ns
+    assert images.prepare(table, 64, path).fingerprint == first.fingerprint and path.stat().st_mtime_ns == written
+    case = first_lesion(copy)
+    with Image.open(case["image"]) as image:
+        Image.eval(image.convert("L"), lambda v: 255 - v).save(case["image"])
+    changed = images.prepare(table, 64, path)
+    row = changed.rows([case.case_id])[0]
+    assert changed.fingerprint != first.fingerprint and not np.array_equal(changed.images[row], first.images[row])
+    assert np.array_equal(changed.masks, first.masks)
+
+
+def test_damaged_prepared_file(phantom_root, tmp_path):
+    (tmp_path / "p.npz").write_bytes(b"PK broken")
+    with pytest.raises(StudyError, match="p.npz is damaged.*delete it"):
+        images.prepare(datasets.load("phantom", phantom_root), 64, tmp_path / "p.npz")
+
+
+def test_transparency_is_composited_over_black(tmp_path):
+    Image.fromarray(np.array([[[200, 200, 200, 255], [200, 200, 200, 0]]], np.uint8)).save(tmp_path / "x.png")
+    assert images.read_grey(tmp_path / "x.png").tolist() == [[200, 0]]
+
+
+def test_geometry_by_hand():
+    mask = np.zeros((6, 8), bool)
+    mask[1:3, 2:7] = True
+    assert images.bounding_box(mask) == (5, 2)
+    assert images.centroid(mask) == (4.0, 1.5)
+    assert images.bounding_box(np.zeros((2, 2), bool)) == (0, 0)
+
+
+def test_size_bins_include_their_upper_edge():
+    assert size_bins([110, 111, 250, 251]) == {"<=110": 1, "111-250": 2, ">250": 1}
+
+
+def test_archive_as_downloaded(phantom_root, tmp_path):
+    """The zip and the table, as they come, are read without unpacking by hand."""
+    shutil.copy(phantom_root / blu.TABLE, tmp_path)
+    shutil.make_archive(str(tmp_path / "images_and_masks"), "zip", phantom_root, blu.IMAGES)
+    unpacked = datasets.load("phantom", phantom_root)
+    assert datasets.load("blu", tmp_path)["case_id"].tolist() == unpacked["case_id"].tolist()
+
+
+def test_blu_as_published(blu_root):
+    report = check("blu", blu_root)
+    assert {k: report[k] for k in ("images", "lesions", "normals", "benign", "malignant", "problems")} == {
+        "images": 256, "lesions": 252, "normals": 4, "benign": 154, "malignant": 98, "problems": []}
+    assert report["normal_cases"] == ["case045", "case061", "case209", "case213"]
+    assert report["multi_lesion_cases"] == [f"case{n}" for n in ("022", "036", "038", "085", "092", "140", "151")]
+    assert report["size_bins"] == {"<=110": 49, "111-250": 142, ">250": 61}

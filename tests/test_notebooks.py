@@ -1,0 +1,53 @@
+"""Every notebook, as a smoke copy: nbval runs its cells and fails on any error; and the house style."""
+
+import os
+import subprocess
+import sys
+
+import nbformat
+import papermill
+import pytest
+
+from tests.conftest import REPOSITORY
+
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_runs(notebook, tmp_path, phantom_root):
+    known = papermill.inspect_notebook(str(notebook))
+    wanted = {"profile": "smoke", "data": str(phantom_root), "study": "nb", "overrides": ["iterations=2"]}
+    copy = tmp_path / notebook.name
+    papermill.execute_notebook(str(notebook), str(copy), {k: v for k, v in wanted.items() if k in known},
+                               prepare_only=True, kernel_name="python3", progress_bar=False)
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-kernel-name", "python3",
+                           "-p", "no:cacheprovider", str(copy)], capture_output=True, text=True, cwd=tmp_path,
+                          env=os.environ | {"XBUS_OUTPUTS": str(tmp_path / "out"), "XBUS_PROGRESS": "plain",
+                                            "PYTHONPATH": str(REPOSITORY)}, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_house_style(notebook):
+    content = nbformat.read(notebook, as_version=4)
+    code = [cell for cell in content.cells if cell.cell_type == "code"]
+    prose = [cell for cell in content.cells if cell.cell_type == "markdown"]
+    assert content.cells[0].source.startswith("# ") and "?" in content.cells[0].source.splitlines()[0]
+    assert content.metadata.kernelspec.name == "python3"
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+    assert max(len(cell.source.splitlines()) for cell in code) <= 20
+    assert not any("class " in line for cell in code for line in cell.source.splitlines() if line.startswith("class "))
+    assert len(prose) >= len(code) / 2
+    assert all(about["help"] for about in papermill.inspect_notebook(str(notebook)).values())
+
+
+def test_papermill_itself_with_a_misspelt_parameter(tmp_path):
+    """papermill only warns; the notebook refuses."""
+    done = subprocess.run([sys.executable, "-m", "papermill", "-k", "python3", "-p", "sytem", "unet",
+                           str(REPOSITORY / "notebooks" / "04_train_fold.ipynb"), str(tmp_path / "o.ipynb")],
+                          capture_output=True, text=True, cwd=tmp_path,
+                          env=os.environ | {"XBUS_OUTPUTS": str(tmp_path / "out"), "PYTHONPATH": str(REPOSITORY)},
+                          check=False)
+    assert done.returncode != 0 and "this notebook has no parameter sytem" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,158 @@
+"""One fold end to end on the phantom: determinism, honesty of the first pass, run folders."""
+
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from xbuslib import inference, prompts, runs, study
+from xbuslib.conditioning import TextTable
+from xbuslib.config import resolve
+from xbuslib.errors import StudyError
+from xbuslib.metrics import PAPER, RELEASED, per_image
+
+
+@pytest.fixture
+def source(phantom_root, outputs):
+    return study.open_source("phantom", phantom_root, None, resolve("smoke"), "s")
+
+
+def run(source, **given):
+    return study.run_fold("xbusnet", 0, resolve("smoke", given.pop("overrides", None)), source,
+                          **({"study": "s", "seed": 0} | given))
+
+
+def test_run_folder(source):
+    path = run(source)
+    facts, rows = runs.read(path), pd.read_csv(path / "per_image.csv", keep_default_na=False)
+    assert {file.name for file in path.iterdir()} == set(runs.FILES)
+    assert {"config", "config_digest", "dataset_fingerprint", "folds_checksum", "scorings", "weights", "seed", "commit",
+            "dirty", "versions", "device", "seconds", "peak_memory_gb"} <= facts.keys()
+    assert [w["weights"] for w in facts["weights"]] == ["random", "random"]
+    pairs = [tuple(pair) for pair in facts["scorings"]]
+    assert pairs == prompts.scorings(("global_text", "local_text"))
+    for pair in pairs:
+        mine = rows[(rows["policy"] == pair[0]) & (rows["attributes"] == pair[1])]
+        assert sorted(mine["case_id"]) == sorted(source.split(0)[1]["case_id"])
+    assert set(PAPER + RELEASED) <= set(rows.columns)
+    assert list(path.parent.iterdir()) == [path]  # nothing unfinished is left
+
+
+def test_scores_follow_from_the_maps(source):
+    """Per-image metrics recomputed from the probability maps of the run folder."""
+    path = run(source)
+    rows = pd.read_csv(path / "per_image.csv", keep_default_na=False)
+    rows = rows.query("policy == 'first_pass' and attributes == 'metadata'")
+    maps = runs.probabilities(path)
+    index = source.prepared.rows(rows["case_id"])
+    again = per_image([maps[case] >= 0.5 for case in rows["case_id"]], source.prepared.masks[index])
+    np.testing.assert_allclose(rows[PAPER].to_numpy(float), again[PAPER].to_numpy(), atol=2e-3)  # maps are float16
+
+
+def test_two_runs_are_identical(source):
+    first, second = run(source), run(source, study="again")
+    assert (first / "per_image.csv").read_bytes() == (second / "per_image.csv").read_bytes()
+    other = run(source, study="other", seed=1)
+    assert (first / "per_image.csv").read_bytes() != (other / "per_image.csv").read_bytes()
+
+
+def test_finished_run_is_kept_and_not_overwritten(source):
+    path = run(source)
+    before = {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
+    assert run(source) == path
+    with pytest.raises(StudyError, match=r"(?s)holds a run with other settings.*iterations: 6 there, 5 asked for"):
+        run(source, overrides=["iterations=5"])
+    assert before == {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
+
+
+def test_trained_system_comes_back(source):
+    path = run(source)
+    system, facts = runs.load_system(path)
+    config = resolve("smoke")
+    _, val = source.split(0)
+    pictures = torch.from_numpy(source.prepared.images[source.prepared.rows(val["case_id"])])[:, None]
+    cpu = torch.device("cpu")
+    system.to(memory_format=torch.channels_last)
+    features = inference.encode(system, pictures, config, cpu)
+    texts, edges = TextTable(system, cpu), tuple(facts["size_edges_px"])
+    maps, _ = inference.predict_policy(system, val, source.prepared, "first_pass", "metadata", edges, pictures,
+                                       features, texts, config, cpu)
+    kept = runs.probabilities(path)
+    np.testing.assert_allclose(maps, np.stack([kept[case] for case in val["case_id"]]), atol=1e-3)
+
+
+def test_no_validation_mask_reaches_a_first_pass_prompt(source):
+    """Other validation masks: the same prompts and predictions under first_pass and none, others under reference."""
+    system, facts = runs.load_system(run(source))
+    config, cpu = resolve("smoke"), torch.device("cpu")
+    _, val = source.split(0)
+    rows = source.prepared.rows(val["case_id"])
+    forged = {**vars(source.prepared), "masks": source.prepared.masks.copy(), "boxes": source.prepared.boxes.copy(),
+              "centroids": source.prepared.centroids.copy(), "long_sides": source.prepared.long_sides.copy()}
+    forged["masks"][rows] = np.roll(~forged["masks"][rows], 7, axis=1)
+    forged["boxes"][rows], forged["centroids"][rows], forged["long_sides"][rows] = 3, 1.0, 3
+    forged = type(source.prepared)(**forged)
+    pictures = torch.from_numpy(source.prepared.images[rows])[:, None]
+    features, texts = inference.encode(system, pictures, config, cpu), TextTable(system, cpu)
+
+    def predict(prepared, policy):
+        return inference.predict_policy(system, val, prepared, policy, "metadata", tuple(facts["size_edges_px"]),
+                                        pictures, features, texts, config, cpu)
+
+    for policy in ("first_pass", "none"):
+        maps, said = predict(source.prepared, policy)
+        other_maps, other_said = predict(forged, policy)
+        assert said.equals(other_said) and np.array_equal(maps, other_maps)
+    assert not predict(source.prepared, "reference")[1].equals(predict(forged, "reference")[1])
+    assert not predict(source.prepared, "paper")[1]["size"].equals(predict(forged, "paper")[1]["size"])
+    assert predict(source.prepared, "paper")[1]["quadrant"].equals(predict(forged, "paper")[1]["quadrant"])
+
+
+def test_faulty_requests(source, tmp_path):
+    with pytest.raises(StudyError, match="unknown system 'unet9'; the systems are"):
+        study.run_fold("unet9", 0, resolve("smoke"), source, study="s")
+    with pytest.raises(StudyError, match="there is no fold 7; the folds are 0 … 4"):
+        study.run_fold("xbusnet", 7, resolve("smoke"), source, study="s")
+    with pytest.raises(StudyError, match="dataset blu needs its folder: --data DIR"):
+        study.open_source("blu", None, None, resolve("smoke"), "s")
+    with pytest.raises(StudyError, match="no folder .*nowhere"):
+        study.open_source("blu", tmp_path / "nowhere", None, resolve("smoke"), "s")
+
+
+def test_damaged_weights_and_run_file(source):
+    path = run(source)
+    (path / "weights.safetensors").write_bytes(b"no")
+    with pytest.raises(StudyError, match="cannot read .*weights.safetensors.*run the fold again"):
+        runs.load_system(path)
+    (path / "run.json").write_text("{")
+    with pytest.raises(StudyError, match="is no finished run"):
+        runs.read(path)
+
+
+def test_output_folder_that_cannot_be_written(source, tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    monkeypatch.setenv("XBUS_OUTPUTS", str(blocked))
+    with pytest.raises(StudyError, match="cannot write to .*XBUS_OUTPUTS"):
+        run(source)
+    assert blocked.read_text() == "in the way"
+
+
+def test_full_disk_keeps_the_checkpoint(source, monkeypatch):
+    """No space left while results are written: a message, no half-written run folder."""
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runs.np, "savez_compressed", full)
+    with pytest.raises(StudyError, match="No space left on device.*free space"):
+        run(source)
+    assert not runs.folder("s", "xbusnet", 0, 0).exists()
+    monkeypatch.undo()
+    os.environ["XBUS_OUTPUTS"] = str(source.root.parent / "after")  # undo also removed the fixture's setting
+    try:
+        assert json.loads((run(source) / "run.json").read_text())["fold"] == 0
+    finally:
+        del os.environ["XBUS_OUTPUTS"]

@@ -1,0 +1,103 @@
+"""Training: loss and schedule by hand, resuming to the same result, learning at all."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from xbuslib import training
+from xbuslib.config import resolve
+from xbuslib.errors import StudyError
+from xbuslib.models.system import Prompts, System
+from xbuslib.training import TrainingData
+
+CPU = torch.device("cpu")
+
+
+class Dot(System):
+    """A 1×1 convolution with dropout: the smallest system, to watch the loop itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.drop = nn.Conv2d(1, 1, 1), nn.Dropout(0.2)
+
+    def forward(self, image, image_features, prompts):
+        return self.conv(self.drop(image))
+
+
+def data(n=7):
+    images = torch.randint(0, 255, (n, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return TrainingData(images, images > 127, None, lambda batch, generator: Prompts())
+
+
+def fit(iterations, checkpoint=None, until=None, monkeypatch=None, **overrides):
+    torch.manual_seed(3)
+    system, config = Dot(), resolve("smoke", {"iterations": iterations, "amp": False} | overrides)
+    if until is not None:  # a kill after `until` steps
+        step, done = training.train_step, []
+
+        def stop(*given):
+            if len(done) == until:
+                raise KeyboardInterrupt
+            done.append(1)
+            return step(*given)
+
+        monkeypatch.setattr(training, "train_step", stop)
+    history = training.fit(system, data(), config, seed=5, device=CPU, checkpoint=checkpoint)
+    return system, history
+
+
+def test_soft_dice_loss_by_hand():
+    big = 40.0  # sigmoid(±40) is 1 and 0
+    logits = torch.tensor([[[[big, big], [-big, -big]]]])
+    masks = torch.tensor([[[[True, False], [True, False]]]])
+    assert training.soft_dice_loss(logits, masks).item() == pytest.approx(1 - (2 * 1 + 1) / (2 + 2 + 1))
+    empty = training.soft_dice_loss(torch.full((1, 1, 2, 2), -big), torch.zeros(1, 1, 2, 2, dtype=torch.bool))
+    assert empty.item() == pytest.approx(0)
+
+
+def test_cosine_schedule():
+    config = resolve("paper")
+    assert training.learning_rate(0, config) == pytest.approx(1e-4)
+    assert training.learning_rate(500, config) == pytest.approx((1e-4 + 1e-6) / 2)
+    assert training.learning_rate(250, config) == pytest.approx(1e-6 + 0.99e-4 * (1 + math.sqrt(0.5)) / 2)
+    assert training.learning_rate(1000, config) == pytest.approx(1e-6)
+
+
+def test_every_image_once_per_epoch():
+    queue, generator = [], torch.Generator().manual_seed(0)
+    drawn = [i for _ in range(7) for i in training.next_batch(queue, 7, 4, generator)]
+    assert len(drawn) == 28 and queue == []
+    assert all(sorted(drawn[k:k + 7]) == list(range(7)) for k in range(0, 28, 7))
+
+
+def test_killed_and_resumed_gives_the_same_result(tmp_path, monkeypatch):
+    whole, history = fit(10)
+    checkpoint = tmp_path / "checkpoint.pt"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        fit(10, checkpoint, until=7, monkeypatch=patch)  # checkpoints at 3 and 6
+    assert torch.load(checkpoint, weights_only=True)["step"] == 6
+    resumed, again = fit(10, checkpoint)
+    assert again.equals(history)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_damaged_checkpoint(tmp_path):
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(b"half a file")
+    with pytest.raises(StudyError, match=r"checkpoint .*checkpoint.pt is damaged.*delete it"):
+        fit(4, checkpoint)
+    assert checkpoint.read_bytes() == b"half a file"
+
+
+def test_it_learns():
+    _, history = fit(150, learning_rate=0.1)
+    assert history["loss"].tail(10).mean() < history["loss"].head(10).mean() - 0.1
+    assert np.isfinite(history["loss"]).all() and len(history) == 150
+
+
+def test_loss_that_is_not_a_number():
+    with pytest.raises(StudyError, match="not a number from iteration"):
+        fit(6, learning_rate=1e38)
