@@ -35,18 +35,18 @@ class CoarseBranch(nn.Module):
         self.reduce = nn.ModuleList(nn.Linear(token_width, width) for _ in CLIP_LAYERS)
         self.multiply, self.add = nn.Linear(embedding, width), nn.Linear(embedding, width)
         self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, 4, shape.feed_forward, dropout=0.1, batch_first=True)
-            for _ in CLIP_LAYERS)
+            nn.TransformerEncoderLayer(width, 4, shape.feed_forward, dropout=0.1) for _ in CLIP_LAYERS)
         self.project = nn.ConvTranspose2d(width, width, 16, stride=16)  # back from 16-pixel patches
 
     def forward(self, tokens: Tensor, condition: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, 3, N, D) tokens, shallowest first and class token included, and (B, d) to (B, C, H, W)."""
-        reduced = self.reduce[2](tokens[:, 2])  # (B, N, C)
-        reduced = self.multiply(condition)[:, None] * reduced + self.add(condition)[:, None]  # only here
+        tokens = tokens.permute(1, 2, 0, 3).contiguous()  # (3, N, B, D): tokens first, see layers.TransformerBlock
+        reduced = self.reduce[2](tokens[2])  # (N, B, C)
+        reduced = self.multiply(condition) * reduced + self.add(condition)  # only here
         reduced = self.blocks[2](reduced)
         for depth in (1, 0):
-            reduced = self.blocks[depth](reduced + self.reduce[depth](tokens[:, depth]))
-        maps = reduced[:, 1:].transpose(1, 2).unflatten(2, grid)  # class token off: (B, C, H/16, W/16)
+            reduced = self.blocks[depth](reduced + self.reduce[depth](tokens[depth]))
+        maps = reduced[1:].permute(1, 2, 0).unflatten(2, grid)  # class token off: (B, C, H/16, W/16)
         return self.project(maps)
 
 

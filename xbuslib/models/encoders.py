@@ -52,6 +52,10 @@ class CLIP(nn.Module):
             config["text_cfg"] |= {"width": 128, "heads": 4}
         config["vision_cfg"]["image_size"] = image_size  # positional embedding on the image's own grid
         self.model = open_clip.CLIP(**config)
+        for transformer in (self.model.transformer, self.model.visual.transformer):
+            transformer.batch_first = False  # tokens first: much faster on CPUs, see layers.TransformerBlock
+            for block in transformer.resblocks:
+                block.attn.batch_first = False
         self.normalise = Normalise(mean, std)
         self.tokenise = open_clip.get_tokenizer("ViT-B-16-quickgelu")
         self.width = config["vision_cfg"]["width"]

@@ -44,11 +44,12 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int = 8):
         super().__init__()
-        self.layer = nn.TransformerEncoderLayer(channels, heads, 4 * channels, dropout=0.1, batch_first=True)
+        # tokens first: with batch_first torch transposes inside and then copies the weights once per token on CPUs
+        self.layer = nn.TransformerEncoderLayer(channels, heads, 4 * channels, dropout=0.1)
 
     def forward(self, features: Tensor) -> Tensor:
-        tokens = features.flatten(2).transpose(1, 2)  # (B, C, h, w) to (B, N, C), N = h·w
-        return self.layer(tokens).transpose(1, 2).reshape(features.shape)  # back to (B, C, h, w)
+        tokens = features.flatten(2).permute(2, 0, 1).contiguous()  # (B, C, h, w) to (N, B, C), N = h·w
+        return self.layer(tokens).permute(1, 2, 0).reshape(features.shape)  # back to (B, C, h, w)
 
 
 class UpBlock(nn.Module):
