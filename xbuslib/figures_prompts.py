@@ -96,7 +96,8 @@ def leak_boxes(scores: pd.DataFrame, label: str) -> Figure:
         axis.plot(values.mean(), y, "D", color=figures.PALETTE[1], markeredgecolor="white", markersize=7, zorder=4)
         axis.text(1.02, y, f"mean {values.mean():.3f}", va="center", fontsize=8.5)
     axis.set(yticks=range(len(names)), yticklabels=names, xlim=(-0.02, 1.0), ylim=(len(names) - 0.5, -0.5),
-             xlabel="lesion Dice at original resolution; no image was read", title=f"Drawn from the prompt alone, {label}")
+             xlabel="lesion Dice at original resolution; no image was read",
+             title=f"Drawn from the prompt alone, {label}")
     return figure
 
 
