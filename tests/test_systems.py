@@ -7,8 +7,8 @@ from safetensors.torch import load, save
 from torch import nn
 
 from xbuslib import models
-from xbuslib.config import resolve
 from xbuslib.conditioning import TextTable
+from xbuslib.config import resolve
 from xbuslib.images import Prepared
 from xbuslib.models.system import Prompts, count
 from xbuslib.training import soft_dice_loss
@@ -104,13 +104,15 @@ def test_two_images_can_be_learned_by_heart(named):
     torch.manual_seed(1)
     system = models.build(name, resolve("quick", {"image_size": SIZE})).train()
     y, x = np.mgrid[:SIZE, :SIZE]
-    masks = torch.tensor(np.stack([(x - 20) ** 2 + (y - 24) ** 2 < 14 ** 2, (x - 40) ** 2 + (y - 36) ** 2 < 14 ** 2]))[:, None]
+    discs = [(x - cx) ** 2 + (y - cy) ** 2 < 14 ** 2 for cx, cy in ((20, 24), (40, 36))]
+    masks = torch.tensor(np.stack(discs))[:, None]
     image = 0.6 * torch.rand(2, 1, SIZE, SIZE) + 0.3 * ~masks
     texts = system.encode_texts(["left", "right"]) if system.frozen and "point" not in system.prompts else None
     prompts = Prompts(texts, texts, torch.tensor([[20.5, 24.5], [40.5, 36.5]]) / SIZE)
     features = system.encode_images(image)
     # U-KAN's logits grow slowly under soft Dice: its authors give its KAN layers 1e-2 (specification 3.5)
-    optimiser = torch.optim.AdamW([p for p in system.parameters() if p.requires_grad], lr=1e-2 if name == "ukan" else 2e-3)
+    rate = 1e-2 if name == "ukan" else 2e-3
+    optimiser = torch.optim.AdamW([p for p in system.parameters() if p.requires_grad], lr=rate)
     for _ in range(200):
         optimiser.zero_grad()
         logits = system(image, features, prompts)
@@ -155,7 +157,8 @@ def test_ablations_take_away_just_their_component():
     expected = {"xbusnet-no-lfe": sum(parts.values()) - parts["lfe"] - head(96) + head(64),
                 "xbusnet-no-gfe": sum(parts.values()) - parts["gfe"] - head(96) + head(32),
                 "xbusnet-no-sfa": sum(parts.values()) - sfa,
-                "xbusnet-no-lfe-no-sfa": sum(parts.values()) - parts["lfe"] - head(96) + head(64) - count(full.gfe.sfa)[0]}
+                "xbusnet-no-lfe-no-sfa": sum(parts.values()) - parts["lfe"] - head(96) + head(64)
+                - count(full.gfe.sfa)[0]}
     assert {name: count(build(name))[0] for name in expected} == expected
 
 

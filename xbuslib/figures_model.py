@@ -44,13 +44,13 @@ def trace_meta(system: System, size: int) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_bars(parts: pd.DataFrame, label: str) -> Figure:
-    """Millions of parameters of each part, trained ones dark, frozen ones light. parts: part, parameters, trained."""
+    """Parameters of each part, trained ones dark, frozen ones grey. parts: part, parameters, trained."""
     figure, axis = figures.subplots(size=(7.2, 0.3 * len(parts) + 1.2))
     colours = [figures.PALETTE[0] if trained else "0.75" for trained in parts["trained"]]
     bars = axis.barh(parts["part"], parts["parameters"] / 1e6, color=colours)
-    axis.bar_label(bars, [f"{n / 1e6:.2f}" for n in parts["parameters"]], padding=3, fontsize=8)
+    axis.bar_label(bars, [f"{n:,}" for n in parts["parameters"]], padding=3, fontsize=8)
     axis.invert_yaxis()
-    axis.set(xlabel="parameters (millions)", xlim=(0, 1.12 * parts["parameters"].max() / 1e6),
+    axis.set(xlabel="parameters (millions)", xlim=(0, 1.2 * parts["parameters"].max() / 1e6),
              title=f"Parameters by part, {label}")
     handles = [FancyBboxPatch((0, 0), 1, 1, color=colour) for colour in (figures.PALETTE[0], "0.75")]
     axis.legend(handles, ("trained", "frozen"), loc="lower right")

@@ -29,7 +29,8 @@ def token_chips(texts: dict[str, list[str]]) -> Figure:
                                           edgecolor="0.5", linewidth=0.7))
             axis.text(x + (width - 0.5) / 2, y, token, ha="center", va="center", family="DejaVu Sans Mono", fontsize=8)
             x += width
-    axis.set(xlim=(-22, WRAP + 28), ylim=(len(lines) - 0.4, -0.6))
+    widest = max(sum(len(token) + 1.2 for token in tokens) for _, tokens in lines)
+    axis.set(xlim=(-max(map(len, texts)) - 3, max(widest, 70)), ylim=(len(lines) - 0.4, -0.6))
     axis.set_axis_off()
     axis.set_title("CLIP's tokens; a number becomes one token per digit (orange)")
     return figure
@@ -54,6 +55,7 @@ def first_pass_panels(probabilities: np.ndarray, threshold: float, finding: Find
     titles = ("a made-up first-pass map", f"at least τ = {threshold:.2f}", f"largest component: {quadrant}")
     for axis, title in zip(axes, titles, strict=True):
         axis.set(title=title, xticks=[], yticks=[])
+        axis.spines[:].set_visible(True)
     return figure
 
 

@@ -11,10 +11,15 @@ Item = TypeVar("Item")
 
 def track(items: Iterable[Item], label: str, total: int, note=lambda: "") -> Iterator[Item]:
     """Yield `items`, showing how far it is. `note()` gives a short text such as the current loss."""
-    if os.environ.get("XBUS_PROGRESS", "") != "plain" and (sys.stderr.isatty() or "ipykernel" in sys.modules):
+    if os.environ.get("XBUS_PROGRESS", "") != "plain" and (sys.stderr.isatty() or _in_notebook()):
         yield from _bar(items, label, total, note)
     else:
         yield from _lines(items, label, total, note)
+
+
+def _in_notebook() -> bool:
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def _bar(items, label, total, note):

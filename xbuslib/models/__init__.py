@@ -22,6 +22,7 @@ class Entry(NamedTuple):
     """One row of the registry."""
 
     paper: str  # the name in the paper's tables
+    encoders: tuple[str, ...]  # whose pretrained weights it starts from
     build: Callable[[Config], System]
 
 
@@ -35,18 +36,18 @@ def _at_size(kind: type[System], **switches: bool) -> Callable[[Config], System]
 
 
 REGISTRY: dict[str, Entry] = {  # in the order of Tables 1 and 4
-    "unet": Entry("UNet", _plain(UNet)),
-    "uresnet": Entry("U-ResNet", _plain(UResNet)),
-    "ukan": Entry("U-KAN", _plain(UKAN)),
-    "anatosegnet": Entry("AnatoSegNet", _plain(AnatoSegNet)),
-    "bussam": Entry("BUSSAM", _at_size(BUSSAM)),
-    "cliptnseg": Entry("CLIP-TNseg", _at_size(CLIPTNseg)),
-    "xbusnet": Entry("XBusNet", _at_size(XBusNet)),
-    "xbusnet-no-lfe": Entry("XBusNet without LFE", _at_size(XBusNet, lfe=False)),
-    "xbusnet-no-gfe": Entry("XBusNet without GFE", _at_size(XBusNet, gfe=False)),
-    "xbusnet-no-sfa": Entry("XBusNet without SFA", _at_size(XBusNet, sfa=False)),
-    "xbusnet-no-lfe-no-sfa": Entry("XBusNet without LFE and SFA", _at_size(XBusNet, lfe=False, sfa=False)),
-    "xbusnet-released": Entry("XBusNet as released", _at_size(XBusNetReleased)),
+    "unet": Entry("UNet", (), _plain(UNet)),
+    "uresnet": Entry("U-ResNet", ("resnet50",), _plain(UResNet)),
+    "ukan": Entry("U-KAN", (), _plain(UKAN)),
+    "anatosegnet": Entry("AnatoSegNet", ("resnet50",), _plain(AnatoSegNet)),
+    "bussam": Entry("BUSSAM", ("sam",), _at_size(BUSSAM)),
+    "cliptnseg": Entry("CLIP-TNseg", ("clip",), _at_size(CLIPTNseg)),
+    "xbusnet": Entry("XBusNet", ("clip", "resnet50"), _at_size(XBusNet)),
+    "xbusnet-no-lfe": Entry("XBusNet without LFE", ("clip",), _at_size(XBusNet, lfe=False)),
+    "xbusnet-no-gfe": Entry("XBusNet without GFE", ("clip", "resnet50"), _at_size(XBusNet, gfe=False)),
+    "xbusnet-no-sfa": Entry("XBusNet without SFA", ("clip", "resnet50"), _at_size(XBusNet, sfa=False)),
+    "xbusnet-no-lfe-no-sfa": Entry("XBusNet without LFE and SFA", ("clip",), _at_size(XBusNet, lfe=False, sfa=False)),
+    "xbusnet-released": Entry("XBusNet as released", ("clip", "resnet50"), _at_size(XBusNetReleased)),
 }
 
 
