@@ -91,8 +91,10 @@ def gallery(cases: pd.DataFrame, titles: list[str], label: str, columns: int = 4
 
     cases: rows of the case table; regions of the files named in `other_masks` are outlined too.
     """
-    rows = -(-len(cases) // columns)
-    figure, axes = figures.subplots(rows, columns, size=(PANEL * columns, (PANEL + 0.35) * rows + 0.6), squeeze=False)
+    columns = max(1, min(columns, len(cases)))
+    rows = max(1, -(-len(cases) // columns))
+    figure, axes = figures.subplots(rows, columns, squeeze=False,
+                                    size=(max(PANEL * columns, 5.5), (PANEL + 0.35) * rows + 0.6))
     for axis in axes.flat:
         axis.set_axis_off()
     outlined = [_panel(axis, case, title) for axis, case, title in
@@ -102,7 +104,7 @@ def gallery(cases: pd.DataFrame, titles: list[str], label: str, columns: int = 4
         lines.append(Line2D([], [], color=figures.SECOND, linestyle="--", label="other annotated region (not used)"))
     lines.append(Line2D([], [], color="0.5", linewidth=3, label="10 mm"))
     figure.legend(handles=lines, loc="outside lower center", ncols=3)
-    figure.suptitle(label)
+    figure.suptitle(label, y=1.01, va="bottom")  # above the panels' own titles
     return figure
 
 

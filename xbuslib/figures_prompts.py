@@ -76,7 +76,7 @@ def drawn_shapes(cases: pd.DataFrame, drawn: list[dict], scores: pd.DataFrame, l
     lines = [Line2D([], [], color="0.6", label="reference (white)")] + [
         Line2D([], [], color=colour, linestyle="--", label=f"from {name}") for name, colour in DRAWN.items()]
     figure.legend(handles=lines, loc="outside lower center", ncols=3)
-    figure.suptitle(label)
+    figure.suptitle(label, y=1.01, va="bottom")  # above the panels' own titles
     return figure
 
 
