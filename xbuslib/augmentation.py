@@ -8,12 +8,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as V
 
 Augmentation = Callable[[Tensor, Tensor, tuple[int, int]], tuple[Tensor, Tensor]]
-BILINEAR = v2.InterpolationMode.BILINEAR  # of images; torchvision moves masks by nearest neighbour
+BILINEAR = v2.InterpolationMode.BILINEAR
 
 
 def augment(method: Augmentation, images: Tensor, masks: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,7 +58,7 @@ def flips_or_small_turns(image: Tensor, mask: Tensor, frame: tuple[int, int]) ->
         return image.flip(axes), mask.flip(axes)
     if choice == 3:
         degrees = _integer(1, 5) * (1 if _chance() else -1)
-        return _together(lambda *pair: [V.rotate(part, degrees, BILINEAR) for part in pair], image, mask)
+        return _together(lambda both: V.rotate(both, degrees, BILINEAR), image, mask)
     return image, mask
 
 
@@ -108,9 +107,12 @@ def lesion_aware_square(image: Tensor, mask: Tensor, frame: tuple[int, int]) -> 
 
 
 def _together(transform: Callable, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """A torchvision transform on both: the mask as a mask, by nearest neighbour."""
-    image, mask = transform(tv_tensors.Image(image), tv_tensors.Mask(mask.to(torch.uint8)))
-    return image.as_subclass(Tensor), mask.as_subclass(Tensor) > 0
+    """A torchvision transform on both at once, as the two channels of one picture; the mask is then cut at a half.
+
+    So both are interpolated alike. Nearest neighbour would shift the mask by up to half a pixel on resizing.
+    """
+    both = transform(torch.cat([image, mask.to(image)]))  # (2, S, S)
+    return both[:1], both[1:] > 0.5
 
 
 def _uniform(low: float, high: float) -> float:
