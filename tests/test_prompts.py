@@ -81,23 +81,24 @@ def test_build_can_leave_knowledge_out():
 
 
 def test_released_prompts_equal_the_published_lists(blu_root):
-    """The size and place that we measure are those the authors printed, for every one of the 252 cases."""
+    """Our text for box and centroid of a mask is the authors' own, word for word; at a whole-pixel border of the
+    centroid they may differ by one."""
     from xbuslib.cases import lesions
     from xbuslib.datasets import load
     from xbuslib.images import bounding_box, centroid, read_mask
 
     published = pd.concat(pd.read_csv(path) for path in sorted((blu_root / "released_folds").glob("val_fold*.csv")))
     said = dict(zip(published["Image Name"].str.removesuffix(".png"), published["Sentence"], strict=True))
-    near = 0
+    same = 0
     for case in lesions(load("blu", blu_root)).itertuples():
         mask = read_mask(case.mask)
         ours = prompts.released_global_text(Finding(bounding_box(mask), centroid(mask), mask.shape[::-1]))
-        size, place = said[case.case_id].split(" near ")
-        assert ours.split(" near ")[0] == size
-        x, y = (float(v) for v in place.strip("().").split(", "))
-        cx, cy = (value - 0.5 for value in centroid(mask))  # the printed numbers are rounded down
-        near += abs(cx - x) <= 1 and abs(cy - y) <= 1
-    assert near == 252
+        same += ours == said[case.case_id]
+        assert ours.split(" near ")[0] == said[case.case_id].split(" near ")[0]
+        places = [text.split(" near ")[1].strip("().").split(", ") for text in (ours, said[case.case_id])]
+        numbers = [[int(value) for value in place] for place in places]
+        assert np.abs(np.subtract(*numbers)).max() <= 1
+    assert len(said) == 252 and same > 200
 
 
 def test_scorings():

@@ -21,17 +21,17 @@ Data = Annotated[str, typer.Option(help="the dataset's folder; the phantom is ma
 Folds = Annotated[str, typer.Option("--folds", help="folder of val_fold*.csv lists, or fold numbers such as 0,1")]
 Profile = Annotated[str, typer.Option(help="smoke, quick or paper")]
 Overrides = Annotated[list[str], typer.Option("--set", help="key=value, e.g. iterations=400; repeat for more")]
-Study = Annotated[str, typer.Option(help="name of the results folder; default DATASET-PROFILE")]
+Study = Annotated[str, typer.Option("--study", help="name of the results folder; default DATASET-PROFILE")]
 
 
 @app.command()
 def study(dataset: Dataset = "phantom", data: Data = "", folds: Folds = "", profile: Profile = "quick",
-          systems: Annotated[str, typer.Option(help="names from `xbuslib systems`, by commas, or all")] = "all",
+          systems: Annotated[str, typer.Option(help="names from `xbuslib systems`, by commas, or all")] = "xbusnet",
           overrides: Overrides = [], seeds: Annotated[str, typer.Option(help="by commas")] = "0",  # noqa: B006
           jobs: Annotated[int, typer.Option(help="folds at once; 0: one per core, or one in the paper profile")] = 0,
           gpus: Annotated[str, typer.Option(help="GPU ids by commas: one fold on each")] = "",
           slurm: Annotated[bool, typer.Option(help="submit each fold to a Slurm cluster")] = False,
-          name: Annotated[str, typer.Option("--study", help="name of the results folder")] = "",
+          name: Study = "",
           dry_run: Annotated[bool, typer.Option(help="say what would run")] = False) -> None:
     """Run the study: train and score every (system, fold, seed) that is not there yet. ./run_all.sh calls this."""
     from xbuslib import models, workflow

@@ -76,7 +76,7 @@ def centroid_map(places: pd.DataFrame, label: str) -> Figure:
 
 
 def missing_bars(missing: pd.Series, n: int, label: str) -> Figure:
-    """How many of `n` cases lack each attribute (index of `missing`), as horizontal bars."""
+    """How many of `n` lesions lack each attribute (index of `missing`), as horizontal bars."""
     figure, axis = figures.subplots(size=(6.4, 0.27 * len(missing) + 1.1))
     ordered = missing.sort_values()
     bars = axis.barh(ordered.index.str.replace("_", " "), ordered, color=figures.PALETTE[0])
@@ -89,25 +89,27 @@ def missing_bars(missing: pd.Series, n: int, label: str) -> Figure:
 def gallery(cases: pd.DataFrame, titles: list[str], label: str, columns: int = 4) -> Figure:
     """Images at their own size and aspect with the outline of the reference mask and a 10 mm scale bar.
 
-    cases: rows of the case table; second lesions named in `other_masks` are outlined too.
+    cases: rows of the case table; regions of the files named in `other_masks` are outlined too.
     """
-    rows = -(-len(cases) // columns)
-    figure, axes = figures.subplots(rows, columns, size=(PANEL * columns, (PANEL + 0.35) * rows + 0.6), squeeze=False)
+    columns = max(1, min(columns, len(cases)))
+    rows = max(1, -(-len(cases) // columns))
+    figure, axes = figures.subplots(rows, columns, squeeze=False,
+                                    size=(max(PANEL * columns, 5.5), (PANEL + 0.35) * rows + 0.6))
     for axis in axes.flat:
         axis.set_axis_off()
     outlined = [_panel(axis, case, title) for axis, case, title in
                 zip(axes.flat, cases.itertuples(), titles, strict=False)]
     lines = [Line2D([], [], color=figures.REFERENCE, label="reference lesion")] if max(outlined, default=0) else []
     if max(outlined, default=0) > 1:
-        lines.append(Line2D([], [], color=figures.SECOND, linestyle="--", label="other annotated lesion (not used)"))
+        lines.append(Line2D([], [], color=figures.SECOND, linestyle="--", label="other annotated region (not used)"))
     lines.append(Line2D([], [], color="0.5", linewidth=3, label="10 mm"))
     figure.legend(handles=lines, loc="outside lower center", ncols=3)
-    figure.suptitle(label)
+    figure.suptitle(label, y=1.01, va="bottom")  # above the panels' own titles
     return figure
 
 
 def _panel(axis: Axes, case, title: str) -> int:
-    """One image; returns how many lesions it shows."""
+    """One image; returns 0 without an outline, 1 with the reference, 2 with other regions too."""
     image = read_grey(case.image)
     axis.imshow(image, cmap="gray", vmin=0, vmax=255)
     axis.set_title(title, fontsize=8.5)

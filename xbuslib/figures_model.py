@@ -44,13 +44,13 @@ def trace_meta(system: System, size: int) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_bars(parts: pd.DataFrame, label: str) -> Figure:
-    """Millions of parameters of each part, trained ones dark, frozen ones light. parts: part, parameters, trained."""
+    """Parameters of each part, trained ones dark, frozen ones grey. parts: part, parameters, trained."""
     figure, axis = figures.subplots(size=(7.2, 0.3 * len(parts) + 1.2))
     colours = [figures.PALETTE[0] if trained else "0.75" for trained in parts["trained"]]
     bars = axis.barh(parts["part"], parts["parameters"] / 1e6, color=colours)
-    axis.bar_label(bars, [f"{n / 1e6:.2f}" for n in parts["parameters"]], padding=3, fontsize=8)
+    axis.bar_label(bars, [f"{n:,}" for n in parts["parameters"]], padding=3, fontsize=8)
     axis.invert_yaxis()
-    axis.set(xlabel="parameters (millions)", xlim=(0, 1.12 * parts["parameters"].max() / 1e6),
+    axis.set(xlabel="parameters (millions)", xlim=(0, 1.2 * parts["parameters"].max() / 1e6),
              title=f"Parameters by part, {label}")
     handles = [FancyBboxPatch((0, 0), 1, 1, color=colour) for colour in (figures.PALETTE[0], "0.75")]
     axis.legend(handles, ("trained", "frozen"), loc="lower right")
@@ -133,8 +133,8 @@ def _local_branch(axis: Axes, system: System, shapes: dict, image: Box) -> Box:
     _group(axis, 0.2, -0.9, 21.6, 12.9, f"Local Feature Extractor (LFE), {_millions(lfe)} M trained", corner="right")
     levels = {1: 9.4, 2: 7.6, 3: 5.8, 4: 4.0, 5: 2.2}
     kernel = lfe.encoder.conv1.kernel_size[0]
-    names = {1: (f"enc1: conv {kernel}×{kernel}", "act1"), 2: ("enc2: layer1", "layer1"), 3: ("enc3: layer2", "layer2"),
-             4: ("enc4: layer3", "layer3")}
+    names = {1: (f"enc1: conv {kernel}×{kernel}", "act1"), 2: ("enc2: pool, layer1", "layer1"),
+             3: ("enc3: layer2", "layer2"), 4: ("enc4: layer3", "layer3")}
     down = {k: _box(axis, 1.8, levels[k], 2.8, 1.15, f"{title}\n{_size(shapes['lfe.encoder.' + name])}", TRAINED)
             for k, (title, name) in names.items()}
     up = {k: _box(axis, 16.2, levels[k], 2.8, 1.15, f"dec{k}: up block\n{_size(shapes[f'lfe.up{k}'])}", TRAINED)
@@ -194,8 +194,8 @@ def _head(axis: Axes, system: System, shapes: dict, top: Box, low: Box) -> None:
 
 
 def _legend(axis: Axes, frozen: int) -> None:
-    rows = ((TRAINED, "trained"), (FROZEN, f"frozen CLIP ({frozen / 1e6:.2f} M)"), (PROMPT, "prompt text"), (ADJUST, "SFA, trained"),
-            (FUSION, "fusion head, trained"))
+    rows = ((TRAINED, "trained"), (FROZEN, f"frozen CLIP ({frozen / 1e6:.2f} M)"), (PROMPT, "prompt text"),
+            (ADJUST, "SFA, trained"), (FUSION, "fusion head, trained"))
     for i, (colour, name) in enumerate(rows):
         y = 2.9 - 0.62 * i
         axis.add_patch(FancyBboxPatch((22.2, y), 0.6, 0.36, boxstyle="round,pad=0,rounding_size=0.1", facecolor=colour,

@@ -29,7 +29,8 @@ def token_chips(texts: dict[str, list[str]]) -> Figure:
                                           edgecolor="0.5", linewidth=0.7))
             axis.text(x + (width - 0.5) / 2, y, token, ha="center", va="center", family="DejaVu Sans Mono", fontsize=8)
             x += width
-    axis.set(xlim=(-22, WRAP + 28), ylim=(len(lines) - 0.4, -0.6))
+    widest = max(sum(len(token) + 1.2 for token in tokens) for _, tokens in lines)
+    axis.set(xlim=(-max(map(len, texts)) - 3, max(widest, 70)), ylim=(len(lines) - 0.4, -0.6))
     axis.set_axis_off()
     axis.set_title("CLIP's tokens; a number becomes one token per digit (orange)")
     return figure
@@ -54,6 +55,7 @@ def first_pass_panels(probabilities: np.ndarray, threshold: float, finding: Find
     titles = ("a made-up first-pass map", f"at least τ = {threshold:.2f}", f"largest component: {quadrant}")
     for axis, title in zip(axes, titles, strict=True):
         axis.set(title=title, xticks=[], yticks=[])
+        axis.spines[:].set_visible(True)
     return figure
 
 
@@ -74,7 +76,7 @@ def drawn_shapes(cases: pd.DataFrame, drawn: list[dict], scores: pd.DataFrame, l
     lines = [Line2D([], [], color="0.6", label="reference (white)")] + [
         Line2D([], [], color=colour, linestyle="--", label=f"from {name}") for name, colour in DRAWN.items()]
     figure.legend(handles=lines, loc="outside lower center", ncols=3)
-    figure.suptitle(label)
+    figure.suptitle(label, y=1.01, va="bottom")  # above the panels' own titles
     return figure
 
 
@@ -96,7 +98,8 @@ def leak_boxes(scores: pd.DataFrame, label: str) -> Figure:
         axis.plot(values.mean(), y, "D", color=figures.PALETTE[1], markeredgecolor="white", markersize=7, zorder=4)
         axis.text(1.02, y, f"mean {values.mean():.3f}", va="center", fontsize=8.5)
     axis.set(yticks=range(len(names)), yticklabels=names, xlim=(-0.02, 1.0), ylim=(len(names) - 0.5, -0.5),
-             xlabel="lesion Dice at original resolution; no image was read", title=f"Drawn from the prompt alone, {label}")
+             xlabel="lesion Dice at original resolution; no image was read",
+             title=f"Drawn from the prompt alone, {label}")
     return figure
 
 

@@ -1,6 +1,5 @@
 """Pictures of one run: its learning curve, and its errors on chosen cases."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -15,8 +14,7 @@ FALSE_POSITIVE, FALSE_NEGATIVE = (0.0, 0.45, 0.95), (0.84, 0.15, 0.0)  # Figure 
 def learning_curve(history: pd.DataFrame, title: str) -> Figure:
     """Training loss by iteration with a running mean over a twentieth of the run, and the learning rate."""
     window = max(1, len(history) // 20)
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 4.2), sharex=True, height_ratios=(3, 1),
-                                         layout="constrained")
+    figure, (top, bottom) = figures.subplots(2, 1, size=(6.4, 4.2), sharex=True, height_ratios=(3, 1))
     top.plot(history["iteration"], history["loss"], color="0.7", linewidth=0.8, label="every iteration")
     top.plot(history["iteration"], history["loss"].rolling(window, min_periods=1).mean(), color=figures.PALETTE[0],
              linewidth=1.8, label=f"mean of {window}")
@@ -30,7 +28,7 @@ def learning_curve(history: pd.DataFrame, title: str) -> Figure:
 def error_panels(prepared: Prepared, chosen: pd.DataFrame, maps: dict[str, np.ndarray], threshold: float,
                  label: str) -> Figure:
     """One column per row of `chosen` (case_id, dice): the image above, errors and reference outline below."""
-    figure, axes = plt.subplots(2, len(chosen), figsize=(2.5 * len(chosen), 5.6), layout="constrained", squeeze=False)
+    figure, axes = figures.subplots(2, len(chosen), size=(2.5 * len(chosen), 5.6), squeeze=False)
     for column, case in zip(axes.T, chosen.itertuples(), strict=True):
         row = prepared.rows([case.case_id])[0]
         image, mask = prepared.images[row], prepared.masks[row]

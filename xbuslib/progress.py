@@ -7,14 +7,20 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
+EVERY = 20  # seconds between lines of a log, besides the last one
 
 
 def track(items: Iterable[Item], label: str, total: int, note=lambda: "") -> Iterator[Item]:
     """Yield `items`, showing how far it is. `note()` gives a short text such as the current loss."""
-    if os.environ.get("XBUS_PROGRESS", "") != "plain" and (sys.stderr.isatty() or "ipykernel" in sys.modules):
+    if os.environ.get("XBUS_PROGRESS", "") != "plain" and (sys.stderr.isatty() or _in_notebook()):
         yield from _bar(items, label, total, note)
     else:
         yield from _lines(items, label, total, note)
+
+
+def _in_notebook() -> bool:
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def _bar(items, label, total, note):
@@ -27,9 +33,11 @@ def _bar(items, label, total, note):
 
 
 def _lines(items, label, total, note):
-    start, step = time.monotonic(), max(1, total // 5)  # five lines a task keep a log readable
+    start = said = time.monotonic()
     for done, item in enumerate(items, 1):
         yield item
-        if done % step == 0 and total > 1:
-            seconds = time.monotonic() - start
-            print(f"{label}: {done}/{total} {note()} ({seconds:.0f} s)".replace("  ", " "), file=sys.stderr, flush=True)
+        now = time.monotonic()
+        if done == total or now - said > EVERY:
+            said = now
+            line = f"{label}: {done}/{total} {note()} ({now - start:.0f} s)".replace("  ", " ")
+            print(line, file=sys.stdout if _in_notebook() else sys.stderr, flush=True)

@@ -66,7 +66,7 @@ def released_global_text(finding: Finding, size: bool = True, place: bool = True
     if size and finding.box is not None:
         text += f" approximately {finding.box[0]:.0f}×{finding.box[1]:.0f} pixels"
     if place and finding.centre is not None:
-        text += f" near ({finding.centre[0]:.0f}, {finding.centre[1]:.0f})"
+        text += f" near ({int(finding.centre[0])}, {int(finding.centre[1])})"  # cut off, as the published ones are
     return text + "."
 
 

@@ -48,6 +48,8 @@ def settle(*, study: str | None, dataset: str, data: str, fold_lists: str, profi
     unknown = [name for name in systems if name not in models.names()]
     if unknown:
         raise StudyError(f"unknown system {', '.join(unknown)}; the systems are {', '.join(models.names())}")
+    if config.weights == "pretrained":
+        _require_weights(systems)
     name = study or f"{dataset}-{profile}"
     cores = len(os.sched_getaffinity(0))
     at_once = jobs or len(gpus) or (1 if config.size == "paper" else cores)
@@ -62,9 +64,6 @@ def settle(*, study: str | None, dataset: str, data: str, fold_lists: str, profi
         config_digest=digest(config), systems=systems, folds=known if folds is None else folds, seeds=seeds,
         threads=max(1, cores // at_once), notebooks=["01_explore_data", "02_design_prompts", "03_model_anatomy"])
     _refuse_other_settings(settings, config, source)
-    if config.weights == "pretrained":  # finds or fetches the files once, before jobs ask for them side by side
-        for system in systems:
-            models.build(system, config)
     return settings, at_once
 
 
@@ -93,6 +92,21 @@ def run(settings: Settings, at_once: int, *, gpus: list[str], slurm: bool = Fals
     except Timeout:
         raise StudyError(f"study {settings.study} is already running; wait for it, or give another --study") from None
     return True
+
+
+def _require_weights(systems: list[str]) -> None:
+    """Find or fetch every weights file once, before jobs ask for them side by side; all that are missing are named."""
+    from xbuslib import models
+    from xbuslib.models.encoders import locate
+
+    faults = []
+    for encoder in sorted({encoder for system in systems for encoder in models.REGISTRY[system].encoders}):
+        try:
+            locate(encoder)
+        except StudyError as error:
+            faults.append(str(error))
+    if faults:
+        raise StudyError("\n".join(faults))
 
 
 def _refuse_other_settings(settings: Settings, config: Config, source) -> None:

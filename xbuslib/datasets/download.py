@@ -1,5 +1,6 @@
 """Fetch BLU's two public files: with a progress bar, resumable, and checked before use."""
 
+import functools
 import shutil
 import zipfile
 from pathlib import Path
@@ -31,7 +32,8 @@ def _fetch(address: str, name: str, root: Path, good) -> Path:
         return path
     path.unlink(missing_ok=True)
     try:
-        pooch.retrieve(address + name, known_hash=None, fname=name, path=root, downloader=_resume)
+        resume = functools.partial(_resume, root / f".{name}.partial")
+        pooch.retrieve(address + name, known_hash=None, fname=name, path=root, downloader=resume)
     except (requests.RequestException, OSError, ValueError) as error:
         raise StudyError(f"cannot fetch {address + name}: {error}. Run this again to go on, "
                          f"or fetch the file with a browser into {root}.") from None
@@ -42,9 +44,8 @@ def _fetch(address: str, name: str, root: Path, good) -> Path:
     return path
 
 
-def _resume(url: str, output: str, pup: pooch.Pooch) -> None:
-    """A pooch downloader that goes on where an interrupted one stopped, if the server lets it."""
-    partial = Path(pup.abspath) / f".{url.rsplit('/', 1)[-1]}.partial"
+def _resume(partial: Path, url: str, output: str, _: pooch.Pooch | None) -> None:
+    """A pooch downloader that goes on at the end of `partial`, if the server lets it."""
     have = partial.stat().st_size if partial.is_file() else 0
     with requests.get(url, stream=True, timeout=60, headers={"Range": f"bytes={have}-"} if have else {}) as answer:
         if answer.status_code == 416:  # asked beyond the end: what is there is no beginning of this file

@@ -5,8 +5,15 @@ from typing import NamedTuple
 
 from xbuslib.config import Config
 from xbuslib.errors import StudyError
+from xbuslib.models.anatosegnet import AnatoSegNet
+from xbuslib.models.bussam import BUSSAM
+from xbuslib.models.cliptnseg import CLIPTNseg
 from xbuslib.models.system import Prompts, System, count
+from xbuslib.models.ukan import UKAN
+from xbuslib.models.unet import UNet
+from xbuslib.models.uresnet import UResNet
 from xbuslib.models.xbusnet import XBusNet
+from xbuslib.models.xbusnet_released import XBusNetReleased
 
 __all__ = ["REGISTRY", "Entry", "Prompts", "System", "build", "count", "names"]
 
@@ -15,20 +22,37 @@ class Entry(NamedTuple):
     """One row of the registry."""
 
     paper: str  # the name in the paper's tables
+    encoders: tuple[str, ...]  # whose pretrained weights it starts from
     build: Callable[[Config], System]
 
 
-def _xbusnet(**switches: bool) -> Callable[[Config], System]:
-    return lambda config: XBusNet(config.size, config.weights, config.image_size, **switches)
+def _plain(kind: type[System]) -> Callable[[Config], System]:
+    return lambda config: kind(config.size, config.weights)
 
 
-REGISTRY: dict[str, Entry] = {
-    "xbusnet": Entry("XBusNet", _xbusnet()),
+def _at_size(kind: type[System], **switches: bool) -> Callable[[Config], System]:
+    """For systems whose frozen encoder has positions on the image's own grid."""
+    return lambda config: kind(config.size, config.weights, config.image_size, **switches)
+
+
+REGISTRY: dict[str, Entry] = {  # in the order of Tables 1 and 4
+    "unet": Entry("UNet", (), _plain(UNet)),
+    "uresnet": Entry("U-ResNet", ("resnet50",), _plain(UResNet)),
+    "ukan": Entry("U-KAN", (), _plain(UKAN)),
+    "anatosegnet": Entry("AnatoSegNet", ("resnet50",), _plain(AnatoSegNet)),
+    "bussam": Entry("BUSSAM", ("sam",), _at_size(BUSSAM)),
+    "cliptnseg": Entry("CLIP-TNseg", ("clip",), _at_size(CLIPTNseg)),
+    "xbusnet": Entry("XBusNet", ("clip", "resnet50"), _at_size(XBusNet)),
+    "xbusnet-no-lfe": Entry("XBusNet without LFE", ("clip",), _at_size(XBusNet, lfe=False)),
+    "xbusnet-no-gfe": Entry("XBusNet without GFE", ("clip", "resnet50"), _at_size(XBusNet, gfe=False)),
+    "xbusnet-no-sfa": Entry("XBusNet without SFA", ("clip", "resnet50"), _at_size(XBusNet, sfa=False)),
+    "xbusnet-no-lfe-no-sfa": Entry("XBusNet without LFE and SFA", ("clip",), _at_size(XBusNet, lfe=False, sfa=False)),
+    "xbusnet-released": Entry("XBusNet as released", ("clip", "resnet50"), _at_size(XBusNetReleased)),
 }
 
 
 def names() -> list[str]:
-    """The names that `build` knows, in the order of the paper's Table 1."""
+    """The names that `build` knows."""
     return list(REGISTRY)
 
 

@@ -17,7 +17,7 @@ def catalogue(profile: str) -> list[dict]:
         trainable, frozen = models.count(system)
         rows.append({"name": name, "paper": entry.paper, "trainable": trainable, "frozen": frozen,
                      "prompts": list(system.prompts),
-                     "weights": [record["encoder"] for record in system.weights_record],
+                     "weights": list(entry.encoders),
                      "flops_per_image": forward_flops(system, config.image_size)})
     return rows
 

@@ -97,11 +97,9 @@ def load_weights(encoder: nn.Module, name: str, weights: str) -> dict:
     """
     if weights == "random":
         return {"encoder": name, "weights": "random"}
-    path = find_weights(name)
-    if path is None and weights == "partial":
-        return {"encoder": name, "weights": "random", "reason": "no file in the weights folder"}
+    path = find_weights(name) if weights == "partial" else locate(name)
     if path is None:
-        path = _from_hub(name)
+        return {"encoder": name, "weights": "random", "reason": "no file in the weights folder"}
     state = _fit(_read(path), encoder)
     missing, unexpected = encoder.load_state_dict(state, strict=False)
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
@@ -114,6 +112,11 @@ def load_weights(encoder: nn.Module, name: str, weights: str) -> dict:
     return {"encoder": name, "weights": "partial" if missing else "pretrained", "file": path.name,
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "tensors_loaded": loaded,
             "tensors_missing": len(missing)}
+
+
+def locate(name: str) -> Path:
+    """The weights file of encoder `name`, fetched from its hub if need be. Raises StudyError if it cannot be had."""
+    return find_weights(name) or _from_hub(name)
 
 
 def find_weights(name: str) -> Path | None:

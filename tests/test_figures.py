@@ -1,0 +1,76 @@
+"""Figures: one style, saved with their numbers, the same bytes for the same numbers, and nothing overlapping."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from xbuslib import figures, figures_data, figures_model, figures_prompts, models
+from xbuslib.config import resolve
+
+
+@pytest.fixture(scope="module")
+def paper():
+    with torch.device("meta"):
+        return models.build("xbusnet", resolve("paper", {"weights": "random"})).eval()
+
+
+def test_save_writes_png_pdf_and_numbers(tmp_path):
+    numbers = pd.DataFrame({"x": [1, 2], "y": [3, 4]})
+    figure, axis = figures.subplots(size=(3, 2))
+    axis.plot(numbers["x"], numbers["y"])
+    assert not plt.get_fignums()  # closed: a notebook shows it once
+    written = figures.save(figure, tmp_path / "a", "line", numbers)
+    assert [path.name for path in written] == ["line.png", "line.pdf", "line.csv"]
+    pd.testing.assert_frame_equal(pd.read_csv(written[2]), numbers)
+    assert Image.open(written[0]).info["dpi"][0] == pytest.approx(figures.RESOLUTION, abs=1)
+    again = figures.save(figure, tmp_path / "b", "line", numbers)
+    assert [path.read_bytes() for path in written] == [path.read_bytes() for path in again]
+
+
+def test_tables_keep_a_named_index(tmp_path):
+    table = pd.DataFrame({"n": [1]}, index=pd.Index(["a"], name="key"))
+    assert figures.save_table(table, tmp_path, "t").read_text() == "key,n\na,1\n"
+
+
+def test_the_phantom_is_called_simulated():
+    assert "simulated" in figures.dataset_label("phantom") and figures.dataset_label("blu") == "BLU"
+
+
+def test_figure_1_reads_the_model_and_its_texts_fit(paper):
+    shapes = figures_model.trace_meta(paper, 352)
+    assert shapes["tokens"] == (1, 3, 484, 768) and shapes["lfe.block5"] == (1, 2048, 11, 11)
+    figure = figures_model.architecture(paper, shapes)
+    texts = [text for text in figure.axes[0].texts if text.get_text()]
+    said = "\n".join(text.get_text() for text in texts)
+    for number in ("1.69 M", "141.13 M", "0.17 M", "149.84 M", "2048×11×11", "64×352×352", "96 ch."):
+        assert number in said
+    assert overlaps(figure, texts) == []
+
+
+def test_the_trace_leaves_no_hooks(paper):
+    figures_model.trace_meta(paper, 352)
+    assert not any(module._forward_hooks for module in paper.modules())
+
+
+def test_token_chips_fit():
+    figure = figures_prompts.token_chips({"released": ["tumor", "approximately", "1", "3", "9", "×", "1"] * 6,
+                                          "global": ["a", "small", "le", "sion"]})
+    assert overlaps(figure, figure.axes[0].texts) == []
+
+
+def test_size_histogram_counts_the_bins_of_table_2():
+    sizes = pd.DataFrame({"long_side_px": [110, 111, 250, 251], "long_side_mm": [1.0, 2.0, np.nan, 3.0],
+                          "pathology": ["benign", "malignant", "benign", "benign"]})
+    figure = figures_data.size_histograms(sizes, "test")
+    assert [text.get_text().split("n = ")[1] for text in figure.axes[0].texts] == ["1", "2", "1"]
+
+
+def overlaps(figure, texts) -> list[tuple[str, str]]:
+    """Pairs of texts whose drawn boxes overlap."""
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in texts]
+    return [(a.get_text(), b.get_text()) for i, a in enumerate(texts) for j, b in enumerate(texts[:i])
+            if boxes[i].overlaps(boxes[j])]
