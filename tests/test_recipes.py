@@ -14,23 +14,12 @@ from xbuslib import augmentation, inference, losses, models, prompts, recipes, r
 from xbuslib.conditioning import MixedPrompts
 from xbuslib.config import resolve
 from xbuslib.errors import StudyError
-from xbuslib.models.anatosegnet import AnatoSegNet
 from xbuslib.models.bussam import BUSSAM
-from xbuslib.models.cliptnseg import CLIPTNseg
 from xbuslib.models.system import Prompts, System
 from xbuslib.models.ukan import UKAN
-from xbuslib.models.xbusnet_released import XBusNetReleased
 from xbuslib.training import TrainingData, WeightAverage
 
 CPU = torch.device("cpu")
-BUILDERS = {
-    "ukan": lambda config: UKAN(config.size, config.weights),
-    "anatosegnet": lambda config: AnatoSegNet(config.size, config.weights),
-    "bussam": lambda config: BUSSAM(config.size, config.weights, config.image_size),
-    "cliptnseg": lambda config: CLIPTNseg(config.size, config.weights, config.image_size),
-    "xbusnet-released": lambda config: XBusNetReleased(config.size, config.weights, config.image_size),
-}
-
 
 def plan(system, profile="paper", n=202, **overrides):
     return recipes.plan(system, resolve(profile, overrides), n)
@@ -350,9 +339,7 @@ def test_pictures_come_from_images_with_the_same_words():
 
 
 @pytest.fixture
-def source(phantom_root, outputs, monkeypatch):
-    for name, build in BUILDERS.items():
-        monkeypatch.setitem(models.REGISTRY, name, models.Entry(name, build))
+def source(phantom_root, outputs):
     return study.open_source("phantom", phantom_root, None, resolve("smoke"), "s")
 
 
@@ -361,7 +348,7 @@ def run(source, system, **overrides):
                           study=f"s{len(overrides)}")
 
 
-@pytest.mark.parametrize("system", list(BUILDERS))
+@pytest.mark.parametrize("system", list(recipes.OFFICIAL))
 def test_official_smoke(source, system):
     path = run(source, system)
     facts, rows = runs.read(path), pd.read_csv(path / "per_image.csv")
