@@ -2,14 +2,16 @@
 
 import pytest
 
-from xbuslib import config
+from xbuslib import config, recipes
 from xbuslib.errors import StudyError
 
 
 def test_paper_profile_is_section_2_3():
     c = config.resolve("paper")
-    assert (c.image_size, c.iterations, c.batch_size, c.learning_rate, c.folds) == (352, 1000, 4, 1e-4, 5)
-    assert (c.threshold, c.first_pass_threshold, c.amp, c.weights) == (0.5, 0.30, True, "pretrained")
+    assert (c.recipe, c.image_size, c.folds, c.weights) == ("uniform", 352, 5, "pretrained")
+    assert (c.threshold, c.first_pass_threshold) == (0.5, 0.30)
+    plan = recipes.plan("xbusnet", c, 202)
+    assert (plan.iterations, plan.batch_size, plan.rates["other"], plan.amp) == (1000, 4, 1e-4, True)
 
 
 def test_overrides():
@@ -22,6 +24,7 @@ def test_overrides():
 @pytest.mark.parametrize("override, message", [
     ("iteratons=4", "iteratons: no such setting"), ("iterations=0", "iterations: .*greater than or equal to 1"),
     ("image_size=100", "image_size: .*multiple of 32"), ("iterations", "not of the form key=value"),
+    ("recipe=best", "recipe: .*'uniform', 'official' or 'strong'"),
     ("weights=best", "weights: .*'pretrained', 'partial' or 'random'"),
 ])
 def test_faulty_overrides(override, message):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from xbuslib import inference, prompts, runs, study
+from xbuslib import inference, prompts, recipes, runs, study
 from xbuslib.conditioning import TextTable
 from xbuslib.config import resolve
 from xbuslib.errors import StudyError
@@ -71,15 +71,15 @@ def test_finished_run_is_kept_and_not_overwritten(source):
 def test_trained_system_comes_back(source):
     path = run(source)
     system, facts = runs.load_system(path)
-    config = resolve("smoke")
+    plan = recipes.of_run(facts)
     _, val = source.split(0)
     pictures = torch.from_numpy(source.prepared.images[source.prepared.rows(val["case_id"])])[:, None]
     cpu = torch.device("cpu")
     system.to(memory_format=torch.channels_last)
-    features = inference.encode(system, pictures, config, cpu)
+    seen = inference.views(system, pictures, plan, cpu)
     texts, edges = TextTable(system, cpu), tuple(facts["size_edges_px"])
-    maps, _ = inference.predict_policy(system, val, source.prepared, "first_pass", "metadata", edges, pictures,
-                                       features, texts, config, cpu)
+    maps, _ = inference.predict_policy(system, val, source.prepared, "first_pass", "metadata", edges, seen,
+                                       texts, plan, cpu)
     kept = runs.probabilities(path)
     np.testing.assert_allclose(maps, np.stack([kept[case] for case in val["case_id"]]), atol=1e-3)
 
@@ -87,7 +87,7 @@ def test_trained_system_comes_back(source):
 def test_no_validation_mask_reaches_a_first_pass_prompt(source):
     """Other validation masks: the same prompts and predictions under first_pass and none, others under reference."""
     system, facts = runs.load_system(run(source))
-    config, cpu = resolve("smoke"), torch.device("cpu")
+    plan, cpu = recipes.of_run(facts), torch.device("cpu")
     _, val = source.split(0)
     rows = source.prepared.rows(val["case_id"])
     forged = {**vars(source.prepared), "masks": source.prepared.masks.copy(), "boxes": source.prepared.boxes.copy(),
@@ -96,11 +96,11 @@ def test_no_validation_mask_reaches_a_first_pass_prompt(source):
     forged["boxes"][rows], forged["centroids"][rows], forged["long_sides"][rows] = 3, 1.0, 3
     forged = type(source.prepared)(**forged)
     pictures = torch.from_numpy(source.prepared.images[rows])[:, None]
-    features, texts = inference.encode(system, pictures, config, cpu), TextTable(system, cpu)
+    seen, texts = inference.views(system, pictures, plan, cpu), TextTable(system, cpu)
 
     def predict(prepared, policy):
         return inference.predict_policy(system, val, prepared, policy, "metadata", tuple(facts["size_edges_px"]),
-                                        pictures, features, texts, config, cpu)
+                                        seen, texts, plan, cpu)
 
     for policy in ("first_pass", "none"):
         maps, said = predict(source.prepared, policy)

@@ -10,8 +10,8 @@ from xbuslib import models
 from xbuslib.conditioning import TextTable
 from xbuslib.config import resolve
 from xbuslib.images import Prepared
+from xbuslib.losses import soft_dice_loss
 from xbuslib.models.system import Prompts, count
-from xbuslib.training import soft_dice_loss
 
 SIZE = 64
 SYSTEMS = models.names()

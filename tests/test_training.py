@@ -1,13 +1,11 @@
-"""Training: loss and schedule by hand, resuming to the same result, learning at all."""
-
-import math
+"""Training: resuming to the same result, learning at all. Losses, schedules and recipes have their own tests."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from xbuslib import training
+from xbuslib import recipes, training
 from xbuslib.config import resolve
 from xbuslib.errors import StudyError
 from xbuslib.models.system import Prompts, System
@@ -34,7 +32,8 @@ def data(n=7):
 
 def fit(iterations, checkpoint=None, until=None, monkeypatch=None, **overrides):
     torch.manual_seed(3)
-    system, config = Dot(), resolve("smoke", {"iterations": iterations, "amp": False} | overrides)
+    system = Dot()
+    plan = recipes.plan("dot", resolve("smoke", {"iterations": iterations, "amp": False} | overrides), 7)
     if until is not None:  # a kill after `until` steps
         step, done = training.train_step, []
 
@@ -45,25 +44,8 @@ def fit(iterations, checkpoint=None, until=None, monkeypatch=None, **overrides):
             return step(*given)
 
         monkeypatch.setattr(training, "train_step", stop)
-    history = training.fit(system, data(), config, seed=5, device=CPU, checkpoint=checkpoint)
+    history = training.fit(system, data(), plan, seed=5, device=CPU, checkpoint=checkpoint)
     return system, history
-
-
-def test_soft_dice_loss_by_hand():
-    big = 40.0  # sigmoid(±40) is 1 and 0
-    logits = torch.tensor([[[[big, big], [-big, -big]]]])
-    masks = torch.tensor([[[[True, False], [True, False]]]])
-    assert training.soft_dice_loss(logits, masks).item() == pytest.approx(1 - (2 * 1 + 1) / (2 + 2 + 1))
-    empty = training.soft_dice_loss(torch.full((1, 1, 2, 2), -big), torch.zeros(1, 1, 2, 2, dtype=torch.bool))
-    assert empty.item() == pytest.approx(0)
-
-
-def test_cosine_schedule():
-    config = resolve("paper")
-    assert training.learning_rate(0, config) == pytest.approx(1e-4)
-    assert training.learning_rate(500, config) == pytest.approx((1e-4 + 1e-6) / 2)
-    assert training.learning_rate(250, config) == pytest.approx(1e-6 + 0.99e-4 * (1 + math.sqrt(0.5)) / 2)
-    assert training.learning_rate(1000, config) == pytest.approx(1e-6)
 
 
 def test_every_image_once_per_epoch():

@@ -24,24 +24,23 @@ class Config(BaseModel):
     profile: Literal["smoke", "quick", "paper"]
     size: Literal["paper", "quick"] = "paper"  # encoders: full size, or narrow ones of the same families
     weights: Literal["pretrained", "partial", "random"] = "pretrained"  # Sec. 2.5: CLIP and ImageNet weights
-    recipe: Literal["uniform"] = "uniform"  # one protocol for every system, Sec. 3.1
+    recipe: Literal["uniform", "official", "strong"] = "uniform"  # one protocol for every system, Sec. 3.1
 
     image_size: int = Field(352, ge=32, le=2048, multiple_of=32)  # Sec. 2.2; the encoders halve it five times
     folds: int = Field(5, ge=2, le=20)  # Sec. 2.3
     folds_seed: int = 0  # one split for every system and training seed
-    iterations: int = Field(1000, ge=1)  # Sec. 2.3
-    batch_size: int = Field(4, ge=2)  # Sec. 2.3; batch normalisation needs two
-    learning_rate: float = Field(1e-4, gt=0)  # Sec. 2.3
-    final_learning_rate: float = Field(1e-6, ge=0)  # cosine floor of the released code
-    weight_decay: float = Field(0.01, ge=0)  # not in the paper; AdamW's default, as in the released code
-    amp: bool = True  # Sec. 2.3; bfloat16, which needs no loss scaling
+    # The training itself, by default as the recipe says (recipes.py): uniform is Sec. 2.3. A value given here wins.
+    iterations: int | None = Field(None, ge=1)
+    batch_size: int | None = Field(None, ge=2)  # batch normalisation needs two
+    learning_rate: float | None = Field(None, gt=0)
+    final_learning_rate: float | None = Field(None, ge=0)
+    weight_decay: float | None = Field(None, ge=0)
+    drop_spatial: float | None = Field(None, ge=0, le=1)  # size and place are each left out of this share of prompts
+    drop_attributes: float | None = Field(None, ge=0, le=1)  # the same for shape, margin and BI-RADS
+    amp: bool | None = None  # bfloat16, which needs no loss scaling
 
     threshold: float = Field(0.5, gt=0, lt=1)  # Sec. 2.4
     first_pass_threshold: float = Field(0.30, gt=0, lt=1)  # Sec. 2.7
-    drop_spatial: float = Field(0.3, ge=0, le=1)  # size and place are each left out of this share of training
-    # prompts, so that the first pass, which has neither, is in distribution
-    drop_attributes: float = Field(0.3, ge=0, le=1)  # the same for shape, margin and BI-RADS: scoring without an
-    # expert reading is then in distribution too
     prediction_batch: int = Field(4, ge=1)  # memory only, results do not depend on it
     checkpoint_every: int = Field(200, ge=1)  # iterations a killed run can lose
     phantom_cases: int = Field(250, ge=10)  # size of the embedded dataset: about that of BLU

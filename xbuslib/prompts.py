@@ -7,7 +7,7 @@ A policy says who supplies size and place at validation:
 Attributes (shape, margin, BI-RADS) come from the metadata, or are left out.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -102,12 +102,23 @@ def from_first_pass(probabilities: np.ndarray, frame: tuple[int, int], threshold
     components, n = ndimage.label(probabilities >= threshold)  # 4-connected, as every BLU mask is
     if n == 0:
         return Finding(None, None, frame)
-    region = components == 1 + np.argmax(np.bincount(components.ravel())[1:])  # the coarse proposal R
-    rows, columns = probabilities.shape
-    scale = frame[0] / columns, frame[1] / rows  # the map is stretched, sizes are in original pixels
+    return measure(components == 1 + np.argmax(np.bincount(components.ravel())[1:]), frame)  # the coarse proposal R
+
+
+def measure(region: np.ndarray, frame: tuple[int, int]) -> Finding:
+    """Size and place of an (S, S) bool region, in pixels of the original `frame`, which it stands for stretched."""
+    rows, columns = region.shape
+    scale = frame[0] / columns, frame[1] / rows
     box, centre = bounding_box(region), centroid(region)
     at = (centre[0] + 0.5) / columns, (centre[1] + 0.5) / rows
     return Finding((box[0] * scale[0], box[1] * scale[1]), (at[0] * frame[0] - 0.5, at[1] * frame[1] - 0.5), frame, at)
+
+
+def mirror(finding: Finding) -> Finding:
+    """The same lesion in the mirror image: left becomes right."""
+    width, (x, y) = finding.frame[0], finding.inside
+    centre = None if finding.centre is None else (width - 1 - finding.centre[0], finding.centre[1])
+    return replace(finding, centre=centre, inside=(1 - x, y))
 
 
 def combine(policy: str, reference: Finding | None, first_pass: Finding | None, frame: tuple[int, int]) -> Finding:

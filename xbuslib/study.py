@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 from filelock import FileLock
 
-from xbuslib import datasets, folds, images, inference, metrics, models, prompts, runs, training
+from xbuslib import datasets, folds, images, inference, metrics, models, prompts, recipes, runs, training
 from xbuslib.cases import lesions
-from xbuslib.conditioning import TextTable, TrainingPrompts
+from xbuslib.conditioning import MixedPrompts, TextTable, TrainingPrompts, picture_embeddings
 from xbuslib.config import Config, digest
 from xbuslib.errors import StudyError
 from xbuslib.files import outputs_root
@@ -76,6 +76,7 @@ def run_fold(system: str, fold: int, config: Config, source: Source, *, study: s
         return path
     started, clock = time.monotonic(), {}
     train_cases, val_cases = source.split(fold)
+    plan = recipes.plan(system, config, len(train_cases))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)  # weights that are not loaded are drawn at random
     model = models.build(system, config)
@@ -85,17 +86,17 @@ def run_fold(system: str, fold: int, config: Config, source: Source, *, study: s
     rows = source.prepared.rows(train_cases["case_id"])
     edges = prompts.size_edges(source.prepared.long_sides[rows])
 
-    data = _training_data(model, train_cases, source.prepared, rows, edges, config, texts, device)
+    data = _training_data(model, train_cases, source.prepared, rows, edges, plan, texts, device)
     clock["encode"] = time.monotonic() - started
-    history = training.fit(model, data, config, seed, device, partial / "checkpoint.pt")
+    history = training.fit(model, data, plan, seed, device, partial / "checkpoint.pt")
     clock["train"] = time.monotonic() - started - clock["encode"]
-    per_image, default_maps = score(model, val_cases, source.prepared, edges, config, texts, device)
+    per_image, default_maps = score(model, val_cases, source.prepared, edges, plan, texts, device)
     clock["total"] = time.monotonic() - started
 
     trainable, frozen = models.count(model)
     run = inputs | {
         "system": system, "paper_name": models.REGISTRY[system].paper, "study": study, "fold": fold, "seed": seed,
-        "config_digest": digest(config), "config": config.model_dump(),
+        "config_digest": digest(config), "config": config.model_dump(), "plan": plan.record(),
         "train_cases": len(train_cases), "val_cases": len(val_cases), "size_edges_px": edges,
         "scorings": prompts.scorings(model.prompts), "trainable": trainable, "frozen": frozen,
         "weights": model.weights_record, "frozen_checksum": runs.frozen_checksum(model),
@@ -107,18 +108,18 @@ def run_fold(system: str, fold: int, config: Config, source: Source, *, study: s
 
 
 def score(model: models.System, cases: pd.DataFrame, prepared: images.Prepared, edges: tuple[float, float],
-          config: Config, texts: TextTable, device: torch.device) -> tuple[pd.DataFrame, np.ndarray]:
+          plan: recipes.Plan, texts: TextTable, device: torch.device) -> tuple[pd.DataFrame, np.ndarray]:
     """Per-image metrics of `cases` under every policy that makes sense for the system (prompts.scorings), and the
     (n, S, S) probability maps of the default one."""
     rows = prepared.rows(cases["case_id"])
     pictures = torch.from_numpy(prepared.images[rows])[:, None]  # (n, 1, S, S)
-    features = inference.encode(model, pictures, config, device)
+    seen = inference.views(model, pictures, plan, device)
     parts, default_maps = [], None
     for policy, attributes in prompts.scorings(model.prompts):
-        maps, said = inference.predict_policy(model, cases, prepared, policy, attributes, edges, pictures, features,
-                                              texts, config, device)
+        maps, said = inference.predict_policy(model, cases, prepared, policy, attributes, edges, seen, texts, plan,
+                                              device)
         default_maps = maps if default_maps is None else default_maps
-        values = metrics.per_image(maps >= config.threshold, prepared.masks[rows])
+        values = metrics.per_image(maps >= plan.config.threshold, prepared.masks[rows])
         values.insert(0, "case_id", cases["case_id"].to_numpy())
         values.insert(1, "policy", policy)
         values.insert(2, "attributes", attributes)
@@ -126,12 +127,16 @@ def score(model: models.System, cases: pd.DataFrame, prepared: images.Prepared, 
     return pd.concat(parts, ignore_index=True), default_maps
 
 
-def _training_data(model, cases, prepared, rows, edges, config, texts, device) -> training.TrainingData:
-    pictures = torch.from_numpy(prepared.images[rows])[:, None].to(device)  # (n, 1, S, S)
-    masks = torch.from_numpy(prepared.masks[rows])[:, None].to(device)
-    return training.TrainingData(
-        pictures, masks, inference.encode(model, pictures, config, device),
-        TrainingPrompts(model, cases, prepared, rows, edges, config, texts))
+def _training_data(model, cases, prepared, rows, edges, plan, texts, device) -> training.TrainingData:
+    pictures = inference.at_native_size(torch.from_numpy(prepared.images[rows])[:, None], plan).to(device)
+    masks = inference.at_native_size(torch.from_numpy(prepared.masks[rows])[:, None], plan).to(device)  # (n, 1, S, S)
+    said = TrainingPrompts(model, cases, prepared, rows, edges, plan, texts)
+    if plan.mix_visual:
+        local_texts = [prompts.local_text(case.shape, case.margin, case.birads) for case in cases.itertuples()]
+        said = MixedPrompts(said, model, local_texts, picture_embeddings(model, pictures, masks, plan))
+    features = None if plan.augmentation else inference.encode(model, pictures, plan, device)
+    frames = torch.from_numpy(prepared.original_sizes[rows]).to(device)
+    return training.TrainingData(pictures, masks, features, said, frames)
 
 
 def _said(table: pd.DataFrame, fields: tuple[str, ...]) -> dict:

@@ -43,6 +43,12 @@ class BUSSAM(System):
         return self.sam.patches(_resize(images, self.frame))
 
     def forward(self, image: Tensor, image_features: Tensor, prompts: Prompts) -> Tensor:
+        logits = self.training_logits(image, image_features, prompts)  # (B, 1, frame/2, frame/2)
+        logits = F.interpolate(logits, size=(self.frame, self.frame), mode="bilinear")
+        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear")
+
+    def training_logits(self, image: Tensor, image_features: Tensor, prompts: Prompts) -> Tensor:
+        """(B, 1, frame/2, frame/2) logits as SAM's mask decoder gives them: its authors' loss is on these, 5.6."""
         frame = _resize(image, self.frame).expand(-1, 3, -1, -1)  # no mean and SD, 5.2
         maps = self.cnn(frame)  # (B, D, g, g)
         tokens = image_features.permute(0, 2, 3, 1)  # (B, g, g, D)
@@ -55,9 +61,7 @@ class BUSSAM(System):
                 tokens = block(tokens)
         tokens = tokens.permute(0, 3, 1, 2) + MIX * maps  # (B, D, g, g)
         embedding = self.sam.image_encoder.neck(tokens)  # (B, C, g, g)
-        logits = self.sam.decode(embedding, prompts.point)  # (B, 1, frame/2, frame/2)
-        logits = F.interpolate(logits, size=(self.frame, self.frame), mode="bilinear")
-        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear")
+        return self.sam.decode(embedding, prompts.point)
 
     def _global_block(self, index: int, block: nn.Module, tokens: Tensor,
                       maps: Tensor) -> tuple[Tensor, Tensor]:

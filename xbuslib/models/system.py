@@ -46,6 +46,10 @@ class System(nn.Module):
         """(B, 1, H, W) logits for grey images (B, 1, H, W) in [0, 1] at the same height and width."""
         raise NotImplementedError
 
+    def training_logits(self, image: Tensor, image_features: Tensor | None, prompts: Prompts) -> Tensor:
+        """(B, 1, h, w) logits for a loss at the system's own resolution; the same as forward for most."""
+        return self(image, image_features, prompts)
+
     def trainable_state(self) -> dict[str, Tensor]:
         """Parameters and buffers outside the frozen encoders: what a checkpoint of this system must hold."""
         prefixes = tuple(f"{name}." for name in self.frozen)

@@ -1,0 +1,178 @@
+"""Augmentation: image and mask stay together, the prompts follow, and the draws are torch's."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from xbuslib import augmentation, prompts, recipes
+from xbuslib.conditioning import TrainingPrompts
+from xbuslib.config import resolve
+from xbuslib.images import Prepared, bounding_box, centroid
+from xbuslib.models.system import System
+
+METHODS = [augmentation.strong, augmentation.quarter_turns_and_flips, augmentation.flips_or_small_turns,
+           augmentation.gamma_turn_scale_contrast, augmentation.lesion_aware_square]
+SIDE = 64
+
+
+def sample():
+    """An image that is bright just where its mask is, off centre and asymmetric."""
+    mask = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+    mask[:, 12:30, 8:32] = True
+    mask[:, 24:30, 8:20] = False
+    return torch.where(mask, 0.8, 0.2), mask
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_image_and_mask_move_together(method):
+    """The painted lesion and the mask still cover each other, up to a rim of interpolated pixels."""
+    torch.manual_seed(0)
+    moved = 0
+    for _ in range(40):
+        image, mask = sample()
+        new, where = method(image, mask, (500, 400))
+        assert new.shape == image.shape and where.shape == mask.shape and where.dtype == torch.bool
+        assert type(new) is torch.Tensor and new.min() >= 0 and new.max() <= 1
+        bright = new > (new[where].median() + new[~where & (new > 0)].median()) / 2  # halfway, whatever the contrast
+        assert (bright & where).sum() * 2 / (bright.sum() + where.sum()) > 0.93
+        moved += not torch.equal(where, mask)
+    assert moved >= 10
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_seed_same_result(method):
+    images, masks = (torch.stack([part] * 3) for part in sample())
+    results = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        results.append(augmentation.augment(method, images, masks, torch.tensor([[500, 400]] * 3)))
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
+def test_strong_never_turns_a_lesion_over_and_stays_within_its_ranges():
+    torch.manual_seed(0)
+    areas, left = [], 0
+    for _ in range(60):
+        image, mask = sample()
+        _, where = augmentation.strong(image, mask, (500, 400))
+        y = centroid(where[0].numpy())[1]
+        assert y < 0.6 * SIDE  # the lesion was in the upper half: a vertical flip would send it to 0.67
+        areas.append(where.sum().item() / mask.sum().item())
+        left += centroid(where[0].numpy())[0] < SIDE / 2
+    assert min(areas) > 0.8**2 - 0.1 and max(areas) < 1.25**2 + 0.1
+    assert 15 < left < 45  # mirrored about half of the time
+
+
+def test_turns_and_flips_of_the_official_recipes_are_all_there():
+    image, mask = sample()
+
+    def seen(method, n):
+        torch.manual_seed(1)
+        return {method(image, mask, (500, 400))[0].numpy().tobytes() for _ in range(n)}
+
+    eight = {m.numpy().tobytes() for flip in (image, image.flip(2)) for m in (flip.rot90(k, (1, 2)) for k in range(4))}
+    assert seen(augmentation.quarter_turns_and_flips, 150) == eight
+    flips = {image.flip(axes).numpy().tobytes() for axes in ((2,), (1,), (1, 2))}
+    found = seen(augmentation.flips_or_small_turns, 300)
+    assert flips | {image.numpy().tobytes()} < found and len(found) == 4 + 10  # ten angles
+
+
+def test_square_crop_by_hand():
+    """An image of 400×200 pixels, stored as 64×64: the square is half as wide as the stored image."""
+    mask = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+    mask[:, :, 56:] = True  # the last eighth: 12.5 % of the image
+    image = torch.arange(SIDE).repeat(SIDE, 1)[None] / SIDE  # brightness tells the column
+    torch.manual_seed(0)
+    shares, widths = [], []
+    for _ in range(50):
+        new, where = augmentation.lesion_aware_square(image, mask, (400, 200))
+        shares.append(where.float().mean().item())
+        widths.append((new.max() - new.min()).item())
+    assert min(shares) > 2 * 0.05  # over 5 % of the whole image is over 10 % of the half
+    assert max(shares) <= 0.25 + 1e-6 and len(set(shares)) > 2
+    assert widths == pytest.approx([31 / 64] * 50, abs=0.02)  # 32 columns each time
+    tall, _ = augmentation.lesion_aware_square(image, mask, (200, 400))
+    assert (tall.max() - tall.min()).item() == pytest.approx(63 / 64, abs=0.01)  # now all columns, half of the rows
+
+
+def test_square_crop_of_a_small_lesion_takes_what_shows_most():
+    mask = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+    mask[:, 30:34, 2:6] = True  # 0.4 % of the image, at the left end
+    torch.manual_seed(0)
+    shown = [augmentation.lesion_aware_square(torch.rand(1, SIDE, SIDE), mask, (400, 200))[1].sum().item()
+             for _ in range(30)]
+    assert min(shown) >= 16  # whole, and in the stretched square twice as wide
+
+
+# ---- prompts after augmentation -------------------------------------------------------------------------------
+
+
+class Told(System):
+    prompts = ("global_text", "local_text", "point")
+
+
+class Words:
+    """Stands in for a text encoder: keeps the words."""
+
+    device = torch.device("cpu")
+
+    def __call__(self, texts):
+        self.texts = getattr(self, "texts", []) + [texts]
+        return torch.zeros(len(texts), 4)
+
+
+def fold(mask, **overrides):
+    cases = pd.DataFrame({"case_id": ["a"], "shape": ["oval"], "margin": ["circumscribed"], "birads": ["3"]})
+    numpy = mask.numpy()
+    prepared = Prepared(np.array(["a"]), np.zeros((1, SIDE, SIDE), np.uint8), numpy, np.array([[640, 320]]),
+                        np.array([240]), np.array([bounding_box(numpy[0])]), np.array([centroid(numpy[0])]), "f")
+    config = resolve("smoke", {"recipe": "strong", "drop_spatial": 0, "drop_attributes": 0} | overrides)
+    plan = recipes.plan("x", config, 1)
+    words = Words()
+    return TrainingPrompts(Told(), cases, prepared, np.array([0]), (100.0, 200.0), plan, words), words
+
+
+def test_after_a_flip_the_prompt_says_the_other_side():
+    _, mask = sample()
+    said, words = fold(mask)
+    generator = torch.Generator().manual_seed(0)
+    plain = said([0], generator, mask[None])
+    mirrored = said([0], generator, mask[None].flip(-1))
+    assert words.texts[0] == ["a large lesion in the upper left quadrant of the image"]  # 24 of 64 columns of 640
+    assert words.texts[2] == ["a large lesion in the upper right quadrant of the image"]
+    for given, where in ((plain, mask[0]), (mirrored, mask[0].flip(-1))):
+        x, y = (given.point[0] * SIDE).int().tolist()
+        assert where[y, x]
+
+
+def test_size_is_measured_on_the_augmented_mask_in_original_pixels():
+    small = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+    small[:, 40:60, 50:58] = True  # 8 columns of 10 pixels, 20 rows of 5: 100 pixels
+    said, words = fold(sample()[1])
+    said([0], torch.Generator().manual_seed(0), small[None])
+    assert words.texts[0] == ["a small lesion in the lower right quadrant of the image"]
+
+
+def test_a_lesion_out_of_view_is_not_described():
+    said, words = fold(sample()[1])
+    given = said([0], torch.Generator().manual_seed(0), torch.zeros(1, 1, SIDE, SIDE, dtype=torch.bool))
+    assert words.texts == [["a lesion"], ["a lesion"]]
+    assert given.point.tolist() == [[0.5, 0.5]]
+
+
+def test_dropped_prompts_are_dropped_after_augmentation_too():
+    mask = sample()[1]
+    said, words = fold(mask, drop_spatial=1, drop_attributes=1)
+    assert said([0], torch.Generator().manual_seed(0), mask[None]).point.tolist() == [[0.5, 0.5]]
+    assert words.texts == [["a lesion"], ["a lesion"]]
+
+
+def test_mirrored_finding():
+    finding = prompts.Finding((40, 30), (100.0, 50.0), (640, 320), (0.25, 0.3))
+    mirrored = prompts.mirror(finding)
+    assert mirrored == prompts.Finding((40, 30), (539.0, 50.0), (640, 320), (0.75, 0.3))
+    assert prompts.quadrant(finding.centre, finding.frame) == "upper left"
+    assert prompts.quadrant(mirrored.centre, mirrored.frame) == "upper right"
+    assert prompts.mirror(mirrored) == finding
+    assert prompts.mirror(prompts.Finding(None, None, (640, 320))).centre is None

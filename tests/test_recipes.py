@@ -1,0 +1,382 @@
+"""The three recipes: numbers against specs/baselines.md 9.2, schedules by hand, and each of them run."""
+
+import json
+import math
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from xbuslib import augmentation, inference, losses, models, prompts, recipes, runs, study, training
+from xbuslib.conditioning import MixedPrompts
+from xbuslib.config import resolve
+from xbuslib.errors import StudyError
+from xbuslib.models.bussam import BUSSAM
+from xbuslib.models.system import Prompts, System
+from xbuslib.models.ukan import UKAN
+from xbuslib.training import TrainingData, WeightAverage
+
+CPU = torch.device("cpu")
+
+def plan(system, profile="paper", n=202, **overrides):
+    return recipes.plan(system, resolve(profile, overrides), n)
+
+
+# ---- the numbers ----------------------------------------------------------------------------------------------
+
+
+def test_uniform_is_section_2_3():
+    p = plan("anything")
+    assert (p.iterations, p.batch_size, p.rates, p.optimiser, p.amp) == (1000, 4, {"other": 1e-4}, "adamw", True)
+    assert (p.loss, p.weight_decay, p.last_batch, p.shuffle) == (losses.soft_dice_loss, 0.01, "continued", True)
+    assert (p.drop_spatial, p.drop_attributes) == (0.3, 0.3)
+    assert not (p.augmentation or p.native_size or p.mix_visual or p.ema_decay or p.flip_average or p.own_resolution)
+    assert p.rate(0) == pytest.approx(1e-4) and p.rate(1000) == pytest.approx(1e-6)
+    assert p.rate(500) == pytest.approx((1e-4 + 1e-6) / 2)
+    assert p.rate(250) == pytest.approx(1e-6 + 0.99e-4 * (1 + math.sqrt(0.5)) / 2)
+
+
+@pytest.mark.parametrize("system, n, iterations", [
+    ("ukan", 201, 10_000), ("ukan", 202, 10_000), ("anatosegnet", 201, 650), ("anatosegnet", 202, 650),
+    ("bussam", 201, 2600), ("bussam", 202, 2600), ("cliptnseg", 201, 20_000), ("xbusnet-released", 202, 1000),
+])
+def test_official_lengths_on_blu(system, n, iterations):
+    assert plan(system, n=n, recipe="official").iterations == iterations
+
+
+@pytest.mark.parametrize("system, loss, optimiser, rates, decay, batch, native, augmented, amp", [
+    ("ukan", "ukan_loss", "adam", {"kan": 1e-2, "other": 1e-4}, 1e-4, 8, 256, "quarter_turns_and_flips", False),
+    ("anatosegnet", "cross_entropy_loss", "adam", {"other": 1e-4}, 1e-4, 16, 256, "flips_or_small_turns", False),
+    ("bussam", "bussam_loss", "adamw", {"other": 5e-4}, 0.1, 8, 256, "gamma_turn_scale_contrast", False),
+    ("cliptnseg", "released_dice_loss", "adamw", {"other": 1e-4}, 0.01, 16, None, "lesion_aware_square", True),
+    ("xbusnet-released", "released_dice_loss", "adamw", {"other": 1e-4}, 0.01, 4, None, None, True),
+])
+def test_official_is_table_9_2(system, loss, optimiser, rates, decay, batch, native, augmented, amp):
+    p = plan(system, recipe="official")
+    assert (p.loss.__name__, p.optimiser, p.rates, p.weight_decay) == (loss, optimiser, rates, decay)
+    assert (p.batch_size, p.native_size, p.amp) == (batch, native, amp)
+    assert p.augmentation is (getattr(augmentation, augmented) if augmented else None)
+    assert (p.drop_spatial, p.drop_attributes, p.ema_decay, p.flip_average) == (0, 0, None, False)
+    assert p.mix_visual == (system in ("cliptnseg", "xbusnet-released"))
+    assert p.last_batch == ("dropped" if system == "ukan" else "kept") and p.shuffle == (system != "cliptnseg")
+    json.dumps(p.record())
+
+
+def test_official_schedules():
+    ukan, anato, bussam, clip, released = (plan(name, recipe="official") for name in recipes.OFFICIAL)
+    assert [ukan.rate(step, "kan") for step in (0, 24)] == [1e-2, 1e-2]  # 25 iterations per epoch
+    assert ukan.rate(25, "kan") == pytest.approx(1e-5 + (1e-2 - 1e-5) * (1 + math.cos(math.pi / 400)) / 2)
+    assert ukan.rate(5000, "other") == pytest.approx((1e-4 + 1e-5) / 2) and ukan.rate(10_000) == pytest.approx(1e-5)
+    steps = (0, 13 * 20 - 1, 13 * 20, 13 * 40, 649)
+    assert [anato.rate(step) for step in steps] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6, 1e-6])
+    assert [bussam.rate(step) for step in (0, 124, 249, 250)] == pytest.approx([2e-6, 2.5e-4, 5e-4, 5e-4])
+    assert bussam.rate(1550) == pytest.approx(5e-4 * 0.5**0.9)
+    assert clip.rate(10_000) == pytest.approx((1e-4 + 1e-6) / 2) and clip.rate(20_000) == pytest.approx(1e-6)
+    assert released.rate(1000) == pytest.approx(9.94e-5, rel=1e-3)  # specification 7.8: nearly constant
+
+
+def test_schedules_agree_with_torch():
+    weight = nn.Parameter(torch.zeros(1))
+    for p, make in ((plan("anatosegnet", recipe="official"),
+                     lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=20, gamma=0.1)),
+                    (plan("ukan", recipe="official", learning_rate=1e-4),
+                     lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=400, eta_min=1e-5))):
+        optimiser = torch.optim.Adam([weight], lr=1e-4)
+        scheduler, epoch = make(optimiser), 13 if p.batch_size == 16 else 25
+        for k in range(50):
+            assert p.rate(k * epoch) == pytest.approx(optimiser.param_groups[0]["lr"])
+            optimiser.step()
+            scheduler.step()
+
+
+def test_strong_is_one_for_every_system_and_differs_from_uniform_where_it_says():
+    a, b, uniform = plan("ukan", recipe="strong"), plan("xbusnet", recipe="strong"), plan("xbusnet")
+    assert a.record() == b.record()
+    differs = {key for key, value in b.record().items() if value != uniform.record()[key]}
+    assert differs == {"recipe", "loss", "augmentation", "ema_decay", "flip_average"}
+    assert (b.loss, b.augmentation) == (losses.cross_entropy_dice_loss, augmentation.strong)
+    assert (b.ema_decay, b.flip_average) == (0.99, True)
+
+
+@pytest.mark.parametrize("system", ["unet", "uresnet", "xbusnet", "xbusnet-no-lfe"])
+def test_no_official_recipe(system):
+    with pytest.raises(StudyError, match=f"{system} has no official recipe.*ukan, anatosegnet, bussam, cliptnseg, xb"):
+        plan(system, recipe="official")
+
+
+def test_what_is_set_wins():
+    p = plan("ukan", recipe="official", iterations=7, batch_size=5, learning_rate=3e-4, weight_decay=0, amp=True,
+             final_learning_rate=0, drop_spatial=0.5)
+    assert (p.iterations, p.batch_size, p.weight_decay, p.amp, p.drop_spatial) == (7, 5, 0, True, 0.5)
+    assert p.rates == {"kan": 1e-2, "other": 3e-4} and p.rate(400 * 40) == 0  # 40 iterations of 5 in 202
+    assert plan("ukan", "smoke", recipe="official").iterations == 6  # the small profiles set a length
+    assert plan("bussam", recipe="official", image_size=160).native_size is None
+    with pytest.raises(StudyError, match="bussam has no final_learning_rate"):
+        plan("bussam", recipe="official", final_learning_rate=0)
+    with pytest.raises(StudyError, match="5 training images do not fill one of 8"):
+        plan("ukan", n=5, recipe="official")
+
+
+# ---- the loop -------------------------------------------------------------------------------------------------
+
+
+def test_batches_kept_dropped_and_in_order():
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(times, *given):
+        queue = []
+        return [training.next_batch(queue, 7, 3, generator, *given) for _ in range(times)]
+
+    kept = draw(6, True, "kept")
+    assert [len(batch) for batch in kept] == [3, 3, 1] * 2 and sorted(chain(*kept[:3])) == list(range(7))
+    dropped = draw(4, True, "dropped")
+    assert all(len(set(chain(*dropped[k:k + 2]))) == 6 for k in (0, 2))
+    assert draw(4, False, "kept") == [[0, 1, 2], [3, 4, 5], [6], [0, 1, 2]]
+
+
+def test_parameter_groups_of_ukan():
+    system = UKAN("quick", "random")
+    optimiser = training.make_optimiser(system, plan("ukan", recipe="official"))
+    assert isinstance(optimiser, torch.optim.Adam)
+    sizes = {group["name"]: sum(p.numel() for p in group["params"]) for group in optimiser.param_groups}
+    assert {group["name"]: group["lr"] for group in optimiser.param_groups} == {"kan": 1e-2, "other": 1e-4}
+    assert sizes["kan"] == 3 * 10 * (2 * 96**2 + 2 * 128**2) and sum(sizes.values()) == models.count(system)[0]
+    assert all(group["weight_decay"] == 1e-4 for group in optimiser.param_groups)
+    plain = training.make_optimiser(system, plan("ukan"))
+    assert [group["name"] for group in plain.param_groups] == ["other"]
+
+
+class Dot(System):
+    """A 1×1 convolution, batch normalisation and dropout: the smallest system."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.Dropout(0.2)
+
+    def forward(self, image, image_features, prompts):
+        return self.norm(self.conv(self.drop(image)))
+
+
+def data(n=7):
+    images = torch.randint(0, 255, (n, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return TrainingData(images, images > 127, None, lambda *given: Prompts(), torch.tensor([[500, 400]] * n))
+
+
+def test_weight_average_by_hand():
+    system = Dot()
+    weight, seen, expected = system.conv.weight, [1.0, 4.0, -2.0, 3.0], 1.0
+    with torch.no_grad():
+        weight.fill_(seen[0])
+        average = WeightAverage(system, 0.15)
+        for step, value in enumerate(seen[1:]):
+            weight.fill_(value)
+            average.update(system, step)
+            kept = (0.1, 0.15, 0.15)[step]  # 1/10, then 2/11 and 3/12 are over the decay
+            expected = kept * expected + (1 - kept) * value
+            assert average.state["conv.weight"].item() == pytest.approx(expected)
+    system.norm.running_mean.fill_(10)
+    system.norm.num_batches_tracked.fill_(5)
+    average.update(system, 3)
+    assert average.state["norm.running_mean"].item() == pytest.approx(8.5)
+    assert average.state["norm.num_batches_tracked"].item() == 5
+
+
+def test_the_average_is_the_result():
+    torch.manual_seed(3)
+    system, last = Dot(), {}
+    step, settings = training.train_step, plan("dot", "smoke", 7, recipe="strong", iterations=5, amp=False)
+
+    def watch(system, *given):
+        result = step(system, *given)
+        last.update({key: value.clone() for key, value in system.trainable_state().items()})
+        return result
+
+    training.train_step = watch
+    try:
+        training.fit(system, data(), settings, seed=5, device=CPU)
+    finally:
+        training.train_step = step
+    assert not torch.equal(system.conv.weight, last["conv.weight"])
+    torch.testing.assert_close(system.conv.weight, last["conv.weight"], atol=0.02, rtol=0)  # but not far from it
+
+
+def test_killed_and_resumed_gives_the_same_result_under_strong(tmp_path, monkeypatch):
+    settings = plan("dot", "smoke", 7, recipe="strong", iterations=10, amp=False)
+    results = []
+    for kill in (None, 7, None):
+        torch.manual_seed(3)
+        system, done, step = Dot(), [], training.train_step
+
+        def stop(*given, kill=kill, done=done, step=step):
+            if len(done) == kill:
+                raise KeyboardInterrupt
+            done.append(1)
+            return step(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "train_step", stop)
+            checkpoint = tmp_path / "checkpoint.pt" if kill or results else None
+            try:
+                results.append((training.fit(system, data(), settings, 5, CPU, checkpoint), system.trainable_state()))
+            except KeyboardInterrupt:
+                held = torch.load(checkpoint, weights_only=True)
+                assert held["step"] == 6 and "average" in held
+    (history, whole), (again, resumed) = results
+    assert len(done) == 4 and again.equals(history)
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+# ---- prediction -----------------------------------------------------------------------------------------------
+
+
+class Ramp(System):
+    """Says what it is told and where: 0.1 × brightness, more towards the right, more at the point's side."""
+
+    prompts = ("point",)
+
+    def __init__(self, ramp):
+        super().__init__()
+        self.ramp = ramp
+
+    def forward(self, image, image_features, prompts):
+        columns = torch.linspace(0, 1, image.shape[-1]).expand_as(image)
+        return image + self.ramp * columns + prompts.point[:, 0, None, None, None]
+
+
+def look(ramp, point, **overrides):
+    settings = plan("ramp", "smoke", recipe="strong", amp=False, **overrides)
+    image = torch.randint(0, 255, (1, 1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    system, cases = Ramp(ramp), pd.DataFrame({"case_id": ["a"], "shape": ["oval"], "margin": [None], "birads": ["3"]})
+    seen = inference.views(system, image, settings, CPU)
+    finding = prompts.Finding((9, 9), (point * 64 - 0.5, 30.0), (64, 64), (point, 0.5))
+
+    class Held:
+        original_sizes = np.array([[64, 64]])
+
+        def rows(self, ids):
+            return [0]
+
+    class Texts:
+        device = CPU
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompts, "from_reference", lambda prepared, row: finding)
+        maps, said = inference.predict_policy(system, cases, Held(), "reference", "none", (5.0, 8.0), seen, Texts(),
+                                              settings, CPU)
+    return maps[0], said, image[0, 0].float() / 255
+
+
+def test_flip_average_of_a_system_that_does_not_care_about_sides():
+    maps, _, image = look(0.0, 0.5)
+    np.testing.assert_allclose(maps, torch.sigmoid(image + 0.5), atol=1e-6)
+
+
+def test_flip_average_is_the_mean_over_both_views_with_mirrored_prompts():
+    maps, said, image = look(1.0, 0.25)
+    columns = torch.linspace(0, 1, 64)
+    plain, other = torch.sigmoid(image + columns + 0.25), torch.sigmoid(image + columns.flip(0) + 0.75)
+    np.testing.assert_allclose(maps, (plain + other) / 2, atol=1e-6)
+    assert said["quadrant"].tolist() == ["upper left"] and said["x"].tolist() == [0.25]  # as it is, not mirrored
+
+
+def test_views_are_one_or_two_and_hold_their_own_features():
+    class Encoded(System):
+        def encode_images(self, images):
+            return images[..., 0].float()  # (B, 1, S) the left column
+
+    image = torch.randint(0, 255, (3, 1, 64, 64), dtype=torch.uint8)
+    one = inference.views(Encoded(), image, plan("x", "smoke", amp=False), CPU)
+    two = inference.views(Encoded(), image, plan("x", "smoke", recipe="strong", amp=False), CPU)
+    assert [view.mirrored for view in one] == [False] and [view.mirrored for view in two] == [False, True]
+    assert torch.equal(two[1].images, image.flip(-1)) and torch.equal(two[0].features, image[..., 0].float() / 255)
+    assert torch.equal(two[1].features, image[..., -1].float() / 255)
+
+
+def test_native_size_goes_in_and_the_common_size_comes_out():
+    class Bright(System):
+        def forward(self, image, image_features, prompts):
+            assert image.shape[-2:] == (256, 256)
+            return (image - 0.5) * 40
+
+    settings = plan("anatosegnet", recipe="official")
+    image = torch.zeros(2, 1, 352, 352, dtype=torch.uint8)
+    image[..., 100:200, 60:300] = 255
+    view, = inference.views(Bright(), image, settings, CPU)
+    maps = inference.predict(Bright(), view.images, None, Prompts(), settings, CPU)
+    assert view.images.shape == (2, 1, 256, 256) and maps.shape == (2, 352, 352)
+    truth = (image[0, 0] > 0).numpy()
+    assert 2 * ((maps[0] > 0.5) & truth).sum() / ((maps[0] > 0.5).sum() + truth.sum()) > 0.98
+    masks = inference.at_native_size(image > 0, settings)
+    assert masks.dtype == torch.bool and masks.float().mean() == pytest.approx(truth.mean(), rel=0.02)
+
+
+# ---- mixed conditions -----------------------------------------------------------------------------------------
+
+
+class Mixing(System):
+    def mix_conditions(self, text, visual, has_partner, generator):
+        return torch.where(has_partner[:, None], visual, text)
+
+
+def test_pictures_come_from_images_with_the_same_words():
+    embeddings = torch.arange(5.0)[:, None].expand(5, 3)
+    given = Prompts(local_text=torch.full((4, 3), -1.0))
+    mixed = MixedPrompts(lambda *_: given, Mixing(), ["a", "b", "a", "c", "a"], embeddings)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([mixed([0, 1, 2, 3], generator).local_text[:, 0] for _ in range(60)])
+    assert set(drawn[:, 0].tolist()) == set(drawn[:, 2].tolist()) == {0.0, 2.0, 4.0}  # may be the image itself
+    assert (drawn[:, [1, 3]] == -1).all()  # nobody shares these words
+    assert mixed([0, 1, 2, 3], generator).global_text is None
+    both = MixedPrompts(lambda *_: given._replace(global_text=torch.zeros(4, 3)), Mixing(), ["a"] * 5, embeddings)
+    said = both([0, 1, 2, 3], generator)
+    assert torch.equal(said.global_text, said.local_text)  # one picture per image and step
+
+
+# ---- every official recipe, whole -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(phantom_root, outputs):
+    return study.open_source("phantom", phantom_root, None, resolve("smoke"), "s")
+
+
+def run(source, system, **overrides):
+    return study.run_fold(system, 0, resolve("smoke", {"recipe": "official", "iterations": 2} | overrides), source,
+                          study=f"s{len(overrides)}")
+
+
+@pytest.mark.parametrize("system", list(recipes.OFFICIAL))
+def test_official_smoke(source, system):
+    path = run(source, system)
+    facts, rows = runs.read(path), pd.read_csv(path / "per_image.csv")
+    assert facts["plan"] == recipes.of_run(facts).record() and facts["plan"]["recipe"] == "official"
+    assert rows["dice"].between(0, 1).all()
+    history = pd.read_csv(path / "history.csv")
+    assert len(history) == 2 and ("learning_rate_kan" in history) == (system == "ukan")
+
+
+def test_strong_smoke_repeats_exactly(source):
+    first = run(source, "bussam", recipe="strong")
+    second = run(source, "bussam", recipe="strong", iterations=2, amp=None)
+    for file in ("history.csv", "per_image.csv"):
+        assert (first / file).read_bytes() == (second / file).read_bytes()
+
+
+def test_system_without_official_recipe_leaves_nothing_behind(source):
+    with pytest.raises(StudyError, match="xbusnet has no official recipe"):
+        run(source, "xbusnet")
+    assert not list(runs.folder("s0", "xbusnet", 0, 0).parent.glob("**/*"))
+
+
+def test_bussam_trains_on_its_own_logits():
+    system = BUSSAM("quick", "random", 64).eval()
+    image, point = torch.rand(2, 1, 64, 64), Prompts(point=torch.full((2, 2), 0.5))
+    features = system.encode_images(image)
+    with torch.no_grad():
+        low, full = system.training_logits(image, features, point), system(image, features, point)
+    assert low.shape == (2, 1, 64, 64) and full.shape == (2, 1, 64, 64)  # 128-pixel frame: half of it
+    large = torch.nn.functional.interpolate(low, size=(128, 128), mode="bilinear")
+    torch.testing.assert_close(full, torch.nn.functional.interpolate(large, size=(64, 64), mode="bilinear"))
