@@ -2,6 +2,7 @@
 
 import ast
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,11 +27,12 @@ def execute(name: str, output: Path, parameters: dict) -> None:
         raise StudyError(f"there is no notebook {name!r}; there are {known}")
     check_parameters(name, parameters, papermill.inspect_notebook(str(source)))
     output.parent.mkdir(parents=True, exist_ok=True)
-    config = Config()
-    config.KernelManager.transport = "ipc"  # sockets in the file system: no open ports, no clash between runs
     os.environ["XBUS_PROGRESS"] = "plain"  # an executed notebook is a log
     try:
-        with one_gpu():
+        with one_gpu(), tempfile.TemporaryDirectory(prefix="xbuslib-") as folder:
+            config = Config()
+            config.KernelManager.transport = "ipc"  # sockets in the file system: no open ports
+            config.KernelManager.ip = f"{folder}/kernel"  # of this run alone: by default runs of one folder share it
             papermill.execute_notebook(str(source), str(output), parameters, kernel_name="python3",
                                        progress_bar=False, config=config)
     except papermill.PapermillExecutionError as error:
