@@ -127,7 +127,7 @@ def test_tokens_are_those_of_blocks_3_7_and_9_with_the_class_token_first(quick):
         hook.remove()
     assert tokens.shape == (2, 3, 17, 96)
     for position, block in enumerate((3, 7, 9)):
-        assert torch.equal(tokens[:, position], seen[block])
+        assert torch.equal(tokens[:, position], seen[block].transpose(0, 1))  # blocks run with tokens first
     assert torch.equal(tokens[:, :, 1:], quick.clip.tokens(image))  # without it, patches alone as before
 
 
