@@ -1,6 +1,7 @@
 """The `xbuslib` command: everything that is not a notebook. Faults end with one message and exit code 1."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -193,7 +194,7 @@ def say_results(study: str, worked: bool) -> None:
     from xbuslib.runs import study_summary
 
     table = study_summary(study)
-    show(table.round(4).to_dict("records"), False, f"study {study}: mean lesion metrics over folds")
+    show(table.to_dict("records"), False, f"study {study}: mean lesion metrics over folds")
     done = "" if worked else "Nothing to do: every run is there and current. "
     typer.echo(f"{done}Results: {outputs_root() / study} (runs/ and executed notebooks in notebooks/)")
 
@@ -208,11 +209,18 @@ def show(rows: list[dict], as_json: bool, title: str) -> None:
         return
     table = Table(title=title, title_justify="left")
     for column in rows[0]:
-        table.add_column(column, overflow="fold")
+        table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*("" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-                        for value in row.values()))
-    Console().print(table)
+        table.add_row(*map(_cell, row.values()))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)  # a log has no width of its own
+
+
+def _cell(value) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
