@@ -19,7 +19,7 @@ ANGLES = np.arange(720) * (2 * np.pi / 720)
 
 # Echo level in dB against the tissue around the lesion. BI-RADS compares with fat, of which most of that
 # tissue is made; comparing with what is really beside the lesion makes the word true in every picture.
-ECHO = {"anechoic": -35.0, "hypoechoic": -8.0, "isoechoic": -1.0, "hyperechoic": 5.0, "heterogeneous": -6.0}
+ECHO = {"anechoic": -35.0, "hypoechoic": -11.0, "isoechoic": -2.0, "hyperechoic": 7.0, "heterogeneous": -9.0}
 
 # What the tallest ray gains or loses behind the lesion, dB, before the case's own variation.
 POSTERIOR = {"shadowing": -9.0, "enhancement": 6.0, "no": 0.0}
@@ -178,7 +178,7 @@ def _inner_echo(rng, word: str, gap: np.ndarray, shape: Outline, frame: Frame) -
     level = ECHO[word] + (0.0 if word == "anechoic" else rng.uniform(-2.0, 2.0))
     grain = 1.2 * texture(rng, frame, 0.06, 0.1) + 1.0 * texture(rng, frame, 0.2, 0.3)
     if word == "heterogeneous":  # patches a third of the lesion across
-        grain = grain + 4.5 * texture(rng, frame, max(size / 3, 0.06), max(size / 3, 0.06))
+        grain = grain + 3.5 * texture(rng, frame, max(size / 3, 0.06), max(size / 3, 0.06))
     return level + grain
 
 

@@ -17,7 +17,7 @@ from xbuslib.datasets.phantom_acoustics import Frame, shifted, texture, wave
 
 # Level in dB and attenuation of each tissue; fat scatters less than gland, muscle between the two.
 SKIN, FAT, GLAND, MUSCLE, RIB = range(5)
-LEVEL = np.array([1.0, -8.0, 0.0, -7.0, -16.0])
+LEVEL = np.array([1.0, -6.0, 0.0, -6.0, -16.0])
 ATTENUATION = np.array([0.8, 0.55, 0.75, 0.8, 9.0])  # rib: bone, some ten times soft tissue
 
 # How much gland the words of BLU's column `Tissue_composition` stand for: gland's share of the space between
