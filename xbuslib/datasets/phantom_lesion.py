@@ -19,7 +19,7 @@ ANGLES = np.arange(720) * (2 * np.pi / 720)
 
 # Echo level in dB against the tissue around the lesion. BI-RADS compares with fat, of which most of that
 # tissue is made; comparing with what is really beside the lesion makes the word true in every picture.
-ECHO = {"anechoic": -35.0, "hypoechoic": -11.0, "isoechoic": -2.0, "hyperechoic": 7.0, "heterogeneous": -9.0}
+ECHO = {"anechoic": -35.0, "hypoechoic": -14.0, "isoechoic": -2.0, "hyperechoic": 7.0, "heterogeneous": -12.0}
 
 # What the tallest ray gains or loses behind the lesion, dB, before the case's own variation.
 POSTERIOR = {"shadowing": -9.0, "enhancement": 6.0, "no": 0.0}

@@ -17,7 +17,7 @@ from xbuslib.datasets.phantom_acoustics import Frame, shifted, texture, wave
 
 # Level in dB and attenuation of each tissue; fat scatters less than gland, muscle between the two.
 SKIN, FAT, GLAND, MUSCLE, RIB = range(5)
-LEVEL = np.array([1.0, -6.0, 0.0, -6.0, -16.0])
+LEVEL = np.array([1.0, -5.0, 0.0, -5.0, -16.0])
 ATTENUATION = np.array([0.8, 0.55, 0.75, 0.8, 9.0])  # rib: bone, some ten times soft tissue
 
 # How much gland the words of BLU's column `Tissue_composition` stand for: gland's share of the space between
@@ -63,7 +63,7 @@ def breast(rng: np.random.Generator, frame: Frame, composition: str, thick_skin:
     ribs, rib_faces = _ribs(rng, frame, muscle_end)
     label[ribs] = RIB
 
-    level = LEVEL[label] + 1.3 * texture(rng, frame, 0.05, 0.1) + 2.0 * texture(rng, frame, 0.3, 0.5)
+    level = LEVEL[label] + 1.3 * texture(rng, frame, 0.05, 0.1) + 1.2 * texture(rng, frame, 0.3, 0.5)
     gland_grain = texture(rng, frame, 0.06, 0.14)  # ducts and stroma: coarser and stronger than fat's
     level += np.where(label == GLAND, 2.5 * gland_grain, 0.0)
     level = gaussian_filter1d(

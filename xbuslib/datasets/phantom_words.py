@@ -2,7 +2,8 @@
 
 Every word is drawn with the odds it has in BLU (252 lesions), given the words already drawn, so that class,
 morphology and BI-RADS hang together as they do there: malignant lesions are mostly irregular and not
-circumscribed, a circumscribed oval is mostly category 2 or 3.
+circumscribed, a circumscribed oval is mostly category 2 or 3. Only iso- and hyperechoic lesions are rarer than in BLU:
+a set of sixty has too few of them to learn from.
 """
 
 import numpy as np
@@ -66,8 +67,8 @@ MARGIN = {  # how a margin is not circumscribed
     },
 }  # fmt: skip
 ECHOGENICITY = {  # per class and whether circumscribed
-    ("benign", True): {"anechoic": 13, "complex cystic/solid": 8, "heterogeneous": 24, "hyperechoic": 8,
-                       "hypoechoic": 48, "isoechoic": 11},
+    ("benign", True): {"anechoic": 13, "complex cystic/solid": 8, "heterogeneous": 24, "hyperechoic": 5,
+                       "hypoechoic": 55, "isoechoic": 7},
     ("benign", False): {"anechoic": 1, "heterogeneous": 13, "hyperechoic": 1, "hypoechoic": 25,
                         "isoechoic": 1},
     ("malignant", True): {"heterogeneous": 1, "hypoechoic": 2},
