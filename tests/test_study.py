@@ -111,13 +111,16 @@ def test_no_validation_mask_reaches_a_first_pass_prompt(source):
     assert predict(source.prepared, "paper")[1]["quadrant"].equals(predict(forged, "paper")[1]["quadrant"])
 
 
-def test_faulty_requests(source, tmp_path):
+def test_faulty_requests(source, tmp_path, monkeypatch):
     with pytest.raises(StudyError, match="unknown system 'unet9'; the systems are"):
         study.run_fold("unet9", 0, resolve("smoke"), source, study="s")
     with pytest.raises(StudyError, match="there is no fold 7; the folds are 0 … 4"):
         study.run_fold("xbusnet", 7, resolve("smoke"), source, study="s")
     with pytest.raises(StudyError, match="dataset blu needs its folder: --data DIR"):
         study.open_source("blu", None, None, resolve("smoke"), "s")
+    (tmp_path / "blu").symlink_to(source.root)
+    monkeypatch.setenv("XBUS_DATA", str(tmp_path))
+    assert study.open_source("blu", None, None, resolve("smoke"), "s").root == tmp_path / "blu"
     with pytest.raises(StudyError, match="no folder .*nowhere"):
         study.open_source("blu", tmp_path / "nowhere", None, resolve("smoke"), "s")
 

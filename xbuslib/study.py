@@ -1,5 +1,6 @@
 """One fold from dataset to scored run folder: what notebook 04 and `xbuslib fold` both run."""
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +38,14 @@ class Source:
 
 
 def data_root(dataset: str, data: str | Path | None, config: Config) -> Path:
-    """The dataset's folder: as given, or the embedded phantom, made on first use."""
+    """The dataset's folder: as given, or of its name in the folder XBUS_DATA, or the phantom, made on first use."""
     if data:
         return Path(data)
     if dataset != "phantom":
-        raise StudyError(f"dataset {dataset} needs its folder: --data DIR (papermill: -p data DIR)")
+        if not os.environ.get("XBUS_DATA"):
+            raise StudyError(f"dataset {dataset} needs its folder: --data DIR (papermill: -p data DIR), "
+                             f"or XBUS_DATA with a folder {dataset} in it")
+        return Path(os.environ["XBUS_DATA"]) / dataset
     from xbuslib.datasets import phantom
 
     root = outputs_root() / "data" / f"phantom_n{config.phantom_cases}"
