@@ -3,7 +3,9 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 
 from xbuslib import figures
 from xbuslib.images import Prepared
@@ -40,7 +42,8 @@ def error_panels(prepared: Prepared, chosen: pd.DataFrame, maps: dict[str, np.nd
         axis.set_axis_off()
     figure.legend(handles=[Patch(color=FALSE_POSITIVE, label="false positive"),
                            Patch(color=FALSE_NEGATIVE, label="false negative"),
-                           Patch(facecolor="0.6", edgecolor="black", label="white line: reference")],
+                           Line2D([], [], color="white", label="reference",
+                                  path_effects=[withStroke(linewidth=3, foreground="0.4")])],
                   loc="outside lower center", ncols=3)
     figure.suptitle(label)
     return figure
