@@ -51,6 +51,8 @@ def test_fold_trains_scores_and_is_not_repeated(phantom_root, outputs):
     (["fold", "--dataset", "blu"], ["--data DIR"]),
     (["fold", "--dataset", "blu", "--data", "nowhere"], ["no folder nowhere"]),
     (["study", "--systems", "xbusnet,unet9"], ["unknown system unet9"]),
+    (["study", "--profile", "smoke", "--systems", "xbusnet", "--set", "recipe=official"],
+     ["xbusnet has no official recipe", "bussam"]),
     (["study", "--folds", "nowhere"], ["--folds 'nowhere' is neither a folder nor numbers"]),
     (["notebook", "04_train_fold", "--output", "x.ipynb", "-p", "sytem=unet"], ["no parameter sytem", "system:"]),
     (["notebook", "99_nothing", "--output", "x.ipynb"], ["there is no notebook '99_nothing'", "04_train_fold"]),

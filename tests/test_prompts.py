@@ -105,5 +105,5 @@ def test_scorings():
     assert prompts.scorings(()) == [("none", "none")]
     assert prompts.scorings(("local_text",)) == [("none", "metadata"), ("none", "none")]
     assert prompts.scorings(("point",))[0] == ("first_pass", "none")
-    assert prompts.default_scoring(("global_text", "local_text")) == ("first_pass", "metadata")
+    assert prompts.scorings(("global_text", "local_text"))[0] == ("first_pass", "metadata")  # tables show it first
     assert ("reference", "none") not in prompts.scorings(("global_text", "local_text"))

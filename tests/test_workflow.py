@@ -59,6 +59,17 @@ def test_a_deleted_run_is_rebuilt_to_the_same_numbers_and_nothing_else(outputs, 
     assert gone.with_name("per_image.csv").read_bytes() == numbers
 
 
+def test_a_run_without_its_run_file_is_made_again(outputs, phantom_root):
+    before = run_files(outputs)
+    gone = sorted(before)[0]
+    gone.unlink()
+    shutil.rmtree(outputs / "w" / "prepared")  # decoding again must not retrain what is there
+    assert study(outputs, phantom_root).returncode == 0
+    after = run_files(outputs)
+    assert [path for path in after if after[path] != before[path]] == [gone]
+    assert (gone.parent / "weights.safetensors").is_file()
+
+
 def test_other_settings_under_the_same_name_are_refused(outputs, phantom_root):
     before = run_files(outputs)
     done = study(outputs, phantom_root, "--set", "iterations=3")

@@ -169,8 +169,3 @@ def scorings(fields: tuple[str, ...]) -> list[tuple[str, str]]:
         return [(policy, "none") for policy in policies]
     automatic = [policy for policy in policies if policy in ("first_pass", "none")]
     return [(policy, "metadata") for policy in policies] + [(policy, "none") for policy in automatic]
-
-
-def default_scoring(fields: tuple[str, ...]) -> tuple[str, str]:
-    """The (policy, attributes) that tables show first: no reference mask, attributes from the metadata."""
-    return scorings(fields)[0]

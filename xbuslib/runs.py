@@ -113,6 +113,8 @@ def write(path: Path, partial: Path, run: dict, history: pd.DataFrame, per_image
         (partial / "run.json").write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
         (partial / "checkpoint.pt").unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() and not (path / "run.json").exists():
+            shutil.rmtree(path)  # what is left of a run whose run.json was deleted, so that it is made again
         os.replace(partial, path)
     except OSError as error:
         raise StudyError(f"cannot write the results to {path}: {error.strerror or error}. "
@@ -171,11 +173,6 @@ def collect(study: str) -> pd.DataFrame:
     if not parts:
         raise StudyError(f"study {study!r} has no finished run under {outputs_root()}; start with ./run_all.sh")
     return pd.concat(parts, ignore_index=True)
-
-
-def discard_partial(partial: Path) -> None:
-    """Remove what a run that is not to be continued left behind."""
-    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _differences(there: dict, asked: dict) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
-from xbuslib.config import Config, digest, resolve
+from xbuslib.config import Config, resolve
 from xbuslib.errors import StudyError
 from xbuslib.files import REPOSITORY, outputs_root, write_whole
 
@@ -25,7 +25,6 @@ class Settings(BaseModel):
     fold_lists: str
     profile: str
     overrides: list[str]
-    config_digest: str
     systems: list[str]
     folds: list[int]
     seeds: list[int]
@@ -41,7 +40,7 @@ def settle(*, study: str | None, dataset: str, data: str, fold_lists: str, profi
     By default each GPU takes one fold; on CPUs the small profiles train one fold per core and `paper`, which needs
     the memory and the cores, one fold at a time.
     """
-    from xbuslib import models
+    from xbuslib import models, recipes
     from xbuslib.study import open_source
 
     config = resolve(profile, overrides)
@@ -59,9 +58,11 @@ def settle(*, study: str | None, dataset: str, data: str, fold_lists: str, profi
     wrong = [fold for fold in folds or [] if fold not in known]
     if wrong:
         raise StudyError(f"there is no fold {wrong[0]}; the folds are 0 … {known[-1]}")
+    for system in systems:  # a recipe that a system does not have is refused here
+        recipes.plan(system, config, len(source.split(known[0])[0]))
     settings = Settings(
         study=name, dataset=dataset, data=data, fold_lists=fold_lists, profile=profile, overrides=overrides,
-        config_digest=digest(config), systems=systems, folds=known if folds is None else folds, seeds=seeds,
+        systems=systems, folds=known if folds is None else folds, seeds=seeds,
         threads=max(1, cores // at_once), notebooks=["01_explore_data", "02_design_prompts", "03_model_anatomy"])
     _refuse_other_settings(settings, config, source)
     return settings, at_once
@@ -115,5 +116,10 @@ def _refuse_other_settings(settings: Settings, config: Config, source) -> None:
 
     inputs = {"dataset": source.dataset, "dataset_fingerprint": source.prepared.fingerprint,
               "folds_checksum": folds.checksum(source.fold_of)}
-    for path in (outputs_root() / settings.study / "runs").glob("*/fold_*/seed_*/run.json"):
+    there = list((outputs_root() / settings.study / "runs").glob("*/fold_*/seed_*/run.json"))
+    for path in there:
         runs.finished(path.parent, config, inputs)
+    ready = outputs_root() / settings.study / "prepared" / "ready.json"
+    if there and not ready.exists():  # its images were deleted, and have just been decoded again: the same data,
+        ready.write_text(json.dumps(inputs))  # so nothing that rests on them is out of date
+        os.utime(ready, (0, 0))
