@@ -49,7 +49,14 @@ def test_scores_follow_from_the_maps(source):
     maps = runs.probabilities(path)
     index = source.prepared.rows(rows["case_id"])
     again = per_image([maps[case] >= 0.5 for case in rows["case_id"]], source.prepared.masks[index])
-    np.testing.assert_allclose(rows[PAPER].to_numpy(float), again[PAPER].to_numpy(), atol=2e-3)  # maps are float16
+    np.testing.assert_allclose(rows[PAPER].to_numpy(float), again[PAPER].to_numpy(), atol=1e-12)
+
+
+def test_half_precision_keeps_each_side_of_the_threshold():
+    maps = np.array([0.5, 0.49999, 0.50001, 0.2, 0.9999], np.float32)
+    half = runs.halved(maps, 0.5)
+    assert half.dtype == np.float16 and ((half >= 0.5) == (maps >= 0.5)).all()
+    np.testing.assert_allclose(half, maps, atol=3e-4)
 
 
 def test_two_runs_are_identical(source):

@@ -29,6 +29,11 @@ class Source:
     prepared: images.Prepared
     fold_of: pd.Series  # case_id: validation fold
 
+    def identity(self) -> dict[str, str]:
+        """What run.json says of the data: equal identities, equal images, masks and folds."""
+        return {"dataset": self.dataset, "dataset_fingerprint": self.prepared.fingerprint,
+                "folds_checksum": folds.checksum(self.fold_of)}
+
     def split(self, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         """(training cases, validation cases) of one fold."""
         inside = self.cases["case_id"].map(self.fold_of) == fold
@@ -74,8 +79,7 @@ def run_fold(system: str, fold: int, config: Config, source: Source, *, study: s
     Returns at once if the very run is there; goes on from its checkpoint if it was killed.
     """
     path = runs.folder(study, system, fold, seed)
-    inputs = {"dataset": source.dataset, "dataset_fingerprint": source.prepared.fingerprint,
-              "folds_checksum": folds.checksum(source.fold_of)}
+    inputs = source.identity()
     if runs.finished(path, config, inputs):
         return path
     started, clock = time.monotonic(), {}
@@ -84,7 +88,7 @@ def run_fold(system: str, fold: int, config: Config, source: Source, *, study: s
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)  # weights that are not loaded are drawn at random
     model = models.build(system, config)
-    partial = runs.partial_folder(path, config)
+    partial = runs.partial_folder(path, config, inputs)
     model.to(device)
     texts = TextTable(model, device)
     rows = source.prepared.rows(train_cases["case_id"])

@@ -112,10 +112,9 @@ def _require_weights(systems: list[str]) -> None:
 
 def _refuse_other_settings(settings: Settings, config: Config, source) -> None:
     """Finished runs of this study must be of the same protocol and data: nothing is overwritten."""
-    from xbuslib import folds, runs
+    from xbuslib import runs
 
-    inputs = {"dataset": source.dataset, "dataset_fingerprint": source.prepared.fingerprint,
-              "folds_checksum": folds.checksum(source.fold_of)}
+    inputs = source.identity()
     there = list((outputs_root() / settings.study / "runs").glob("*/fold_*/seed_*/run.json"))
     for path in there:
         runs.finished(path.parent, config, inputs)
