@@ -121,8 +121,8 @@ def test_encoding_once_equals_encoding_at_every_step(quick):
     together = quick.encode_images(image)
     apart = torch.cat([quick.encode_images(image[i:i + 1]) for i in range(3)])
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
-    assert torch.equal(quick.encode_texts(["a", "b"])[1], quick.encode_texts(["b"])[0]) or torch.allclose(
-        quick.encode_texts(["a", "b"])[1], quick.encode_texts(["b"])[0], atol=1e-5)
+    both, alone = quick.encode_texts(["a", "b"]), quick.encode_texts(["b"])
+    torch.testing.assert_close(both[1], alone[0], rtol=1e-4, atol=1e-4)
 
 
 def test_weights_go_through_safetensors(quick):
