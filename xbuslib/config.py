@@ -37,7 +37,7 @@ class Config(BaseModel):
     weight_decay: float | None = Field(None, ge=0)
     drop_spatial: float | None = Field(None, ge=0, le=1)  # size and place are each left out of this share of prompts
     drop_attributes: float | None = Field(None, ge=0, le=1)  # the same for shape, margin and BI-RADS
-    amp: bool | None = None  # bfloat16, which needs no loss scaling
+    amp: bool | None = None  # bfloat16 where the hardware has it, see precision.py
 
     threshold: float = Field(0.5, gt=0, lt=1)  # Sec. 2.4
     first_pass_threshold: float = Field(0.30, gt=0, lt=1)  # Sec. 2.7

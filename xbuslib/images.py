@@ -125,6 +125,20 @@ def centroid(mask: np.ndarray) -> tuple[float, float]:
     return (float(x.mean()), float(y.mean())) if x.size else (float("nan"), float("nan"))
 
 
+def case_table(cases: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
+    """`cases` without their files, and each one's frame and lesion measured at original size: what cases.csv holds.
+
+    long_side_px is the longest side of the lesion's bounding box, the "length" of the paper's Table 2; in
+    millimetres where the pixel size is known. lesion_fraction is the mask's share of the prepared image.
+    """
+    rows = prepared.rows(cases["case_id"])
+    sides = prepared.long_sides[rows].astype(float)
+    return cases.drop(columns=["image", "mask"]).assign(
+        width_px=prepared.original_sizes[rows, 0], height_px=prepared.original_sizes[rows, 1],
+        long_side_px=sides, long_side_mm=np.round(sides * cases["pixel_mm"].to_numpy(float), 3),
+        lesion_fraction=prepared.masks[rows].mean(axis=(1, 2)).round(6))
+
+
 def _decode_or_fault(row, size: int) -> dict | str:
     try:
         return decode(row.image, row.mask, size)

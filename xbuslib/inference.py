@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xbuslib import prompts
+from xbuslib import precision, prompts
 from xbuslib.conditioning import TextTable, to_tensors
 from xbuslib.images import Prepared
 from xbuslib.models.system import Prompts, System
@@ -57,9 +57,9 @@ def encode(system: System, images: Tensor, plan: Plan, device: torch.device) -> 
 @torch.no_grad()
 def frozen_features(system: System, images: Tensor, plan: Plan) -> Tensor | None:
     """(B, …) what the frozen encoders make of images (B, 1, S, S) in [0, 1]; None if there are none."""
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=plan.amp):
+    with precision.autocast(plan.amp, images.device):
         features = system.encode_images(images)
-    return features.bfloat16() if features is not None and plan.amp else features
+    return None if features is None else features.to(getattr(torch, precision.name(plan.amp, images.device)))
 
 
 @torch.no_grad()
@@ -75,7 +75,7 @@ def predict(system: System, images: Tensor, features: Tensor | None, given: Prom
         part = slice(start, start + step)
         image = images[part].to(device).float().div_(255).contiguous(memory_format=torch.channels_last)
         some = Prompts(*(None if value is None else value[part] for value in given))
-        with torch.autocast(device.type, torch.bfloat16, enabled=plan.amp):
+        with precision.autocast(plan.amp, device):
             logits = system(image, None if features is None else features[part].float(), some)
         probabilities = torch.sigmoid(logits.float())
         if plan.native_size is not None:

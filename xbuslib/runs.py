@@ -24,7 +24,7 @@ from xbuslib.metrics import PAPER, RELEASED
 from xbuslib.models.encoders import checksum
 from xbuslib.models.system import System
 
-FILES = ("run.json", "history.csv", "per_image.csv", "probabilities.npz", "weights.safetensors")
+FILES = ("run.json", "history.csv", "per_image.csv", "cases.csv", "probabilities.npz", "weights.safetensors")
 PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "scipy", "pandas")
 
 
@@ -103,12 +103,16 @@ def partial_folder(path: Path, config: Config, inputs: dict) -> Path:
 
 
 def write(path: Path, partial: Path, run: dict, history: pd.DataFrame, per_image: pd.DataFrame,
-          probabilities: np.ndarray, case_ids: list[str], system: System) -> None:
-    """Write a finished run into `partial`, then give it its final name in one step."""
+          cases: pd.DataFrame, probabilities: np.ndarray, system: System) -> None:
+    """Write a finished run into `partial`, then give it its final name in one step.
+
+    `cases` (images.case_table) are the validated ones, a row for each of the (n, S, S) `probabilities`.
+    """
     try:
         history.to_csv(partial / "history.csv", index=False)
         per_image.to_csv(partial / "per_image.csv", index=False)
-        np.savez_compressed(partial / "probabilities.npz", case_ids=np.array(case_ids, str),
+        cases.to_csv(partial / "cases.csv", index=False)
+        np.savez_compressed(partial / "probabilities.npz", case_ids=cases["case_id"].to_numpy(str),
                             probabilities=halved(probabilities, run["config"]["threshold"]))
         save_file({key: value.contiguous().cpu() for key, value in system.trainable_state().items()},
                   partial / "weights.safetensors")

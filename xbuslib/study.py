@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from filelock import FileLock
 
-from xbuslib import datasets, folds, images, inference, metrics, models, prompts, recipes, runs, training
+from xbuslib import datasets, folds, images, inference, metrics, models, precision, prompts, recipes, runs, training
 from xbuslib.cases import lesions
 from xbuslib.conditioning import MixedPrompts, TextTable, TrainingPrompts, picture_embeddings
 from xbuslib.config import Config, digest
@@ -108,10 +108,11 @@ def run_fold(system: str, fold: int, config: Config, source: Source, *, study: s
         "train_cases": len(train_cases), "val_cases": len(val_cases), "size_edges_px": edges,
         "scorings": prompts.scorings(model.prompts), "trainable": trainable, "frozen": frozen,
         "weights": model.weights_record, "frozen_checksum": runs.frozen_checksum(model),
+        "precision": precision.name(plan.amp, device),
         "seconds": {key: round(value, 2) for key, value in clock.items()},
         "peak_memory_gb": round(runs.peak_memory_gb(), 3),
     } | runs.facts()
-    runs.write(path, partial, run, history, per_image, default_maps, list(val_cases["case_id"]), model)
+    runs.write(path, partial, run, history, per_image, images.case_table(val_cases, source.prepared), default_maps, model)
     return path
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from xbuslib import precision
 from xbuslib.augmentation import augment
 from xbuslib.errors import StudyError
 from xbuslib.files import write_whole
@@ -112,7 +113,7 @@ def train_step(system: System, data: TrainingData, batch: list[int], optimiser: 
     image = image.contiguous(memory_format=torch.channels_last)
     features = None if features is None else features.float()
     optimiser.zero_grad(set_to_none=True)
-    with torch.autocast(device.type, torch.bfloat16, enabled=plan.amp):
+    with precision.autocast(plan.amp, device):
         logits = (system.training_logits if plan.own_resolution else system)(image, features, prompts)
     loss = plan.loss(logits, mask)
     loss.backward()

@@ -19,6 +19,7 @@ from xbuslib.errors import StudyError
 from xbuslib.models.layers import CLIP_MEAN, CLIP_STD, Normalise
 
 CLIP_LAYERS = (3, 7, 9)  # eq. (6) leaves the set open; 0-based blocks named in the released configuration
+STRIDE_FIRST = "conv1-to-layer3"  # a partial ResNet-50 under this name was trained with the stride on the first 1×1
 # What a weights folder may hold for each encoder, and the hub name that is tried after it.
 FILES = {
     "resnet50": (("resnet50-0676ba61.pth", "resnet50*.safetensors", "resnet50*.pth"), "resnet50.tv_in1k"),
@@ -36,7 +37,21 @@ def resnet(size: str, weights: str) -> tuple[nn.Module, dict]:
     if size == "quick":
         return timm.create_model("resnet18", features_only=True), _random_only("resnet18", weights)
     encoder = timm.create_model("resnet50", features_only=True)
-    return encoder, load_weights(encoder, "resnet50", weights)
+    record = load_weights(encoder, "resnet50", weights)
+    if STRIDE_FIRST in record.get("file", ""):
+        stride_first(encoder)
+        record["stride"] = "first 1×1 convolution of layer2 and layer3"
+    return encoder, record
+
+
+def stride_first(encoder: nn.Module) -> None:
+    """Move the stride of layer2 and layer3 from the 3×3 convolution, timm's place, to the 1×1 before it.
+
+    He et al. (2016) had it there. Weights trained so see maps shifted against what they learned otherwise, and
+    no tensor's shape tells.
+    """
+    for layer in (encoder.layer2, encoder.layer3):
+        layer[0].conv1.stride, layer[0].conv2.stride = layer[0].conv2.stride, layer[0].conv1.stride
 
 
 class CLIP(nn.Module):
