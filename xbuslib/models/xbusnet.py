@@ -3,6 +3,8 @@
 The ablations are switches of this one model, not copies: see docs/protocol.md for how each is built.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -10,21 +12,28 @@ from xbuslib.models.encoders import CLIP, CLIP_LAYERS, resnet, stages
 from xbuslib.models.layers import SFA, Normalise, ResidualBlock, TransformerBlock, UpBlock
 from xbuslib.models.system import Prompts, System
 
-GLOBAL_WIDTH = 64  # channels of F_g, eq. (8), and the reduced token width r, which the paper leaves open
-LOCAL_WIDTH = 32  # channels of F_l, eq. (12)
+
+class Widths(NamedTuple):
+    """Channels of the maps at full size, where most of a step's arithmetic is done."""
+
+    branch: int  # of F_g, eq. (8), the fused map, and the reduced token width r, which the paper leaves open
+    local: int  # of F_l, eq. (12)
+
+
+WIDTHS = {"paper": Widths(64, 32), "quick": Widths(32, 16)}  # a half: a quarter of the arithmetic
 
 
 class GlobalFeatureExtractor(nn.Module):
-    """GFE, Section 2.7: frozen CLIP tokens, conditioned by the global prompt, as a 64-channel map."""
+    """GFE, Section 2.7: frozen CLIP tokens, conditioned by the global prompt, as a map of `width` channels, 64 in the paper."""
 
-    def __init__(self, token_width: int, embedding: int, sfa: bool = True):
+    def __init__(self, token_width: int, embedding: int, width: int = WIDTHS["paper"].branch, sfa: bool = True):
         super().__init__()
-        self.reduce = nn.ModuleList(nn.Linear(token_width, GLOBAL_WIDTH) for _ in CLIP_LAYERS)
+        self.reduce = nn.ModuleList(nn.Linear(token_width, width) for _ in CLIP_LAYERS)
         self.condition = nn.Linear(embedding, embedding)  # W_c
-        self.multiply = nn.Linear(embedding, GLOBAL_WIDTH)  # W_mul
-        self.add = nn.Linear(embedding, GLOBAL_WIDTH)  # W_add
-        self.project = nn.ConvTranspose2d(GLOBAL_WIDTH, GLOBAL_WIDTH, 16, stride=16)  # back from 16-pixel patches
-        self.sfa = SFA(embedding, GLOBAL_WIDTH) if sfa else None
+        self.multiply = nn.Linear(embedding, width)  # W_mul
+        self.add = nn.Linear(embedding, width)  # W_add
+        self.project = nn.ConvTranspose2d(width, width, 16, stride=16)  # back from 16-pixel patches
+        self.sfa = SFA(embedding, width) if sfa else None
 
     def forward(self, tokens: Tensor, prompt: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, L, N-1, D) tokens on a `grid` of patches and (B, d) prompt to (B, 64, H, W)."""
@@ -39,7 +48,7 @@ class GlobalFeatureExtractor(nn.Module):
 class LocalFeatureExtractor(nn.Module):
     """LFE, Section 2.8: ResNet encoder with two transformer blocks, U-Net decoder, SFA from the local prompt."""
 
-    def __init__(self, encoder: nn.Module, embedding: int, sfa: bool = True):
+    def __init__(self, encoder: nn.Module, embedding: int, width: int = WIDTHS["paper"].local, sfa: bool = True):
         super().__init__()
         stem, c1, c2, c3, c4 = encoder.feature_info.channels()  # 64, 256, 512, 1024, 2048 in ResNet-50
         self.normalise = Normalise()
@@ -47,7 +56,7 @@ class LocalFeatureExtractor(nn.Module):
         self.block4, self.block5 = TransformerBlock(c3), TransformerBlock(c4)  # eq. (10)
         self.up4, self.up3 = UpBlock(c4, c3, c3), UpBlock(c3, c2, c2)
         self.up2, self.up1 = UpBlock(c2, c1, c1), UpBlock(c1, stem, 64)
-        self.final = nn.ConvTranspose2d(64, LOCAL_WIDTH, 2, stride=2)
+        self.final = nn.ConvTranspose2d(64, width, 2, stride=2)
         widths = {"enc4": c3, "dec4": c3, "dec3": c2, "dec2": c1} if sfa else {}
         self.sfa = nn.ModuleDict({place: SFA(embedding, width) for place, width in widths.items()})  # eq. (11)
 
@@ -66,6 +75,11 @@ class LocalFeatureExtractor(nn.Module):
         return self.sfa[place](features, prompt) if place in self.sfa else features
 
 
+def fusion(fused: int, width: int) -> tuple[nn.Sequential, nn.Conv2d]:
+    """Two residual blocks on the `fused` channels, eq. (17), and the 1×1 convolution to one logit, eq. (5)."""
+    return nn.Sequential(ResidualBlock(fused, width), ResidualBlock(width, width)), nn.Conv2d(width, 1, 1)
+
+
 class XBusNet(System):
     """Image (B, 1, H, W), CLIP tokens and two prompts to logits (B, 1, H, W), eqs. (2)–(5)."""
 
@@ -75,17 +89,17 @@ class XBusNet(System):
         super().__init__()
         self.clip = CLIP(size, weights, image_size)
         self.weights_record = [self.clip.weights]
-        self.gfe = GlobalFeatureExtractor(self.clip.width, self.clip.embedding, sfa) if gfe else None
+        widths = WIDTHS[size]
+        self.gfe = GlobalFeatureExtractor(self.clip.width, self.clip.embedding, widths.branch, sfa) if gfe else None
         self.lfe = None
         if lfe:
             encoder, record = resnet(size, weights)
-            self.lfe = LocalFeatureExtractor(encoder, self.clip.embedding, sfa)
+            self.lfe = LocalFeatureExtractor(encoder, self.clip.embedding, widths.local, sfa)
             self.weights_record.append(record)
         self.prompts = (("global_text",) if gfe else ()) + (("local_text",) if lfe and sfa else ())
         self.patch = 16
-        width = GLOBAL_WIDTH * gfe + LOCAL_WIDTH * lfe  # 96 in the full model, eq. (16)
-        self.fuse = nn.Sequential(ResidualBlock(width, 64), ResidualBlock(64, 64))  # eq. (17)
-        self.head = nn.Conv2d(64, 1, 1)  # eq. (5)
+        fused = widths.branch * gfe + widths.local * lfe  # 96 in the full model, eq. (16)
+        self.fuse, self.head = fusion(fused, widths.branch)
         self.freeze()
 
     def encode_images(self, images: Tensor) -> Tensor | None:

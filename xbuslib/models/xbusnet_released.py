@@ -8,21 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from xbuslib.models.encoders import CLIP, resnet
-from xbuslib.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalise, ResidualBlock
+from xbuslib.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalise
 from xbuslib.models.system import Prompts, System
 from xbuslib.models.visual_prompt import draw_weights, mix
-from xbuslib.models.xbusnet import GLOBAL_WIDTH, LOCAL_WIDTH, LocalFeatureExtractor
+from xbuslib.models.xbusnet import WIDTHS, LocalFeatureExtractor, fusion
 
 
 class ConvolutionalGlobalBranch(nn.Module):
     """The released GFE, 7.3: conv 3×3, one scale and shift from the prompt, conv–GroupNorm–SiLU."""
 
-    def __init__(self, embedding: int):
+    def __init__(self, embedding: int, width: int = WIDTHS["paper"].branch):
         super().__init__()
-        self.stem = nn.Conv2d(3, GLOBAL_WIDTH, 3, padding=1)
-        self.multiply, self.add = nn.Linear(embedding, GLOBAL_WIDTH), nn.Linear(embedding, GLOBAL_WIDTH)
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.multiply, self.add = nn.Linear(embedding, width), nn.Linear(embedding, width)
         self.out = nn.Sequential(
-            nn.Conv2d(GLOBAL_WIDTH, GLOBAL_WIDTH, 3, padding=1), nn.GroupNorm(8, GLOBAL_WIDTH), nn.SiLU())
+            nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU())
 
     def forward(self, image: Tensor, prompt: Tensor) -> Tensor:
         """(B, 3, H, W) normalised image and (B, d) prompt to (B, 64, H, W)."""
@@ -45,11 +45,10 @@ class XBusNetReleased(System):
         self.weights_record = [self.clip.weights, record]
         self.image_size = image_size
         self.normalise = Normalise()
-        self.gfe = ConvolutionalGlobalBranch(self.clip.embedding)
-        self.lfe = LocalFeatureExtractor(encoder, self.clip.embedding)  # SFA with residual, 7.4
-        width = GLOBAL_WIDTH + LOCAL_WIDTH
-        self.fuse = nn.Sequential(ResidualBlock(width, 64), ResidualBlock(64, 64))  # GroupNorm of 8, 7.5
-        self.head = nn.Conv2d(64, 1, 1)
+        widths = WIDTHS[size]
+        self.gfe = ConvolutionalGlobalBranch(self.clip.embedding, widths.branch)
+        self.lfe = LocalFeatureExtractor(encoder, self.clip.embedding, widths.local)  # SFA with residual, 7.4
+        self.fuse, self.head = fusion(sum(widths), widths.branch)  # GroupNorm of 8, 7.5
         self.freeze()
 
     def encode_texts(self, texts: list[str]) -> Tensor:
