@@ -36,3 +36,26 @@ def own_environment(monkeypatch):
     """Settings of the person who runs the tests must not decide their outcome."""
     for name in ("XBUS_WEIGHTS", "XBUS_DATA", "XBUS_GPUS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def smoke_study(tmp_path_factory, phantom_root):
+    """Six systems on two folds of the phantom, two iterations each: what the analysis notebooks read.
+
+    Read-only; XBUS_OUTPUTS points to it only while it is made, so a test that reads files by study name copies it.
+    """
+    from xbuslib import analysis
+    from xbuslib.config import resolve
+    from xbuslib.study import open_source, run_fold
+
+    root = tmp_path_factory.mktemp("smoke_outputs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XBUS_OUTPUTS", str(root))
+        config = resolve("smoke", ["iterations=2", "folds=2"])
+        source = open_source("phantom", phantom_root, None, config, "smoke-study")
+        for system in ("unet", "uresnet", "bussam", "xbusnet", "xbusnet-no-gfe", "xbusnet-no-sfa"):
+            for fold in (0, 1):
+                run_fold(system, fold, config, source, study="smoke-study")
+        held = analysis.open_study("smoke-study")
+        assert held.folder.is_dir() and held.prepared is not None
+    return held

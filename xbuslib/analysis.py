@@ -23,15 +23,12 @@ class Study:
     """Finished runs of one study. No table may join `per_image` rows on anything but their keys."""
 
     name: str
+    folder: Path  # outputs/<study>
     runs: pd.DataFrame  # one row per run: system, fold, seed, folder, …
     per_image: pd.DataFrame  # KEYS, paper_name, default, fold, seed, case_id, both metric families
     cases: pd.DataFrame  # one row per validated case: case_id, fold, the case table, measures of frame and lesion
     facts: dict  # run.json of the first run: dataset, config, plan, versions
     missing: list[str]  # runs that belong to the study and are not there; empty unless asked for with `partial`
-
-    @property
-    def folder(self) -> Path:
-        return outputs_root() / self.name
 
     @property
     def systems(self) -> list[str]:
@@ -67,10 +64,11 @@ class Study:
     @property
     def label(self) -> str:
         """What a caption says of the numbers: dataset, profile and encoders, folds, seeds."""
-        config, folds = self.facts["config"], sorted(self.runs["fold"].unique())
+        config, folds = self.facts["config"], self.runs["fold"].nunique()
+        seeds = ", ".join(map(str, sorted(self.runs["seed"].unique())))
         return (f"{figures.dataset_label(self.facts['dataset'])}, profile {config['profile']}, "
                 f"{config['image_size']} px, {self.facts['plan']['iterations']} iterations, {self.encoders}, "
-                f"{len(folds)} fold{'s' * (len(folds) > 1)}, seed {', '.join(map(str, sorted(self.runs['seed'].unique())))}")
+                f"{folds} fold{'s' * (folds > 1)}, seed {seeds}")
 
     @property
     def encoders(self) -> str:
@@ -126,7 +124,7 @@ def open_study(name: str, systems: list[str] | None = None, partial: bool = Fals
         parts.append(_per_image(Path(row.folder), run))
         tables.append(_table(Path(row.folder) / "cases.csv").assign(fold=row.fold))
     cases = pd.concat(tables, ignore_index=True).drop_duplicates("case_id", ignore_index=True)
-    return Study(name, listed, pd.concat(parts, ignore_index=True), cases, read[0], missing)
+    return Study(name, outputs_root() / name, listed, pd.concat(parts, ignore_index=True), cases, read[0], missing)
 
 
 def fold_means(rows: pd.DataFrame, by: list[str] = KEYS, metrics: list[str] = PAPER + RELEASED) -> pd.DataFrame:

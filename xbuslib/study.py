@@ -112,7 +112,8 @@ def run_fold(system: str, fold: int, config: Config, source: Source, *, study: s
         "seconds": {key: round(value, 2) for key, value in clock.items()},
         "peak_memory_gb": round(runs.peak_memory_gb(), 3),
     } | runs.facts()
-    runs.write(path, partial, run, history, per_image, images.case_table(val_cases, source.prepared), default_maps, model)
+    validated = images.case_table(val_cases, source.prepared)
+    runs.write(path, partial, run, history, per_image, validated, default_maps, model)
     return path
 
 

@@ -24,7 +24,7 @@ WIDTHS = {"paper": Widths(64, 32), "quick": Widths(32, 16)}  # a half: a quarter
 
 
 class GlobalFeatureExtractor(nn.Module):
-    """GFE, Section 2.7: frozen CLIP tokens, conditioned by the global prompt, as a map of `width` channels, 64 in the paper."""
+    """GFE, Section 2.7: frozen CLIP tokens, conditioned by the global prompt, as a map of `width` channels."""
 
     def __init__(self, token_width: int, embedding: int, width: int = WIDTHS["paper"].branch, sfa: bool = True):
         super().__init__()
