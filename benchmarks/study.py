@@ -1,7 +1,6 @@
 """python -m benchmarks.study: one fold of each system by stage, from a cold start to the written run folder."""
 
 import json
-import json
 import os
 import subprocess
 import sys
