@@ -82,3 +82,31 @@ def test_resnet_stem_to_layer3_of_the_file_at_hand(monkeypatch):
     monkeypatch.setenv("XBUS_WEIGHTS", str(weights))
     _, record = encoders.resnet("paper", "partial")
     assert record["tensors_loaded"] == 258 and record["tensors_missing"] > 0
+
+
+def test_a_file_trained_with_the_stride_on_the_first_convolution_gets_it_there(tmp_path, monkeypatch):
+    """Against torchvision's ResNet-50 with its strides moved by hand, on the same random weights."""
+    import torchvision
+
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet50().eval()
+    state = {key: value for key, value in theirs.state_dict().items() if not key.startswith(("layer4", "fc"))}
+    torch.save(state, tmp_path / "resnet50-imagenet-conv1-to-layer3.pth")
+    monkeypatch.setenv("XBUS_WEIGHTS", str(tmp_path))
+    encoder, record = encoders.resnet("paper", "partial")
+    for layer in (theirs.layer2, theirs.layer3):
+        layer[0].conv1.stride, layer[0].conv2.stride = (2, 2), (1, 1)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = theirs.layer3(theirs.layer2(theirs.layer1(
+            theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(image)))))))
+        found = encoders.stages(encoder.eval(), image)[3]
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert record["weights"] == "partial" and "1×1" in record["stride"]
+
+
+def test_the_stride_stays_where_torchvision_has_it_for_any_other_file(tmp_path, monkeypatch):
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "resnet50-other.pth")
+    monkeypatch.setenv("XBUS_WEIGHTS", str(tmp_path))
+    encoder, record = encoders.resnet("paper", "partial")
+    assert encoder.layer2[0].conv2.stride == (2, 2) and "stride" not in record
