@@ -104,7 +104,7 @@ def reference_pass(b: Bench):
 def _decode(b: Bench, batch: list[int]) -> tuple[Tensor, Tensor]:
     """(B, 1, S, S) image in [0, 1] and bool mask from their files."""
     files = b.cases.iloc[batch]
-    decoded = [images.decode(case.image, case.mask, b.plan.config.image_size) for case in files.itertuples()]
+    decoded = [images.decode(case.image, [case.mask], b.plan.config.image_size) for case in files.itertuples()]
     image = torch.from_numpy(np.stack([one["images"] for one in decoded]))[:, None].to(b.device).float().div_(255)
     return image, torch.from_numpy(np.stack([one["masks"] for one in decoded]))[:, None].to(b.device)
 

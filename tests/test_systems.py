@@ -171,7 +171,7 @@ def test_non_square_sources_are_stretched_to_the_square(tmp_path):
     mask[:15, 60:] = 255
     Image.fromarray(mask).save(tmp_path / "m.png")
     Image.fromarray(255 - mask).save(tmp_path / "i.png")
-    case = decode(str(tmp_path / "i.png"), str(tmp_path / "m.png"), 64)
+    case = decode(str(tmp_path / "i.png"), [str(tmp_path / "m.png")], 64)
     assert case["images"].shape == case["masks"].shape == (64, 64)
     assert case["masks"][:32, 43:].all() and not case["masks"][33:].any() and not case["masks"][:, :42].any()
     assert tuple(case["boxes"]) == (30, 15) and tuple(case["centroids"]) == (74.5, 7.0)

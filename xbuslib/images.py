@@ -75,9 +75,8 @@ def source_fingerprint(cases: pd.DataFrame, size: int) -> str:
     digest = hashlib.sha256(f"{VERSION} {size}".encode())
     for row in cases.itertuples():
         digest.update(row.case_id.encode())
-        for source in (row.image, row.mask):
-            if source is not None:
-                digest.update(hashlib.sha256(Path(source).read_bytes()).digest())
+        for source in (row.image, *mask_files(row)):
+            digest.update(hashlib.sha256(Path(source).read_bytes()).digest())
     return digest.hexdigest()
 
 
@@ -133,7 +132,7 @@ def case_table(cases: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
     """
     rows = prepared.rows(cases["case_id"])
     sides = prepared.long_sides[rows].astype(float)
-    return cases.drop(columns=["image", "mask"]).assign(
+    return cases.drop(columns=["image", "mask", "more_masks"], errors="ignore").assign(
         width_px=prepared.original_sizes[rows, 0], height_px=prepared.original_sizes[rows, 1],
         long_side_px=sides, long_side_mm=np.round(sides * cases["pixel_mm"].to_numpy(float), 3),
         lesion_fraction=prepared.masks[rows].mean(axis=(1, 2)).round(6))
@@ -141,20 +140,29 @@ def case_table(cases: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
 
 def _decode_or_fault(row, size: int) -> dict | str:
     try:
-        return decode(row.image, row.mask, size)
+        return decode(row.image, mask_files(row), size)
     except StudyError as error:
         return f"{row.case_id}: {error}"
 
 
-def decode(image_path: str, mask_path: str | None, size: int) -> dict:
+def mask_files(row) -> list[str]:
+    """The mask files of a row of the case table, whose union is its mask; none for a normal image."""
+    more = getattr(row, "more_masks", None)
+    return [] if row.mask is None else [row.mask, *(more.split("&") if more else [])]
+
+
+def decode(image_path: str, mask_paths: list[str], size: int) -> dict:
     """One case as the arrays of Prepared."""
     image = read_grey(image_path)
-    mask = np.zeros(image.shape, bool) if mask_path is None else read_mask(mask_path)
-    if mask.shape != image.shape:
-        raise StudyError(f"mask {Path(mask_path).name} is {mask.shape[1]}×{mask.shape[0]} pixels, "
-                         f"its image is {image.shape[1]}×{image.shape[0]}")
-    if mask_path is not None and not mask.any():
-        raise StudyError(f"mask {Path(mask_path).name} is empty; a normal case has no mask file")
+    mask = np.zeros(image.shape, bool)
+    for path in mask_paths:
+        part = read_mask(path)
+        if part.shape != image.shape:
+            raise StudyError(f"mask {Path(path).name} is {part.shape[1]}×{part.shape[0]} pixels, "
+                             f"its image is {image.shape[1]}×{image.shape[0]}")
+        mask |= part
+    if mask_paths and not mask.any():
+        raise StudyError(f"mask {Path(mask_paths[0]).name} is empty; a normal case has no mask file")
     small = resize_mask(mask, size)
     if mask.any() and not small.any():
         raise StudyError(f"the lesion vanishes at {size}×{size} pixels; use a larger image_size")

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from xbuslib.datasets import blu
+from xbuslib.datasets import blu, busbra, busi
 from xbuslib.errors import StudyError
 
 # The phantom is written in BLU's own layout, so one loader reads both.
-LOADERS = {"phantom": blu.load, "blu": blu.load}
+LOADERS = {"phantom": blu.load, "blu": blu.load, "busi": busi.load, "busbra": busbra.load}
 
 
 def load(name: str, root: Path | str) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from xbuslib import datasets
 from xbuslib.errors import StudyError
-from xbuslib.images import decode
+from xbuslib.images import decode, mask_files
 from xbuslib.progress import track
 
 SIZE_BINS = (110, 250)  # longest bounding-box side in original pixels; both edges in the lower bin (Table 2)
@@ -21,7 +21,7 @@ def check(name: str, root: Path) -> dict:
     sides, problems = [], []
     for row in track(table.itertuples(), "checking", len(table)):
         try:
-            case = decode(row.image, row.mask, 64)
+            case = decode(row.image, mask_files(row), 64)
             if row.mask is not None:
                 sides.append(int(case["long_sides"]))
         except StudyError as error:
@@ -31,7 +31,8 @@ def check(name: str, root: Path) -> dict:
         problems += [f"{row.case_id}: no file {name}" for row in table.itertuples() if row.other_masks
                      for name in row.other_masks.split("&") if not (folder / name).is_file()]
     normal = table["pathology"] == "normal"
-    several = table["other_masks"].notna() if "other_masks" in table else normal & False
+    columns = [table[name].notna() for name in ("other_masks", "more_masks") if name in table]  # BLU's, BUSI's
+    several = columns[0] if columns else normal & False
     return report | {
         "images": len(table), "lesions": int((~normal).sum()), "normals": int(normal.sum()),
         "benign": int((table["pathology"] == "benign").sum()),
