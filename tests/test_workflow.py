@@ -1,6 +1,8 @@
-"""The Snakefile on a two-fold smoke study: it runs, does nothing twice, and rebuilds only what is gone."""
+"""The Snakefile on a two-fold smoke study: runs to report, nothing twice, and only what is gone is rebuilt."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.test_report import check_page
 
 
 def study(outputs, phantom_root, *more):
@@ -20,6 +23,21 @@ def study(outputs, phantom_root, *more):
 
 def run_files(outputs):
     return {path: path.stat().st_mtime_ns for path in sorted((outputs / "w" / "runs").glob("*/*/*/run.json"))}
+
+
+def made(outputs):
+    """Everything the study made, by name, with the time it was made: runs, notebooks, report."""
+    folder = outputs / "w"
+    files = [*run_files(outputs), *sorted((folder / "notebooks").glob("*.done")), folder / "report" / "index.html"]
+    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in files if path.exists()}
+
+
+def analyses(outputs):
+    return [f"notebooks/{name}.done" for name in json.loads((outputs / "w" / "study.json").read_text())["analyses"]]
+
+
+def remade(before, after):
+    return [name for name in after if after[name] != before.get(name)]
 
 
 @pytest.fixture(scope="module")
@@ -37,37 +55,65 @@ def test_two_folds(outputs, phantom_root):
     for name in ("01_explore_data", "02_design_prompts", "03_model_anatomy",
                  "04_train_fold/xbusnet_fold_0_seed_0", "04_train_fold/xbusnet_fold_1_seed_0"):
         assert (outputs / "w" / "notebooks" / f"{name}.ipynb").is_file()
+    assert "notebooks/05_overall_performance.done" in analyses(outputs) and set(analyses(outputs)) < set(made(outputs))
     rows = pd.concat(pd.read_csv(path.with_name("per_image.csv"), keep_default_na=False) for path in run_files(outputs))
     assert not rows.duplicated(["case_id", "policy", "attributes"]).any()
 
 
+def test_the_report_is_whole_and_says_what_was_run(outputs):
+    report = outputs / "w" / "report"
+    pages = [report / "index.html", *(report / "notebooks").rglob("*.html")]
+    assert len(pages) == 1 + 3 + 2 + len(analyses(outputs))  # itself, 01-03, two folds, the analyses
+    for path in pages:
+        check_page(path)
+    text = pages[0].read_text()
+    top = text[:text.index("Contents")]
+    for words in ("simulated phantom", "these numbers say nothing about the paper", "The profile is smoke, not paper",
+                  "Encoders without their pretrained weights took part"):
+        assert words in top
+    assert "stopped with an error" not in text and "Not executed" not in text and "Left over" not in text
+    assert "Table 1, systems compared, is absent" not in text and "iterations=2" in text
+
+
 def test_again_does_nothing_and_says_so(outputs, phantom_root):
-    before = run_files(outputs)
+    before = made(outputs)
     done = study(outputs, phantom_root)
     assert done.returncode == 0 and "Nothing to do: every run is there and current" in done.stdout
-    assert run_files(outputs) == before
+    assert str(outputs / "w" / "report" / "index.html") in done.stdout.replace("\n", "")
+    assert made(outputs) == before
 
 
-def test_a_deleted_run_is_rebuilt_to_the_same_numbers_and_nothing_else(outputs, phantom_root):
-    before = run_files(outputs)
-    gone = sorted(before)[1]
+def test_a_deleted_run_is_rebuilt_to_the_same_numbers_and_what_rests_on_it_and_nothing_else(outputs, phantom_root):
+    before = made(outputs)
+    gone = sorted(run_files(outputs))[1]
     numbers = gone.with_name("per_image.csv").read_bytes()
     shutil.rmtree(gone.parent)
     assert study(outputs, phantom_root).returncode == 0
-    after = run_files(outputs)
-    assert [path for path in after if after[path] != before[path]] == [gone]
+    assert remade(before, made(outputs)) == [gone.relative_to(outputs / "w").as_posix(), *analyses(outputs),
+                                             "report/index.html"]
     assert gone.with_name("per_image.csv").read_bytes() == numbers
 
 
-def test_a_run_without_its_run_file_is_made_again(outputs, phantom_root):
-    before = run_files(outputs)
-    gone = sorted(before)[0]
+def test_a_failing_notebook_is_named_and_loses_nothing(outputs, phantom_root):
+    """With a run whose run.json is gone, and decoded images that are: decoding again must not retrain the other."""
+    before = made(outputs)
+    gone = sorted(run_files(outputs))[0]
     gone.unlink()
-    shutil.rmtree(outputs / "w" / "prepared")  # decoding again must not retrain what is there
-    assert study(outputs, phantom_root).returncode == 0
-    after = run_files(outputs)
-    assert [path for path in after if after[path] != before[path]] == [gone]
+    shutil.rmtree(outputs / "w" / "prepared")
+    tables = outputs / "w" / "tables" / "05"
+    kept = tables.rename(tables.with_name("05_before"))
+    tables.write_text("a file where a folder is to be")
+    done = study(outputs, phantom_root)
+    assert done.returncode == 1 and "Traceback" not in done.stderr.split("these jobs failed:")[1]
+    assert re.search(r"these jobs failed:\n  05_overall_performance\nTheir executed", done.stderr)
+    broken = made(outputs)
+    others = [name for name in analyses(outputs) if "/05_" not in name]
+    assert remade(before, broken) == [gone.relative_to(outputs / "w").as_posix(), *others]
     assert (gone.parent / "weights.safetensors").is_file()
+    tables.unlink()
+    kept.rename(tables)
+    assert study(outputs, phantom_root).returncode == 0
+    assert remade(broken, made(outputs)) == ["notebooks/05_overall_performance.done", "report/index.html"]
 
 
 def test_other_settings_under_the_same_name_are_refused(outputs, phantom_root):

@@ -27,7 +27,7 @@ Study = Annotated[str, typer.Option("--study", help="name of the results folder;
 
 @app.command()
 def study(dataset: Dataset = "phantom", data: Data = "", folds: Folds = "", profile: Profile = "quick",
-          systems: Annotated[str, typer.Option(help="names from `xbuslib systems`, by commas, or all")] = "xbusnet",
+          systems: Annotated[str, typer.Option(help="names from `xbuslib systems`, by commas, or all")] = "all",
           overrides: Overrides = [], seeds: Annotated[str, typer.Option(help="by commas")] = "0",  # noqa: B006
           jobs: Annotated[int, typer.Option(help="folds at once; 0: one per core, or one in the paper profile")] = 0,
           gpus: Annotated[str, typer.Option(help="GPU ids by commas: one fold on each")] = "",
@@ -77,6 +77,16 @@ def notebook(name: Annotated[str, typer.Argument(help="e.g. 04_train_fold")],
 
     execute(name, output, parse_overrides(parameters))
     typer.echo(f"{name}: {output}")
+
+
+@app.command()
+def report(name: Annotated[str, typer.Argument(metavar="STUDY", help="e.g. phantom-quick")],
+           partial: Annotated[bool, typer.Option("--partial", help="even if runs are missing")] = False,
+           ) -> None:
+    """Make a study's report from its finished runs and executed notebooks."""
+    from xbuslib.report import build
+
+    typer.echo(build(name, partial))
 
 
 @app.command()
@@ -196,7 +206,9 @@ def say_results(study: str, worked: bool) -> None:
     table = study_summary(study)
     show(table.to_dict("records"), False, f"study {study}: mean lesion metrics over folds")
     done = "" if worked else "Nothing to do: every run is there and current. "
-    typer.echo(f"{done}Results: {outputs_root() / study} (runs/ and executed notebooks in notebooks/)")
+    folder = outputs_root() / study
+    typer.echo(f"{done}Results: {folder} (runs/, tables/, figures/ and executed notebooks in notebooks/)\n"
+               f"Report: {folder / 'report' / 'index.html'}")
 
 
 def show(rows: list[dict], as_json: bool, title: str) -> None:

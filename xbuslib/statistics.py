@@ -34,7 +34,7 @@ def compare(rows: pd.DataFrame, system: str, against: str, metric: str) -> dict:
     Raises StudyError for an unknown metric, undefined (nan) scores, more than one policy of a system, or folds in
     which the two scored different cases.
     """
-    difference = _paired(_scores(rows, system, metric), _scores(rows, against, metric), f"{system} and {against}")
+    difference = _difference(rows, system, against, metric)
     low, high = interval(difference)
     return {"system": system, "against": against, "metric": metric, "n": len(difference),
             "mean_difference": float(difference.mean()), "low": low, "high": high} | signed_rank(difference)
@@ -116,17 +116,12 @@ def interaction(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     there, effects = set(rows["system"]), {}
     for name, (with_sfa, without) in SFA_BY_LFE.items():
         if {with_sfa, without} <= there:
-            effects[name] = _difference(_scores(rows, with_sfa, metric), _scores(rows, without, metric),
-                                        f"{with_sfa} and {without}")
+            effects[name] = _difference(rows, with_sfa, without, metric)
     if len(effects) == 2:
-        effects["interaction"] = _difference(*effects.values(), "the systems with and without LFE")
+        with_lfe, without_lfe = effects.values()
+        effects["interaction"] = (with_lfe - without_lfe).dropna()  # in a partial study one may lack a fold
     return pd.DataFrame([(name, len(values), values.mean(), *interval(values)) for name, values in effects.items()],
                         columns=["effect", "n", "mean", "low", "high"])
-
-
-def by_case(rows: pd.DataFrame, metric: str) -> pd.Series:
-    """One score per system, fold and case, seeds averaged; refuses what `compare` refuses."""
-    return pd.concat({name: _scores(rows, name, metric) for name in rows["system"].unique()}, names=["system"])
 
 
 def _scores(rows: pd.DataFrame, system: str, metric: str) -> pd.Series:
@@ -151,8 +146,9 @@ def _scores(rows: pd.DataFrame, system: str, metric: str) -> pd.Series:
     return own.groupby(["fold", "case_id"])[metric].mean()
 
 
-def _difference(first: pd.Series, second: pd.Series, who: str) -> pd.Series:
-    """first - second on the folds that both have, joined on (fold, case_id)."""
+def _difference(rows: pd.DataFrame, system: str, against: str, metric: str) -> pd.Series:
+    """`system` minus `against` by (fold, case_id), on the folds that both have."""
+    first, second, who = _scores(rows, system, metric), _scores(rows, against, metric), f"{system} and {against}"
     folds = first.index.unique("fold").intersection(second.index.unique("fold"))
     first, second = (scores[scores.index.get_level_values("fold").isin(folds)] for scores in (first, second))
     unpaired = first.index.symmetric_difference(second.index)
@@ -163,7 +159,3 @@ def _difference(first: pd.Series, second: pd.Series, who: str) -> pd.Series:
     if first.empty:
         raise StudyError(f"{who} have no fold in common, so there is nothing to pair; run the study again")
     return first - second  # pandas aligns the two on (fold, case_id)
-
-
-def _paired(first: pd.Series, second: pd.Series, who: str) -> np.ndarray:
-    return _difference(first, second, who).to_numpy()

@@ -1,5 +1,6 @@
 """The study as a whole: check everything that can be checked now, then hand over to Snakemake."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -30,6 +31,7 @@ class Settings(BaseModel):
     seeds: list[int]
     threads: int
     notebooks: list[str]  # run once per study, beside the folds
+    analyses: list[str]  # run once per study, after all folds
 
 
 def settle(*, study: str | None, dataset: str, data: str, fold_lists: str, profile: str, overrides: list[str],
@@ -63,9 +65,16 @@ def settle(*, study: str | None, dataset: str, data: str, fold_lists: str, profi
     settings = Settings(
         study=name, dataset=dataset, data=data, fold_lists=fold_lists, profile=profile, overrides=overrides,
         systems=systems, folds=known if folds is None else folds, seeds=seeds,
-        threads=max(1, cores // at_once), notebooks=["01_explore_data", "02_design_prompts", "03_model_anatomy"])
+        threads=max(1, cores // at_once), notebooks=["01_explore_data", "02_design_prompts", "03_model_anatomy"],
+        analyses=analyses())
     _refuse_other_settings(settings, config, source)
     return settings, at_once
+
+
+def analyses() -> list[str]:
+    """The notebooks that read a study's finished runs: 05 to 13."""
+    return sorted(path.stem for path in (REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb")
+                  if 5 <= int(path.stem[:2]) <= 13)
 
 
 def run(settings: Settings, at_once: int, *, gpus: list[str], slurm: bool = False, dry_run: bool = False) -> bool:
@@ -88,11 +97,23 @@ def run(settings: Settings, at_once: int, *, gpus: list[str], slurm: bool = Fals
             if pending.returncode == 0 and "othing to be done" in pending.stdout + pending.stderr:
                 return False
             if subprocess.run(command, env=environment, check=False).returncode != 0:
-                raise StudyError(f"some jobs failed; their executed notebooks are in {folder / 'notebooks'}. "
-                                 "The same command goes on with what is left.")
+                raise StudyError(
+                    "these jobs failed:\n" + "\n".join(f"  {job}" for job in _undone(settings, folder)[:30])
+                    + f"\nTheir executed notebooks are in {folder / 'notebooks'}. The same command goes on with what "
+                    f"is left; `xbuslib report {settings.study} --partial` shows what is there.")
     except Timeout:
         raise StudyError(f"study {settings.study} is already running; wait for it, or give another --study") from None
     return True
+
+
+def _undone(settings: Settings, folder: Path) -> list[str]:
+    """What Snakemake tried and did not finish; what waits for that is not named."""
+    grid = itertools.product(settings.systems, settings.folds, settings.seeds)
+    folds = [f"04_train_fold: {system}, fold {fold}, seed {seed}" for system, fold, seed in grid
+             if not (folder / "runs" / system / f"fold_{fold}" / f"seed_{seed}" / "run.json").is_file()]
+    tried = settings.notebooks + ([] if folds else settings.analyses)
+    notebooks = [name for name in tried if not (folder / "notebooks" / f"{name}.done").is_file()]
+    return folds + notebooks or ["report"]
 
 
 def _require_weights(systems: list[str]) -> None:

@@ -1,0 +1,258 @@
+"""The report: complete, honest about what is absent, and readable from disk without a network."""
+
+import os
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
+
+from xbuslib import analysis, report
+from xbuslib.errors import StudyError
+
+TABLE = """Systems compared, *{label}*
+
+| system | Dice | FPR ↓ |
+|:--|--:|--:|
+| a<b>"c" & d \\| e † | **0.812 ± 0.010** | 0.1 |
+
+† The policy knows the reference mask.
+"""
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes, and ids."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path, self.tags, self.open = path, [], []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "br", "hr", "input", "col"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"{self.path}: </{tag}> closes something else"
+
+    def all(self, wanted):
+        return [attributes for tag, attributes in self.tags if tag == wanted]
+
+
+def check_page(path: Path) -> Tags:
+    """What holds for any page of a report: nothing is loaded from elsewhere, links lead somewhere, it can be heard."""
+    page = Tags(path)
+    assert page.open == [] and not page.all("script") and not page.all("iframe")
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    for tag, attributes in page.tags:
+        loaded = attributes.get("src") or (attributes.get("href") if tag == "link" else None)
+        assert loaded is None or not re.match(r"\w+:|//", loaded) or loaded.startswith("data:image/"), loaded
+        target = loaded if tag != "a" else attributes.get("href")
+        if target is None or target.startswith("data:"):
+            continue
+        if target.startswith("#"):
+            assert target[1:] in ids, f"{path}: nothing is at {target}"
+        elif not re.match(r"https?://(doi\.org|arxiv\.org)/", target):
+            assert not target.startswith("/") and (path.parent / unquote(target)).is_file(), f"{path}: {target} is dead"
+    assert len(page.all("h1")) == 1 and page.all("html")[0]["lang"] == "en"
+    assert all(image["alt"].strip() for image in page.all("img"))
+    assert "url(" not in path.read_text().split("</head>")[0] and "@import" not in path.read_text()
+    return page
+
+
+def executed(folder, name, question, *, failed=False, started=None, markdown=""):
+    outputs = [new_output("stream", text="<b>0.5</b>\n")]
+    if failed:
+        outputs.append(new_output("error", ename="StudyError", evalue="no", traceback=["no"]))
+    picture = new_output("display_data", {"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"})
+    cells = [new_markdown_cell(f"# {question}\n\n{markdown}"), new_code_cell('score = "<i>"  # told', outputs=outputs),
+             new_markdown_cell("## Scores"), new_code_cell("picture", outputs=[picture])]
+    notebook = new_notebook(cells=cells, metadata={"papermill": {"start_time": started}} if started else {})
+    path = folder / "notebooks" / f"{name}.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+
+
+def drawn(folder, kind, number, name):
+    place = folder / kind / number
+    place.mkdir(parents=True, exist_ok=True)
+    if kind == "tables":
+        (place / f"{name}.md").write_text(TABLE.format(label="simulated phantom"))
+        (place / f"{name}.tex").write_text("")
+    else:
+        Image.fromarray(np.zeros((90, 180, 3), np.uint8)).save(place / f"{name}.png")
+        (place / f"{name}.pdf").write_text("")
+    (place / f"{name}.csv").write_text("a\n1\n")
+
+
+@pytest.fixture
+def study(smoke_study, tmp_path, monkeypatch):
+    """Runs of the smoke study, a few executed notebooks, the paper's tables and figures but Table 4 and Figure 3."""
+    shutil.copytree(smoke_study.folder, tmp_path / "out put" / smoke_study.name,
+                    ignore=shutil.ignore_patterns("*.safetensors", "*.npz"))
+    monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path / "out put"))
+    folder = tmp_path / "out put" / smoke_study.name
+    executed(folder, "03_model_anatomy", "What is each branch made of?")
+    executed(folder, "04_train_fold/unet_fold_0_seed_0", "How good is one system on one fold?")
+    executed(folder, "05_overall_performance", "Which <system> is best?")
+    for kind, number, name in (("tables", "05", "table_1"), ("tables", "05", "table_3"), ("tables", "06", "table_2"),
+                               ("tables", "05", "by_policy"), ("figures", "03", "figure_1"),
+                               ("figures", "05", "dice #1 of_100%"), ("figures", "08", "figure_2")):
+        drawn(folder, kind, number, name)
+    (folder / "tables" / "05" / "raw.csv").write_text("a\n1\n")
+    return folder
+
+
+def text_of(path):
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", path.read_text()))
+
+
+def test_every_page_is_sound_and_loads_nothing(study):
+    page = report.build(study.name)
+    assert page == study / "report" / "index.html"
+    pages = [page, *(study / "report" / "notebooks").rglob("*.html")]
+    assert len(pages) == 4
+    for path in pages:
+        check_page(path)
+    assert not re.search(r"url\(|@import", (study / "report" / "style.css").read_text())
+
+
+def test_label_and_every_caveat_stand_before_anything_else(study, smoke_study):
+    text = text_of(report.build(study.name))
+    first = text.index("Contents")
+    assert all(0 < text.index(sentence) < first for sentence in [smoke_study.label, *smoke_study.caveats])
+    assert len(smoke_study.caveats) == 3
+    notebook = text_of(study / "report" / "notebooks" / "05_overall_performance.html")
+    assert all(sentence in notebook for sentence in [smoke_study.label, *smoke_study.caveats])
+
+
+def test_the_papers_seven_come_first_and_absent_ones_are_said(study):
+    page = check_page(report.build(study.name))
+    contents = page.path.read_text().split("What the paper shows")[1].split("</ul>")[0]
+    said = [re.sub("<[^>]+>", "", item) for item in re.findall(r"<li.*?</li>", contents)]
+    assert [words[:8].rstrip(":, ") for words in said] == ["Table 1", "Table 2", "Table 3", "Table 4", "Figure 1",
+                                                          "Figure 2", "Figure 3"]
+    assert [words for words in said if "absent" in words] == [said[3], said[6]]
+    assert "tables/07/table_4.md" in said[3] and "figures/09/figure_3.png" in said[6]
+
+
+def test_tables_are_tables_with_caption_notes_and_files(study):
+    html = report.build(study.name).read_text()
+    table = html.split('id="tables-05-table_1"')[1].split("</div>\n</div>")[0].split('<p class="links">')
+    assert "<caption>Systems compared, <em>simulated phantom</em></caption>" in table[0]
+    assert re.search(r'<th scope="col"[^>]*>FPR ↓</th>', table[0])
+    assert re.search(r"<td[^>]*>a&lt;b&gt;&quot;c&quot; &amp; d \| e †</td>", table[0])
+    assert "<strong>0.812 ± 0.010</strong>" in table[0] and "<p>† The policy knows" in table[0]
+    assert re.findall(r'href="../tables/05/table_1\.(\w+)"', table[1]) == ["csv", "tex", "md"]
+
+
+def test_sections_are_questions_in_order_with_the_papers_items_first(study):
+    html = report.build(study.name).read_text()
+    headings = [re.sub("<[^>]+>", "", heading) for heading in re.findall(r"<h2.*?</h2>", html)]
+    assert headings == ["Contents", "03 What is each branch made of?", "04 How good is one system on one fold?",
+                        "05 Which &lt;system&gt; is best?", "06 Notebook 06", "08 Notebook 08", "How was it run?"]
+    places = re.findall(r'id="((?:tables|figures)-05-[^"]*)"', html)
+    assert places == ["tables-05-table_1", "tables-05-table_3", "tables-05-by_policy", "figures-05-dice--1-of_100-"]
+    assert "../tables/05/raw.csv" in html and "../figures/05/dice%20%231%20of_100%25.pdf" in html
+
+
+def test_dice_of_every_run_links_to_its_notebook(study, smoke_study):
+    html = report.build(study.name).read_text()
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', html.split('id="notebook-04"')[1], re.DOTALL)
+    shown = {name: [float(re.sub("<[^>]+>", "", cell)) for cell in re.findall("<td.*?</td>", cells, re.DOTALL)]
+             for name, cells in rows[:len(smoke_study.systems)]}
+    for system in smoke_study.systems:
+        held = smoke_study.default[smoke_study.default["system"] == system]
+        means = [held[held["fold"] == fold]["dice"].mean() for fold in (0, 1)]
+        assert shown[held["paper_name"].iloc[0]] == pytest.approx(means, abs=5.1e-4)
+    assert re.findall(r'href="notebooks/04_train_fold/(\w+)\.html"', html) == ["unet_fold_0_seed_0"]
+
+
+def test_facts_of_the_runs(study, smoke_study):
+    edit = next((study / "runs" / "unet" / "fold_1").glob("*/run.json"))
+    edit.write_text(edit.read_text().replace('"dirty": true', '"dirty": false').replace(
+        f'"commit": "{smoke_study.facts["commit"]}"', '"commit": "0123456789abcdef"'))
+    text = text_of(report.build(study.name))
+    assert "commit 01234567: 1 run" in text and ": 11 runs" in text
+    minutes = sum(analysis.runs.read(Path(folder))["seconds"]["total"] for folder in smoke_study.runs["folder"]) / 60
+    assert f"{minutes:.1f} minutes in 12 runs" in text
+    for words in ("float32", smoke_study.facts["device"], "profile smoke", "0, 1", "resnet18 random", "first_pass",
+                  smoke_study.facts["dataset_fingerprint"][:12], smoke_study.facts["versions"]["torch"]):
+        assert words in text
+
+
+def test_notebooks_are_pages_with_their_code(study):
+    executed(study, "05_overall_performance", "Which?", markdown="See [the protocol](../docs/protocol.md), [paper]"
+             "(https://arxiv.org/abs/2509.07213) and $C_x$.")
+    report.build(study.name)
+    path = study / "report" / "notebooks" / "05_overall_performance.html"
+    page, html = check_page(path), path.read_text()
+    assert "&lt;i&gt;" in html and "&lt;b&gt;0.5&lt;/b&gt;" in html  # code and output as written, not as HTML
+    assert "See the protocol, " in html and "<var>C</var><sub>x</sub>" in html
+    assert "https://arxiv.org/abs/2509.07213" in [link.get("href") for link in page.all("a")]
+    assert "Scores" in page.all("img")[0]["alt"]
+
+
+def test_a_notebook_that_failed_and_one_that_never_ran_are_said(study):
+    executed(study, "05_overall_performance", "Which?", failed=True)
+    (study / "study.json").write_text('{"systems": [], "folds": [], "seeds": [], "overrides": ["iterations=2"], '
+                                      '"notebooks": [], "analyses": ["05_overall_performance", "07_ablations"]}')
+    text = text_of(report.build(study.name))
+    top = text[:text.index("Contents")]
+    assert "Notebook 05_overall_performance stopped with an error" in top
+    assert "Not executed in this study: 07_ablations." in top and "iterations=2" in text
+
+
+def test_what_an_earlier_execution_left_is_named_but_not_shown(study):
+    executed(study, "05_overall_performance", "Which?", started="2100-01-01T00:00:00+00:00")
+    for path in (study / "tables" / "05").glob("table_1.*"):
+        os.utime(path, (5e9, 5e9))  # as if written after the notebook had started
+    html = report.build(study.name).read_text()
+    assert "tables-05-table_1" in html and "tables-05-table_3" not in html
+    assert "not shown: tables/05/by_policy.csv, " in html
+    assert "Table 3, XBusNet by fold, is absent" in html
+
+
+def test_a_notebook_older_than_a_run_is_said(study):
+    executed(study, "05_overall_performance", "Which?", started="2001-01-01T00:00:00")
+    executed(study, "03_model_anatomy", "What?", started="2001-01-01T00:00:00")  # reads no runs
+    text = text_of(report.build(study.name))
+    top = text[:text.index("Contents")]
+    assert "05_overall_performance was executed before the newest run" in top and "03_model_anatomy was" not in top
+
+
+def test_a_partial_study_is_refused_or_says_so(study):
+    shutil.rmtree(study / "runs" / "uresnet" / "fold_1")
+    with pytest.raises(StudyError, match="uresnet, fold 1, seed 0"):
+        report.build(study.name)
+    assert not (study / "report").exists()
+    text = text_of(report.build(study.name, partial=True))
+    assert "This study is partial" in text[:text.index("Contents")] and "missing" in text.split("U-ResNet")[1][:40]
+
+
+def test_a_study_without_notebooks_and_with_an_odd_name(study):
+    odd = study.rename(study.with_name("a&b <i>#1 %41"))
+    for folder in ("tables", "figures", "notebooks"):
+        shutil.rmtree(odd / folder)
+    page = check_page(report.build(odd.name))
+    assert "<h1>Report of study a&amp;b &lt;i&gt;#1 %41</h1>" in page.path.read_text()
+    assert page.path.read_text().count("is absent") == 7
+
+
+def test_the_command(study):
+    from typer.testing import CliRunner
+
+    from xbuslib.cli import app
+
+    done = CliRunner().invoke(app, ["report", study.name])
+    assert done.exit_code == 0 and done.output.replace("\n", "") == str(study / "report" / "index.html")

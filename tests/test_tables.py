@@ -1,0 +1,258 @@
+"""Tables: exact text of hand-made frames; the paper's tables recomputed from per_image.csv with csv and numpy."""
+
+import csv
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from xbuslib import analysis, datasets, folds, printed, tables, tables_paper
+from xbuslib.cases import lesions
+from xbuslib.errors import StudyError
+
+FRAME = pd.DataFrame({
+    "paper_name": ["UNet", "A_B", "A_B"], "system": ["unet", "ab", "ab"], "policy": ["none", "first_pass", "paper"],
+    "told": [False, False, True], "n": [3, 3, 3], "dice": [0.70049, 0.7001, 0.9], "dice_sd": [0.01, np.nan, 0.2],
+    "fpr": [0.02, 0.01, 0.0], "p": [0.00004, 0.04, np.nan]})
+
+
+@pytest.fixture
+def study(smoke_study, tmp_path, monkeypatch):
+    """A copy of the smoke study that a test may damage."""
+    shutil.copytree(smoke_study.folder.parent, tmp_path / "outputs", ignore=shutil.ignore_patterns("*.safetensors"))
+    monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path / "outputs" / smoke_study.name
+
+
+def column(study, system, fold, name, policy=None):
+    """One column of a per_image.csv by case, read with csv alone; the first scoring unless a policy is given."""
+    path = study.folder / "runs" / system / f"fold_{fold}" / "seed_0" / "per_image.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    policy = policy or (rows[0]["policy"], rows[0]["attributes"])
+    return {row["case_id"]: float(row[name]) for row in rows if (row["policy"], row["attributes"]) == policy}
+
+
+def sizes(study, name="long_side_px"):
+    found = {}
+    for path in (study.folder / "runs" / "unet").glob("fold_*/seed_0/cases.csv"):
+        with path.open(newline="") as file:
+            found |= {row["case_id"]: float(row[name]) for row in csv.DictReader(file)}
+    return found
+
+
+# ---- how a table is written -------------------------------------------------------------------------------------
+
+
+def test_markdown_of_a_hand_made_frame():
+    assert tables.markdown(FRAME, "Caption.") == (
+        "Caption.\n\n"
+        "| system | policy | n | Dice | FPR ↓ | p |\n"
+        "|:--|:--|--:|--:|--:|--:|\n"
+        "| UNet | none | 3 | **0.700 ± 0.010** | 0.020 | < 0.0001 |\n"
+        "| A_B | first_pass | 3 | **0.700** | **0.010** | 0.0400 |\n"  # equal as printed, equally good
+        "| A_B † | paper | 3 | 0.900 ± 0.200 | 0.000 | – |\n\n"  # higher, but told: no candidate
+        f"{tables.TOLD}\n")
+
+
+def test_latex_of_a_hand_made_frame():
+    text = tables.latex(FRAME, "5 % of A_B & more", "t")
+    assert text.splitlines() == [
+        r"\begin{table}", r"\centering", r"\caption{5 \% of A\_B \& more}", r"\label{tab:t}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        r"\begin{tabular}{llrrrr}", r"\toprule", r"system & policy & n & Dice & FPR $\downarrow$ & p \\", r"\midrule",
+        r"UNet & none & 3 & \textbf{0.700 $\pm$ 0.010} & 0.020 & $<$ 0.0001 \\",
+        r"A\_B & first\_pass & 3 & \textbf{0.700} & \textbf{0.010} & 0.0400 \\",
+        r"A\_B \textdagger{} & paper & 3 & 0.900 $\pm$ 0.200 & 0.000 & -- \\", r"\bottomrule", r"\end{tabular}}",
+        r"\par\footnotesize \textdagger{} The policy may take size or place from the reference mask: "
+        r"no candidate for bold.", r"\end{table}"]
+
+
+def test_best_within_groups_and_none_of_one():
+    frame = pd.DataFrame({"bin": ["s", "s", "l"], "system": list("aba"), "missed": [0.0, 2.0, 3.0],
+                          "iou": [0.1, 0.2, 0.9], "iou_printed": [0.1, 0.2, 0.3]})
+    text = tables.markdown(frame, "c", within="bin")
+    assert "| s | a | **0** | 0.100 | 0.100 |\n| s | b | 2 | **0.200** | 0.200 |\n| l | a | 3 | 0.900 | 0.300 |" in text
+    assert text.splitlines()[2] == "| bin | system | missed ↓ | IoU | printed IoU |"
+    assert tables.latex(frame, "c", "n", within="bin").count(r"\midrule") == 2
+    assert "**" not in tables.markdown(frame, "c", within="bin", bold=False)
+
+
+def test_signs_switches_metrics_and_gaps():
+    frame = pd.DataFrame({"metric": ["dice"], "lfe": [True], "mean_difference": [-0.0126], "low": [-0.0001],
+                          "statistic": [12.5], "dice fold 0": [np.nan], "note": [None]})
+    assert tables.markdown(frame, "c").splitlines()[4] == "| Dice | yes | −0.013 | 0.000 | 12.5 | – | – |"
+    assert "| Dice fold 0 |" in tables.markdown(frame, "c")
+    assert r"& $-$0.013 &" in tables.latex(frame, "c", "n")
+
+
+def test_a_bar_in_a_name_and_a_table_without_rows():
+    assert r"| a\|b |" in tables.markdown(pd.DataFrame({"name": ["a|b"]}), "c")
+    assert "(no rows)" in tables.markdown(FRAME.iloc[:0], "c")
+    assert r"\toprule" in tables.latex(FRAME.iloc[:0], "c", "n")
+
+
+def test_save_writes_three_files_and_the_csv_has_every_number(tmp_path):
+    written = tables.save(FRAME, tmp_path / "new", "table", "Caption.")
+    assert [path.name for path in written] == ["table.csv", "table.md", "table.tex"]
+    again = pd.read_csv(written[0], keep_default_na=False, na_values=[""])
+    pd.testing.assert_frame_equal(again, FRAME, check_exact=True, check_dtype=False)
+    assert written[1].read_text(encoding="utf-8") == tables.markdown(FRAME, "Caption.")
+
+
+def every_table(study):
+    yield tables_paper.table_1(study), None
+    yield tables_paper.printed_1(study), None
+    yield tables_paper.table_3(study), None
+    yield tables_paper.per_fold(study), None
+    yield tables_paper.table_4(study), None
+    for by in tables_paper.MEASURES:
+        yield tables_paper.table_2(study, by), "bin"
+        yield tables_paper.by_bin(tables_paper.table_2(study, by)), None
+
+
+def test_latex_of_every_table_has_its_rules_and_equal_rows(smoke_study):
+    for frame, within in every_table(smoke_study):
+        lines = tables.latex(frame, smoke_study.label, "n", within).splitlines()
+        inside = lines[lines.index(r"\toprule") + 1:lines.index(r"\bottomrule")]
+        rows = [line for line in inside if line != r"\midrule"]
+        columns = next(line for line in lines if line.startswith(r"\begin{tabular}")).split("{")[2].count
+        assert len(rows) == len(frame) + 1 and inside[1] == r"\midrule"
+        assert {row.count(" & ") for row in rows} == {columns("l") + columns("r") - 1}
+        assert all(row.endswith(r" \\") for row in rows) and "".join(rows).isascii()
+        assert not any("_" in row.replace(r"\_", "") for row in rows)
+
+
+# ---- the paper's tables, recomputed -----------------------------------------------------------------------------
+
+
+def test_table_1_from_the_files(smoke_study):
+    table = tables_paper.table_1(smoke_study)
+    assert list(table["system"].unique()) == ["unet", "uresnet", "bussam", "xbusnet"]  # ablations stand in Table 4
+    assert len(table) == 1 + 1 + 4 + 6
+    for row in table.itertuples():
+        for metric in ("dice", "iou", "fpr", "fnr", "dice_two_class", "fnr_two_class"):
+            means = [np.mean(list(column(smoke_study, row.system, fold, metric, (row.policy, row.attributes)).values()))
+                     for fold in (0, 1)]
+            assert getattr(row, metric) == pytest.approx(np.mean(means))
+            assert getattr(row, f"{metric}_sd") == pytest.approx(np.std(means, ddof=1))
+    assert set(table.loc[table["told"], "policy"]) == {"paper", "reference"}
+    assert table.loc[table["default"], "policy"].tolist() == ["none", "none", "first_pass", "first_pass"]
+
+
+def test_printed_figures_stand_beside_their_own_family(smoke_study):
+    table = tables_paper.table_1(smoke_study).set_index(["system", "policy", "attributes"])
+    unet, xbusnet = table.loc[("unet", "none", "none")], table.loc[("xbusnet", "first_pass", "metadata")]
+    assert unet["dice_printed"] == 0.604 and np.isnan(unet["dice_two_class_printed"])
+    assert xbusnet["iou_two_class_printed"] == 0.815 and np.isnan(xbusnet["iou_printed"])
+    assert table["dice_two_class_printed"].count() == 1  # once per system
+    columns = list(table.columns)
+    assert columns[columns.index("dice"):][:3] == ["dice", "dice_sd", "dice_printed"]
+
+    side = tables_paper.printed_1(smoke_study).set_index("system")
+    assert side.loc["bussam", "ours_fnr"] == pytest.approx(table.loc[("bussam", "first_pass", "none"), "fnr"])
+    assert side.loc["xbusnet", "ours_dice"] == pytest.approx(xbusnet["dice_two_class"])
+    assert side.loc["xbusnet", "fpr_printed"] == 0.099 and np.isnan(side.loc["xbusnet", "ours_fpr"])
+    assert "ukan" not in side.index
+    assert tables_paper.absent(smoke_study, list(printed.table_1()["system"])) == ["U-KAN", "AnatoSegNet", "CLIP-TNseg"]
+
+
+def test_table_3_and_the_table_by_fold_from_the_files(smoke_study):
+    table = tables_paper.table_3(smoke_study)
+    by_fold = tables_paper.per_fold(smoke_study).set_index("system")
+    n = [len(column(smoke_study, "xbusnet", fold, "dice")) for fold in (0, 1)]
+    assert table["fold"].tolist() == ["0", "1", "all"] and table["n"].tolist() == [*n, sum(n)]
+    means = [np.mean(list(column(smoke_study, "xbusnet", fold, "iou_two_class").values())) for fold in (0, 1)]
+    assert table["iou_two_class"].tolist() == pytest.approx([*means, np.mean(means)])
+    assert table["iou_two_class_sd"].iloc[-1] == pytest.approx(abs(means[0] - means[1]) / 2**0.5)
+    assert not any("printed" in name for name in table)  # other folds than the authors'
+    assert tables_paper.table_3(smoke_study, "ukan").empty
+    for system in smoke_study.systems:
+        means = [np.mean(list(column(smoke_study, system, fold, "dice").values())) for fold in (0, 1)]
+        assert by_fold.loc[system, ["dice fold 0", "dice fold 1", "dice"]].tolist() == pytest.approx(
+            [*means, np.mean(means)])
+
+
+def test_the_authors_folds_are_known_and_get_their_printed_figures(blu_root, smoke_study):
+    cases = lesions(datasets.load("blu", blu_root))
+    assert folds.checksum(folds.read(blu_root / "released_folds", cases)) == tables_paper.RELEASED_FOLDS
+    as_released = replace(smoke_study, facts=smoke_study.facts | {"folds_checksum": tables_paper.RELEASED_FOLDS})
+    table = tables_paper.table_3(as_released)
+    assert table["dice_two_class_printed"].tolist()[:2] == [0.8846, 0.8910]
+
+
+@pytest.mark.parametrize("by, name, edges", [("pixels", "long_side_px", (110, 250)), ("tertiles", "long_side_px", None),
+                                             ("millimetres", "long_side_mm", (10, 20))])
+def test_table_2_from_the_files(smoke_study, by, name, edges):
+    table, size = tables_paper.table_2(smoke_study, by), sizes(smoke_study, name)
+    edges = edges or [int(edge) for edge in np.quantile(list(size.values()), (1 / 3, 2 / 3))]
+    assert table.groupby("bin")["n"].first().sum() == len(size) and len(table) == 3 * 6
+    for row in table.itertuples():
+        low, high = ((0, edges[0]), edges, (edges[1], np.inf))[list(table["bin"].unique()).index(row.bin)]
+        inside = [case for case, value in size.items() if low < value <= high]
+        dice = column(smoke_study, row.system, 0, "dice") | column(smoke_study, row.system, 1, "dice")
+        values = [dice[case] for case in inside]
+        assert row.n == len(values) and row.missed == values.count(0)
+        if values:
+            assert row.dice == pytest.approx(np.mean(values), abs=1e-12)
+        if len(values) > 1:
+            assert row.dice_sd == pytest.approx(np.std(values, ddof=1), abs=1e-12)
+    wide = tables_paper.by_bin(table).set_index("system")
+    largest = table[(table["system"] == "unet") & (table["bin"] == table["bin"].iloc[-1])].iloc[0]
+    assert wide.loc["unet", f"missed {largest['bin']}"] == largest["missed"]
+    assert wide.loc["unet", f"dice {largest['bin']}"] == pytest.approx(largest["dice"], nan_ok=True)
+
+
+def test_edges_belong_to_the_left_bin_and_empty_bins_are_shown(smoke_study):
+    sides = np.where(np.arange(len(smoke_study.cases)) < 8, 110.0, 111.0)
+    cases = smoke_study.cases.assign(long_side_px=sides, long_side_mm=np.nan)
+    held = replace(smoke_study, cases=cases)
+    table = tables_paper.table_2(held)
+    assert table[table["system"] == "unet"]["n"].tolist() == [8, len(sides) - 8, 0]
+    assert table.loc[table["n"] == 0, "dice"].isna().all()
+    assert tables_paper.table_2(held, "millimetres")["n"].eq(0).all()  # no pixel size, no millimetres
+    table = table.set_index(["system", "bin"])
+    assert table.loc[("unet", "≤ 110"), "dice_printed"] == 0.3668
+    assert table.loc[("xbusnet", "≤ 110"), "iou_two_class_printed"] == 0.7925
+    with pytest.raises(StudyError, match="cannot be binned by 'inches'"):
+        tables_paper.table_2(held, "inches")
+
+
+def test_missed_lesions_are_averaged_over_seeds(smoke_study):
+    rows = smoke_study.per_image[smoke_study.per_image["system"] == "unet"]
+    both = pd.concat([rows.assign(dice=0.5), rows.assign(seed=1, dice=np.where(rows["case_id"] == "case001", 0, 0.5))])
+    held = replace(smoke_study, per_image=both)
+    assert tables_paper.table_2(held)["missed"].sum() == 0.5 * (rows["case_id"] == "case001").sum() > 0
+
+
+def test_table_4_from_the_files(smoke_study):
+    table = tables_paper.table_4(smoke_study).set_index("system")
+    assert list(table.index) == ["xbusnet", "xbusnet-no-gfe", "xbusnet-no-sfa"]
+    assert table.loc["xbusnet-no-gfe", ["lfe", "gfe", "sfa"]].tolist() == [True, False, True]
+    dice = {system: np.mean([np.mean(list(column(smoke_study, system, fold, "dice").values())) for fold in (0, 1)])
+            for system in table.index}
+    for system in table.index[1:]:
+        assert table.loc[system, "dice_drop"] == pytest.approx(dice["xbusnet"] - dice[system])
+    assert np.isnan(table.loc["xbusnet", "dice_drop"]) and np.isnan(table.loc["xbusnet", "p_holm"])
+    assert table["p_holm"].iloc[1:].between(0, 1).all()
+    assert table["dice_two_class_printed"].tolist() == [0.8765, 0.8453, 0.8600]
+    assert "dice_printed" not in table  # Table 4 is on the two-class scale
+
+
+def test_table_4_without_the_full_model_or_any_ablation(study):
+    shutil.rmtree(study / "runs" / "xbusnet")
+    assert tables_paper.table_4(analysis.open_study(study.name))["dice_drop"].isna().all()
+    plain = analysis.open_study(study.name, systems=["unet", "uresnet"])
+    assert tables_paper.table_4(plain).empty and tables_paper.table_3(plain).empty
+    assert "(no rows)" in tables.markdown(tables_paper.table_4(plain), "c")
+
+
+def test_a_partial_study_uses_what_is_there(study):
+    shutil.rmtree(study / "runs" / "unet" / "fold_1")
+    held = analysis.open_study(study.name, partial=True)
+    row = tables_paper.table_1(held).set_index("system").loc["unet"]
+    assert row["folds"] == 1 and np.isnan(row["dice_sd"])
+    left = len(column(held, "unet", 0, "dice"))
+    assert tables_paper.table_2(held).set_index("system").loc["unet", "n"].sum() == left
