@@ -70,7 +70,7 @@ def test_size_histogram_counts_the_bins_of_table_2():
 
 def overlaps(figure, texts) -> list[tuple[str, str]]:
     """Pairs of texts whose drawn boxes overlap."""
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in texts]
     return [(a.get_text(), b.get_text()) for i, a in enumerate(texts) for j, b in enumerate(texts[:i])
             if boxes[i].overlaps(boxes[j])]

@@ -240,6 +240,16 @@ def test_a_partial_study_is_refused_or_says_so(study):
     assert "This study is partial" in text[:text.index("Contents")] and "missing" in text.split("U-ResNet")[1][:40]
 
 
+def test_what_rests_on_no_run_is_not_labelled_as_one(study, smoke_study):
+    executed(study, "10_paper_audit", "Do the paper's numbers follow?")
+    drawn(study, "figures", "10", "two_scales")
+    html = report.build(study.name).read_text()
+    figure = re.search(r'id="figures-10-two_scales".*?</figure>', html, re.DOTALL)[0]
+    assert "no run of this study is read" in figure and "phantom" not in figure
+    page = text_of(study / "report" / "notebooks" / "10_paper_audit.html")
+    assert "no run of this study is read" in page and not any(caveat in page for caveat in smoke_study.caveats)
+
+
 def test_a_study_without_notebooks_and_with_an_odd_name(study):
     odd = study.rename(study.with_name("a&b <i>#1 %41"))
     for folder in ("tables", "figures", "notebooks"):

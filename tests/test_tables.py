@@ -80,6 +80,13 @@ def test_best_within_groups_and_none_of_one():
     assert "**" not in tables.markdown(frame, "c", within="bin", bold=False)
 
 
+def test_rows_over_fewer_folds_or_images_take_no_part():
+    frame = pd.DataFrame({"system": list("abc"), "folds": [5, 5, 4], "dice": [0.1, 0.2, 0.9]})
+    assert "| b | 5 | **0.200** |\n| c | 4 | 0.900 |" in tables.markdown(frame, "c")
+    frame = pd.DataFrame({"bin": list("ssll"), "system": list("abab"), "n": [3, 3, 9, 8], "dice": [0.1, 0.2, 0.5, 1]})
+    assert tables.markdown(frame, "c", within="bin").count("**") == 2
+
+
 def test_signs_switches_metrics_and_gaps():
     frame = pd.DataFrame({"metric": ["dice"], "lfe": [True], "mean_difference": [-0.0126], "low": [-0.0001],
                           "statistic": [12.5], "dice fold 0": [np.nan], "note": [None]})
@@ -247,6 +254,14 @@ def test_table_4_without_the_full_model_or_any_ablation(study):
     plain = analysis.open_study(study.name, systems=["unet", "uresnet"])
     assert tables_paper.table_4(plain).empty and tables_paper.table_3(plain).empty
     assert "(no rows)" in tables.markdown(tables_paper.table_4(plain), "c")
+
+
+def test_drops_of_a_partial_study_are_over_the_folds_that_both_have(study):
+    shutil.rmtree(study / "runs" / "xbusnet-no-sfa" / "fold_0")
+    held = analysis.open_study(study.name, partial=True)
+    with_sfa, without = (np.mean(list(column(held, name, 1, "iou").values())) for name in ("xbusnet", "xbusnet-no-sfa"))
+    table = tables_paper.table_4(held).set_index("system")
+    assert table.loc["xbusnet-no-sfa", "iou_drop"] == pytest.approx(with_sfa - without)
 
 
 def test_a_partial_study_uses_what_is_there(study):

@@ -211,7 +211,7 @@ def ablations(rows: pd.DataFrame, label: str, metric: str = "dice") -> Figure:
                    label=said + (" (not complete)" if len(at) < 2 else ""))
     right.set_xticks((0, 1), ("with SFA", "without SFA"))
     right.set(xlim=(-0.25, 1.25), ylabel=f"{HEADERS[metric]}: mean over folds (thin: one fold)")
-    right.legend(loc="best")
+    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     right.grid(axis="y")
     return _titled(figure, "Ablations", label)
 
@@ -246,6 +246,8 @@ def _names(rows: pd.DataFrame) -> dict[str, str]:
 def _system_axis(axis: Axes, names: dict[str, str]) -> None:
     axis.set_yticks(range(len(names)), [textwrap.fill(name, 24) for name in names.values()])
     axis.set_ylim(max(1, len(names)) - 0.4, -0.6)  # the first on top
+    if not names:
+        axis.set_axis_off()
 
 
 def _titled(figure: Figure, what: str, label: str) -> Figure:

@@ -56,6 +56,7 @@ class Section(NamedTuple):
 
     number: str
     question: str
+    about: str  # what its captions say of the numbers
     links: list[Link]
     items: list[Item]
     data: list[Link]  # tables that are there as CSV alone
@@ -92,10 +93,11 @@ def _section(study: Study, folder: Path, number: str, pages: dict[str, Page], ne
     name, page = next(((n, p) for n, p in sorted(pages.items()) if n.startswith(f"{number}_")), (number, None))
     question = page.question if page else f"Notebook {number}"
     if number == FOLDS:  # each run's figures are in its own notebook
-        return Section(number, question, [], [], [], [])
+        return Section(number, question, study.label, [], [], [], [])
     files, notes = _current(study, number, page)
-    tables = [_table(study, folder, path) for path in files if path.suffix == ".md"]
-    drawn = [_figure(study, folder, path) for path in files if path.suffix == ".png"]
+    about = report_notebooks.ABOUT.get(number, study.label)
+    tables = [_table(study, folder, path, about) for path in files if path.suffix == ".md"]
+    drawn = [_figure(study, folder, path, about) for path in files if path.suffix == ".png"]
     shown = {item.place for item in [*tables, *drawn]}
     data = [(path.name, _href(path, folder)) for path in files
             if path.suffix == ".csv" and _place(study, path) not in shown]
@@ -106,7 +108,7 @@ def _section(study: Study, folder: Path, number: str, pages: dict[str, Page], ne
                      "lack that run. Run the study again.")
     links = [("executed notebook", _href(page.html, folder)), (".ipynb", _href(page.source, folder))] if page else []
     items = sorted([*tables, *drawn], key=lambda item: not item.place.startswith(PRINTED))
-    return Section(number, question, links, items, data, notes)
+    return Section(number, question, about, links, items, data, notes)
 
 
 def _current(study: Study, number: str, page: Page | None) -> tuple[list[Path], list[str]]:
@@ -120,28 +122,29 @@ def _current(study: Study, number: str, page: Page | None) -> tuple[list[Path], 
             [f"Left over from an earlier execution of notebook {number}, and therefore not shown: {named}."])
 
 
-def _table(study: Study, folder: Path, path: Path) -> Item:
+def _table(study: Study, folder: Path, path: Path, about: str) -> Item:
     """A Markdown file: what precedes the table is its caption, what follows are notes."""
     blocks = re.split(r"\n\s*\n", path.read_text(encoding="utf-8").strip())
     first = next((i for i, block in enumerate(blocks) if block.startswith("|")), len(blocks))
-    caption = " ".join(blocks[:first]) or f"{_readable(path.stem)}. {study.label}"
+    caption = " ".join(blocks[:first]) or f"{_readable(path.stem)}. {about}"
     said = report_notebooks.prose(caption).strip().removeprefix("<p>").removesuffix("</p>")
     body = "".join(report_notebooks.prose(block) for block in blocks[first:])
     if "<table>" in body:
         body = body.replace("<table>", f"<table>\n<caption>{said}</caption>", 1)
     else:  # a table without rows
         body = f"<p>{said}</p>\n{body}"
-    return Item(_place(study, path), re.sub(r"<th\b", '<th scope="col"', body), {},
+    body = re.sub(r"<td([^>]*)>(?=[^<]{60})", r'<td\1 class="long">', re.sub(r"<th\b", '<th scope="col"', body))
+    return Item(_place(study, path), body, {},
                 _links(folder, path, CSV="csv", LaTeX="tex", Markdown="md"))
 
 
-def _figure(study: Study, folder: Path, path: Path) -> Item:
+def _figure(study: Study, folder: Path, path: Path, about: str) -> Item:
     with Image.open(path) as picture:  # shown at the size it was drawn for, in CSS pixels of 1/96 inch
         width, height = (round(side * 96 / figures.RESOLUTION) for side in picture.size)
     numbers = f"; its numbers are in {path.stem}.csv" if path.with_suffix(".csv").is_file() else ""
     return Item(_place(study, path), "",
                 {"href": _href(path, folder), "width": width, "height": height,
-                 "alt": f"{_readable(path.stem)}, {study.label}{numbers}"},
+                 "alt": f"{_readable(path.stem)}, {about}{numbers}"},
                 _links(folder, path, PNG="png", PDF="pdf", CSV="csv"))
 
 

@@ -18,6 +18,11 @@ from xbuslib.analysis import Study
 from xbuslib.errors import StudyError
 from xbuslib.files import write_whole
 
+ABOUT = {  # notebooks whose figures rest on no run
+    "03": "shapes and counts of the model itself; nothing is trained",
+    "10": "the paper's own figures and BLU's masks; no run of this study is read",
+}
+WITHOUT_IMAGES = "10"  # nor on any image of the study, so that its caveats do not apply
 LINK = re.compile(r'<a\b[^>]*? href="(?!https?:|mailto:|#)([^"]*)"[^>]*>(.*?)</a>', re.DOTALL)
 SYMBOL = re.compile(r"\$([A-Za-z])_(?:(\w)|\{(\w+)\})\$")  # $C_x$, all the mathematics that notebooks write
 
@@ -50,10 +55,11 @@ def convert(study: Study, target: Path, templates: Environment) -> dict[str, Pag
         page = Page(path, html, _question(notebook) or name, _failed(notebook), _started(notebook))
         _describe_images(notebook)
         body, _ = exporter.from_notebook_node(notebook)
-        report = target.parent
+        report, apart = target.parent, name.startswith(WITHOUT_IMAGES)
         with write_whole(html) as unfinished:
             unfinished.write_text(templates.get_template("report_notebook.html.jinja").render(
-                study=study, page=page, name=name, body=body, home=_href(report / "index.html", html),
+                study=study, page=page, name=name, body=body, about=ABOUT[WITHOUT_IMAGES] if apart else study.label,
+                caveats=[] if apart else study.caveats, home=_href(report / "index.html", html),
                 style=_href(report / "style.css", html), notebook=_href(path, html)), encoding="utf-8")
         pages[name] = page
     return pages

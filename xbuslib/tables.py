@@ -52,7 +52,8 @@ def markdown(frame: pd.DataFrame, caption: str, within: str | None = None, bold:
     """The table as Markdown below its caption.
 
     The best value of a metric's column is bold, among all rows or among those of one value of `within`; equal as
-    printed is equally good, and there is no best of one. ↓ marks columns in which lower is better.
+    printed is equally good, and there is no best of one. Rows over fewer folds or images (`folds`, `n`) than others of
+    their group, as in a partial study, take no part. ↓ marks columns in which lower is better.
     """
     columns, rows = _shown(frame), _cells(frame, within, bold)
     lines = ["| " + " | ".join(_header(column).replace("|", r"\|") for column in columns) + " |",
@@ -119,7 +120,9 @@ def _best(frame: pd.DataFrame, column: str, within: str | None) -> np.ndarray:
     free = ~frame["told"].to_numpy(bool) if "told" in frame else ~best
     groups = frame[within].to_numpy() if within else np.zeros(len(frame))
     for group in pd.unique(groups):
-        candidates = np.flatnonzero((groups == group) & free & ~np.isnan(values))
+        inside = groups == group
+        whole = np.logical_and.reduce([frame[c] == frame.loc[inside, c].max() for c in ("folds", "n") if c in frame])
+        candidates = np.flatnonzero(inside & free & whole & ~np.isnan(values))
         if len(candidates) > 1:
             top = values[candidates].max() if metric in HIGHER else values[candidates].min()
             best[candidates] = values[candidates] == top

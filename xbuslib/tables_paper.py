@@ -126,8 +126,11 @@ def table_2(study: Study, by: str = "pixels") -> pd.DataFrame:
 
 
 def by_bin(table: pd.DataFrame) -> pd.DataFrame:
-    """Table 2 in the paper's layout: a row per system, a column per metric and bin; `table` is `table_2`'s."""
-    wide = table[["system", "paper_name"]].drop_duplicates().reset_index(drop=True)
+    """Table 2 in the paper's layout: a row per system, a column per metric and bin, n images in all bins.
+
+    table: `table_2`'s.
+    """
+    wide = table.groupby(["paper_name", "system"], sort=False)["n"].sum().reset_index()
     for metric in ("dice", "iou", "missed"):
         for name in table["bin"].unique():
             part = table[table["bin"] == name].set_index("system")
@@ -165,7 +168,8 @@ def size_bins(size: pd.Series, by: str) -> tuple[tuple[int, int], tuple[str, str
 def table_4(study: Study) -> pd.DataFrame:
     """The ablations that the study has: switches, mean and SD over folds, drop against the full model, tests on images.
 
-    <metric>_drop is the full model's mean over folds minus the row's. p_holm (Dice) is adjusted over the ablations.
+    <metric>_drop is the full model's fold mean minus the row's, averaged over the folds that both have. p_holm (Dice)
+    is adjusted over the ablations.
     """
     rows = study.default[study.default["system"].isin(ABLATIONS)]
     means = _registry_order(over_folds(rows, WHO, OVERLAP), study)
@@ -175,10 +179,10 @@ def table_4(study: Study) -> pd.DataFrame:
     for metric in ("dice", "iou"):
         _after(means, f"{metric}_two_class_sd", f"{metric}_two_class_printed", means["system"].map(figures[metric]))
     tests = statistics.compare_all(study, metrics=("dice",), others=ABLATIONS).set_index("against")
-    full = means[means["system"] == "xbusnet"]
     for metric in ("dice", "iou"):
-        drop = full[metric].iloc[0] - means[metric] if len(full) else np.nan
-        means[f"{metric}_drop"] = pd.Series(drop, means.index).where(means["system"] != "xbusnet")
+        by_fold = fold_means(rows, ["system"], [metric]).pivot(index="system", columns="fold", values=metric)
+        drop = (by_fold.reindex(["xbusnet"]).iloc[0] - by_fold).mean(axis=1).drop("xbusnet", errors="ignore")
+        means[f"{metric}_drop"] = means["system"].map(drop).astype(float)
     for column in ("p_holm", "rank_biserial"):
         means[column] = means["system"].map(tests[column].astype(float))
     return means
