@@ -2,7 +2,7 @@
 
 `family` says which of our two metric families a row's Dice and IoU can be compared with: "lesion" (the paper's own
 equations) or "two_class" (the mean of background and lesion that the released code computes). Notebook 10 derives it
-from the printed figures alone. XBusNet's printed FPR fits neither family; CLIP-TNseg's is of the released formula's kind.
+from the printed figures alone. XBusNet's printed FPR fits neither family; CLIP-TNseg's is of the released code's kind.
 """
 
 import pandas as pd
