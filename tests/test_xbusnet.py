@@ -22,7 +22,7 @@ def paper():
     return models.build("xbusnet", resolve("paper", {"weights": "random"}))
 
 
-def inputs(system, batch=2, size=96):
+def inputs(system, batch=2, size=64):
     """(image, features, prompts) for a batch of noise."""
     image = torch.rand(batch, 1, size, size, generator=torch.Generator().manual_seed(1))
     texts = system.encode_texts([f"a lesion, BI-RADS {i}" for i in range(batch)])
@@ -117,7 +117,7 @@ def test_each_prompt_changes_the_logits(quick):
 
 
 def test_encoding_once_equals_encoding_at_every_step(quick):
-    image = torch.rand(3, 1, 96, 96)
+    image = torch.rand(3, 1, 64, 64)
     together = quick.encode_images(image)
     apart = torch.cat([quick.encode_images(image[i:i + 1]) for i in range(3)])
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
