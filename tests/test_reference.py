@@ -1,4 +1,4 @@
-"""The committed reference run: its Table 1 from its own per-image scores, by plain arithmetic, and the README's copy."""
+"""The committed reference run: its Table 1 from its own scores by plain arithmetic, and the copy in the README."""
 
 import csv
 import re
