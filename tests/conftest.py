@@ -8,6 +8,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
 
 
+SLOW_FIRST = ("test_workflow.py", "test_notebooks.py")  # one file runs on one core: the longest must not start last
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: (SLOW_FIRST.index(item.path.name) if item.path.name in SLOW_FIRST
+                                 else len(SLOW_FIRST)))
+
+
 @pytest.fixture(scope="session")
 def phantom_root(tmp_path_factory):
     """20 simulated cases, as the smoke profile uses them."""

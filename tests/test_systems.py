@@ -151,12 +151,12 @@ def test_ablations_take_away_just_their_component():
     full = build("xbusnet")
     parts = {name: count(module)[0] for name, module in full.named_children()}
     sfa = count(full.gfe.sfa)[0] + count(full.lfe.sfa)[0]
-    # the fusion head sees 64, 32 or 96 channels: GroupNorm, 3×3 and 1×1 of its first block shrink or vanish
-    head = lambda width: 2 * width + width * 64 * 9 + (width * 64 + 64 if width != 64 else 0)  # noqa: E731
-    expected = {"xbusnet-no-lfe": sum(parts.values()) - parts["lfe"] - head(96) + head(64),
-                "xbusnet-no-gfe": sum(parts.values()) - parts["gfe"] - head(96) + head(32),
+    # the fusion head sees 32, 16 or 48 channels in quick: GroupNorm, 3×3 and 1×1 of its first block shrink or vanish
+    head = lambda width: 2 * width + width * 32 * 9 + (width * 32 + 32 if width != 32 else 0)  # noqa: E731
+    expected = {"xbusnet-no-lfe": sum(parts.values()) - parts["lfe"] - head(48) + head(32),
+                "xbusnet-no-gfe": sum(parts.values()) - parts["gfe"] - head(48) + head(16),
                 "xbusnet-no-sfa": sum(parts.values()) - sfa,
-                "xbusnet-no-lfe-no-sfa": sum(parts.values()) - parts["lfe"] - head(96) + head(64)
+                "xbusnet-no-lfe-no-sfa": sum(parts.values()) - parts["lfe"] - head(48) + head(32)
                 - count(full.gfe.sfa)[0]}
     assert {name: count(build(name))[0] for name in expected} == expected
 

@@ -68,7 +68,7 @@ def test_global_branch_scales_and_shifts_the_convolved_image(quick):
     image, prompt = torch.randn(2, 3, 8, 8), torch.randn(2, 128)
     seen = []
     hook = gfe.out.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    assert gfe(image, prompt).shape == (2, 64, 8, 8)
+    assert gfe(image, prompt).shape == (2, 32, 8, 8)  # half of 64 in quick
     hook.remove()
     for sample in range(2):
         scale = gfe.multiply.weight @ prompt[sample] + gfe.multiply.bias
