@@ -55,11 +55,12 @@ def fold(system: Annotated[str, typer.Option(help="a name from `xbuslib systems`
          dataset: Dataset = "phantom", data: Data = "", folds: Folds = "", profile: Profile = "quick",
          overrides: Overrides = [], name: Study = "") -> None:  # noqa: B006
     """Train one system on one fold and score it: what notebook 04 runs, without Jupyter."""
-    from xbuslib import runs
+    from xbuslib import models, runs
     from xbuslib.config import resolve
     from xbuslib.study import open_source, run_fold
 
     config = resolve(profile, overrides)
+    models.entry(system)  # refused before any data are made or decoded
     where = name or f"{dataset}-{profile}"
     source = open_source(dataset, data, fold_request(folds)[0], config, where)
     path = run_fold(system, fold, config, source, study=where, seed=seed)

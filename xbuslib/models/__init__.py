@@ -15,7 +15,7 @@ from xbuslib.models.uresnet import UResNet
 from xbuslib.models.xbusnet import XBusNet
 from xbuslib.models.xbusnet_released import XBusNetReleased
 
-__all__ = ["REGISTRY", "Entry", "Prompts", "System", "build", "count", "names"]
+__all__ = ["REGISTRY", "Entry", "Prompts", "System", "build", "count", "entry", "names"]
 
 
 class Entry(NamedTuple):
@@ -56,11 +56,16 @@ def names() -> list[str]:
     return list(REGISTRY)
 
 
+def entry(name: str) -> Entry:
+    """The registry's row for `name`. Raises StudyError for an unknown one."""
+    if name not in REGISTRY:
+        raise StudyError(f"unknown system {name!r}; the systems are {', '.join(REGISTRY)}")
+    return REGISTRY[name]
+
+
 def build(name: str, config: Config) -> System:
     """A new system. Seed torch first: weights that are not loaded are drawn at random.
 
     Raises StudyError for an unknown name or missing weights.
     """
-    if name not in REGISTRY:
-        raise StudyError(f"unknown system {name!r}; the systems are {', '.join(REGISTRY)}")
-    return REGISTRY[name].build(config)
+    return entry(name).build(config)
