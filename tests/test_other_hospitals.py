@@ -23,7 +23,7 @@ def picture(path, box=None, shape=(40, 60)):
 
 @pytest.fixture
 def busi(tmp_path):
-    root = tmp_path / "busi"
+    root = tmp_path / "busi & more"  # the names of further masks are joined by "&"
     for name in ("benign (2)", "benign (10)", "malignant (1)", "normal (3)"):
         picture(root / "Dataset_BUSI_with_GT" / name.split()[0] / f"{name}.png")
     place = root / "Dataset_BUSI_with_GT"

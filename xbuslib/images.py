@@ -146,9 +146,13 @@ def _decode_or_fault(row, size: int) -> dict | str:
 
 
 def mask_files(row) -> list[str]:
-    """The mask files of a row of the case table, whose union is its mask; none for a normal image."""
+    """The mask files of a row of the case table, whose union is its mask; none for a normal image.
+
+    `more_masks` holds the names of files beside `mask`, joined by "&".
+    """
     more = getattr(row, "more_masks", None)
-    return [] if row.mask is None else [row.mask, *(more.split("&") if more else [])]
+    return [] if row.mask is None else [row.mask, *(str(Path(row.mask).with_name(name))
+                                                    for name in (more.split("&") if more else []))]
 
 
 def decode(image_path: str, mask_paths: list[str], size: int) -> dict:

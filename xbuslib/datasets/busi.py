@@ -37,7 +37,7 @@ def load(root: Path) -> pd.DataFrame:
         lesion = kind != "normal" and masks
         rows.append({"case_id": image.stem, "patient_id": image.stem, "image": str(image),
                      "mask": str(masks[0]) if lesion else None,
-                     "more_masks": "&".join(map(str, masks[1:])) or None if lesion else None,
+                     "more_masks": "&".join(mask.name for mask in masks[1:]) or None if lesion else None,
                      "pixel_mm": np.nan, "shape": None, "margin": None, "birads": None, "pathology": kind})
     if faults:
         raise StudyError(f"{root}: {len(faults)} fault(s):\n" + "\n".join(f"  {fault}" for fault in faults[:20]))
