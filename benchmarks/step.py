@@ -34,7 +34,7 @@ def measure(name: str, size: int, batch: int, steps: int, profile: str, referenc
     ours()  # kernels chosen, memory taken
     with FlopCounterMode(display=False) as counter:
         ours()
-    peak, flops = peak_memory_gb(on), counter.get_total_flops()
+    held, peak, flops = held_gb(bench.system, ours), peak_memory_gb(on), counter.get_total_flops()
     other = procedures.bench(name, config, source, on) if reference else None
     theirs = procedures.reference_step(other) if reference else None
     found, reference_found = [], []
@@ -46,13 +46,31 @@ def measure(name: str, size: int, batch: int, steps: int, profile: str, referenc
     row = {"system": name, "step_s": step_s, "reference_step_s": None, "ratio": None,
            "pass_s": statistics.median(passes), "reference_pass_s": None, "tflop": flops / 1e12,
            "matmul_tflop_s": rate / 1e12, "matmul_share": flops / step_s / rate,
-           "copy_gb_s": machine.copy_rate(on) / 1e9, "precision": kind, "peak_memory_gb": peak}
+           "copy_gb_s": machine.copy_rate(on) / 1e9, "precision": kind, "held_gb": held, "peak_memory_gb": peak}
     if reference:
         passes = machine.seconds(procedures.reference_pass(other), steps, on)
         reference_s = statistics.median(reference_found)
         row |= {"reference_step_s": reference_s, "ratio": step_s / reference_s,
                 "reference_pass_s": statistics.median(passes)}
     return row
+
+
+def held_gb(system: models.System, step) -> float:
+    """What a step must hold when backward begins, whatever the device (10⁹ bytes): weights, gradients, AdamW's two
+    moments, and every tensor that autograd has saved. Kernels' workspace and the allocator's gaps come on top."""
+    saved = {}  # storage: bytes; several saved tensors may be views of one storage
+
+    def save(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        step()
+    own = {p.untyped_storage().data_ptr() for p in system.parameters()}
+    activations = sum(size for storage, size in saved.items() if storage not in own)
+    weights = sum(p.numel() * p.element_size() * (4 if p.requires_grad else 1) for p in system.parameters())
+    return (activations + weights) / 1e9
 
 
 def peak_memory_gb(on: torch.device) -> float:

@@ -19,6 +19,8 @@ def test_overrides():
     assert (c.iterations, c.weights, c.amp, c.learning_rate) == (400, "partial", False, 3e-4)
     assert config.digest(c) != config.digest(config.resolve("paper"))
     assert config.digest(config.resolve("quick")) == config.digest(config.resolve("quick", {}))
+    spared = {"prediction_batch": 1, "checkpoint_every": 7, "recompute": True}  # memory and time: the same protocol
+    assert config.digest(config.resolve("quick", spared)) == config.digest(config.resolve("quick"))
 
 
 @pytest.mark.parametrize("override, message", [

@@ -41,10 +41,14 @@ class Config(BaseModel):
 
     threshold: float = Field(0.5, gt=0, lt=1)  # Sec. 2.4
     first_pass_threshold: float = Field(0.30, gt=0, lt=1)  # Sec. 2.7
-    prediction_batch: int = Field(4, ge=1)  # memory only, results do not depend on it
-    checkpoint_every: int = Field(200, ge=1)  # iterations a killed run can lose
     phantom_cases: int = Field(250, ge=10)  # size of the embedded dataset: about that of BLU
+    # Memory and time only: no result depends on these, and runs that differ in them are of one protocol.
+    prediction_batch: int = Field(4, ge=1)
+    checkpoint_every: int = Field(200, ge=1)  # iterations a killed run can lose
+    recompute: bool = False  # XBusNet: what the fusion head keeps for backward is computed again there
 
+
+NOT_OF_THE_PROTOCOL = {"prediction_batch", "checkpoint_every", "recompute"}
 
 PROFILES = {
     "paper": Config(profile="paper"),
@@ -91,7 +95,7 @@ def parse_overrides(overrides: dict | list[str] | None) -> dict:
 
 def digest(config: Config) -> str:
     """First 12 hex digits of the SHA-256 of the resolved configuration: equal digests, equal protocol."""
-    text = json.dumps(config.model_dump(), sort_keys=True)
+    text = json.dumps(config.model_dump(exclude=NOT_OF_THE_PROTOCOL), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

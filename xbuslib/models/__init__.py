@@ -30,9 +30,15 @@ def _plain(kind: type[System]) -> Callable[[Config], System]:
     return lambda config: kind(config.size, config.weights)
 
 
-def _at_size(kind: type[System], **switches: bool) -> Callable[[Config], System]:
+def _at_size(kind: type[System]) -> Callable[[Config], System]:
     """For systems whose frozen encoder has positions on the image's own grid."""
-    return lambda config: kind(config.size, config.weights, config.image_size, **switches)
+    return lambda config: kind(config.size, config.weights, config.image_size)
+
+
+def _xbusnet(**switches: bool) -> Callable[[Config], System]:
+    """XBusNet or an ablation of it."""
+    return lambda config: XBusNet(config.size, config.weights, config.image_size, recompute=config.recompute,
+                                  **switches)
 
 
 REGISTRY: dict[str, Entry] = {  # in the order of Tables 1 and 4
@@ -42,11 +48,11 @@ REGISTRY: dict[str, Entry] = {  # in the order of Tables 1 and 4
     "anatosegnet": Entry("AnatoSegNet", ("resnet50",), _plain(AnatoSegNet)),
     "bussam": Entry("BUSSAM", ("sam",), _at_size(BUSSAM)),
     "cliptnseg": Entry("CLIP-TNseg", ("clip",), _at_size(CLIPTNseg)),
-    "xbusnet": Entry("XBusNet", ("clip", "resnet50"), _at_size(XBusNet)),
-    "xbusnet-no-lfe": Entry("XBusNet without LFE", ("clip",), _at_size(XBusNet, lfe=False)),
-    "xbusnet-no-gfe": Entry("XBusNet without GFE", ("clip", "resnet50"), _at_size(XBusNet, gfe=False)),
-    "xbusnet-no-sfa": Entry("XBusNet without SFA", ("clip", "resnet50"), _at_size(XBusNet, sfa=False)),
-    "xbusnet-no-lfe-no-sfa": Entry("XBusNet without LFE and SFA", ("clip",), _at_size(XBusNet, lfe=False, sfa=False)),
+    "xbusnet": Entry("XBusNet", ("clip", "resnet50"), _xbusnet()),
+    "xbusnet-no-lfe": Entry("XBusNet without LFE", ("clip",), _xbusnet(lfe=False)),
+    "xbusnet-no-gfe": Entry("XBusNet without GFE", ("clip", "resnet50"), _xbusnet(gfe=False)),
+    "xbusnet-no-sfa": Entry("XBusNet without SFA", ("clip", "resnet50"), _xbusnet(sfa=False)),
+    "xbusnet-no-lfe-no-sfa": Entry("XBusNet without LFE and SFA", ("clip",), _xbusnet(lfe=False, sfa=False)),
     "xbusnet-released": Entry("XBusNet as released", ("clip", "resnet50"), _at_size(XBusNetReleased)),
 }
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from xbuslib.models.encoders import CLIP, CLIP_LAYERS, resnet, stages
 from xbuslib.models.layers import SFA, Normalise, ResidualBlock, TransformerBlock, UpBlock
@@ -85,7 +86,8 @@ class XBusNet(System):
 
     frozen = ("clip",)
 
-    def __init__(self, size: str, weights: str, image_size: int, lfe: bool = True, gfe: bool = True, sfa: bool = True):
+    def __init__(self, size: str, weights: str, image_size: int, lfe: bool = True, gfe: bool = True, sfa: bool = True,
+                 recompute: bool = False):
         super().__init__()
         self.clip = CLIP(size, weights, image_size)
         self.weights_record = [self.clip.weights]
@@ -100,6 +102,7 @@ class XBusNet(System):
         self.patch = 16
         fused = widths.branch * gfe + widths.local * lfe  # 96 in the full model, eq. (16)
         self.fuse, self.head = fusion(fused, widths.branch)
+        self.recompute = recompute  # the maps at full size are most of a step's memory
         self.freeze()
 
     def encode_images(self, images: Tensor) -> Tensor | None:
@@ -117,4 +120,6 @@ class XBusNet(System):
             maps.append(self.gfe(image_features, prompts.global_text, grid))  # (B, 64, H, W)
         if self.lfe is not None:
             maps.append(self.lfe(image, prompts.local_text))  # (B, 32, H, W)
-        return self.head(self.fuse(torch.cat(maps, dim=1)))  # (B, 1, H, W), eqs. (16), (17)
+        fused = torch.cat(maps, dim=1)  # (B, 96, H, W), eq. (16)
+        kept = checkpoint(self.fuse, fused, use_reentrant=False) if self.recompute else self.fuse(fused)
+        return self.head(kept)  # (B, 1, H, W), eq. (17)
