@@ -1,5 +1,6 @@
 """One fold end to end on the phantom: determinism, honesty of the first pass, run folders."""
 
+import dataclasses
 import json
 import os
 
@@ -97,11 +98,10 @@ def test_no_validation_mask_reaches_a_first_pass_prompt(source):
     plan, cpu = recipes.of_run(facts), torch.device("cpu")
     _, val = source.split(0)
     rows = source.prepared.rows(val["case_id"])
-    forged = {**vars(source.prepared), "masks": source.prepared.masks.copy(), "boxes": source.prepared.boxes.copy(),
-              "centroids": source.prepared.centroids.copy(), "long_sides": source.prepared.long_sides.copy()}
+    forged = {name: getattr(source.prepared, name).copy() for name in ("masks", "boxes", "centroids", "long_sides")}
     forged["masks"][rows] = np.roll(~forged["masks"][rows], 7, axis=1)
     forged["boxes"][rows], forged["centroids"][rows], forged["long_sides"][rows] = 3, 1.0, 3
-    forged = type(source.prepared)(**forged)
+    forged = dataclasses.replace(source.prepared, **forged)
     pictures = torch.from_numpy(source.prepared.images[rows])[:, None]
     seen, texts = inference.views(system, pictures, plan, cpu), TextTable(system, cpu)
 

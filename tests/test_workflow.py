@@ -1,4 +1,7 @@
-"""The Snakefile on a two-fold smoke study: runs to report, nothing twice, and only what is gone is rebuilt."""
+"""The Snakefile on a smoke study of four folds: runs to report, nothing twice, only what is gone is rebuilt.
+
+The four folds are asked for at once on two GPUs. They are pretended: ids that no machine has, so that folds run on CPU.
+"""
 
 import json
 import os
@@ -6,7 +9,9 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import combinations
 
+import nbformat
 import pandas as pd
 import pytest
 
@@ -17,8 +22,10 @@ from tests.test_report import check_page
 def study(outputs, phantom_root, *more):
     return subprocess.run(
         [sys.executable, "-m", "xbuslib", "study", "--profile", "smoke", "--data", str(phantom_root), "--systems",
-         "xbusnet", "--folds", "0,1", "--study", "w", "--set", "iterations=2", *more],
-        capture_output=True, text=True, cwd=REPOSITORY, env=os.environ | {"XBUS_OUTPUTS": str(outputs)}, check=False)
+         "xbusnet", "--folds", "0,1,2,3", "--study", "w", "--set", "iterations=2", "--gpus", "90,91", "--jobs", "4",
+         *more],
+        capture_output=True, text=True, cwd=REPOSITORY, check=False,
+        env=os.environ | {"XBUS_OUTPUTS": str(outputs), "CUDA_VISIBLE_DEVICES": ""})
 
 
 def run_files(outputs):
@@ -45,13 +52,13 @@ def outputs(tmp_path_factory):
     return tmp_path_factory.mktemp("outputs")
 
 
-def test_two_folds(outputs, phantom_root):
+def test_four_folds(outputs, phantom_root):
     planned = study(outputs, phantom_root, "--dry-run")
     assert planned.returncode == 0, planned.stderr
     assert not (outputs / "w" / "runs").exists()
     done = study(outputs, phantom_root)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(run_files(outputs)) == 2 and "mean lesion metrics over folds" in done.stdout
+    assert len(run_files(outputs)) == 4 and "mean lesion metrics over folds" in done.stdout
     for name in ("01_explore_data", "02_design_prompts", "03_model_anatomy",
                  "04_train_fold/xbusnet_fold_0_seed_0", "04_train_fold/xbusnet_fold_1_seed_0"):
         assert (outputs / "w" / "notebooks" / f"{name}.ipynb").is_file()
@@ -60,10 +67,24 @@ def test_two_folds(outputs, phantom_root):
     assert not rows.duplicated(["case_id", "policy", "attributes"]).any()
 
 
+def test_no_two_folds_share_a_gpu(outputs):
+    """What each kernel saw, and from when to when papermill ran it; both ids are in use side by side."""
+    held = []
+    for path in run_files(outputs):
+        fold = path.parts[-3]
+        log = outputs / "w" / "notebooks" / "04_train_fold" / f"xbusnet_{fold}_seed_0.ipynb"
+        times = nbformat.read(log, as_version=4).metadata.papermill
+        held.append((json.loads(path.read_text())["cuda_visible_devices"], times.start_time, times.end_time))
+    assert {gpu for gpu, *_ in held} == {"90", "91"}
+    together = [{one, other} for (one, began, ended), (other, started, stopped) in combinations(held, 2)
+                if began < stopped and started < ended]
+    assert together and all(gpus == {"90", "91"} for gpus in together)
+
+
 def test_the_report_is_whole_and_says_what_was_run(outputs):
     report = outputs / "w" / "report"
     pages = [report / "index.html", *(report / "notebooks").rglob("*.html")]
-    assert len(pages) == 1 + 3 + 2 + len(analyses(outputs))  # itself, 01-03, two folds, the analyses
+    assert len(pages) == 1 + 3 + 4 + len(analyses(outputs))  # itself, 01-03, four folds, the analyses
     for path in pages:
         check_page(path)
     text = pages[0].read_text()

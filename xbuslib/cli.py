@@ -17,7 +17,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Datasets: check, download, ma
 app.add_typer(data_app, name="data")
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
-Dataset = Annotated[str, typer.Option(help="phantom or blu")]
+Dataset = Annotated[str, typer.Option(help="phantom, blu, busi or busbra")]
 Data = Annotated[str, typer.Option(help="the dataset's folder; the phantom is made if none is given")]
 Folds = Annotated[str, typer.Option("--folds", help="folder of val_fold*.csv lists, or fold numbers such as 0,1")]
 Profile = Annotated[str, typer.Option(help="smoke, quick or paper")]
@@ -31,19 +31,22 @@ def study(dataset: Dataset = "phantom", data: Data = "", folds: Folds = "", prof
           overrides: Overrides = [], seeds: Annotated[str, typer.Option(help="by commas")] = "0",  # noqa: B006
           jobs: Annotated[int, typer.Option(help="folds at once; 0: one per core, or one in the paper profile")] = 0,
           gpus: Annotated[str, typer.Option(help="GPU ids by commas: one fold on each")] = "",
-          slurm: Annotated[bool, typer.Option(help="submit each fold to a Slurm cluster")] = False,
+          slurm: Annotated[bool, typer.Option(help="submit the jobs to a Slurm cluster")] = False,
+          slurm_profile: Annotated[Path | None, typer.Option(help="folder with your cluster's config.yaml: account, "
+                                                             "partition, …; default workflow/profiles/slurm")] = None,
           name: Study = "",
           dry_run: Annotated[bool, typer.Option(help="say what would run")] = False) -> None:
     """Run the study: train and score every (system, fold, seed) that is not there yet. ./run_all.sh calls this."""
     from xbuslib import models, workflow
 
     lists, numbers = fold_request(folds)
-    ids = [gpu for gpu in gpus.split(",") if gpu]
+    ids = [gpu.strip() for gpu in gpus.split(",") if gpu.strip()]
+    cluster = slurm_profile or (workflow.PROFILES / "slurm" if slurm else None)
     settings, at_once = workflow.settle(
         study=name or None, dataset=dataset, data=data, fold_lists=lists, profile=profile, overrides=overrides,
         systems=models.names() if systems == "all" else systems.split(","), folds=numbers,
-        seeds=whole_numbers(seeds, "--seeds"), jobs=jobs or None, gpus=ids)
-    worked = workflow.run(settings, at_once, gpus=ids, slurm=slurm, dry_run=dry_run)
+        seeds=whole_numbers(seeds, "--seeds"), jobs=jobs or None, gpus=ids, slurm=cluster)
+    worked = workflow.run(settings, at_once, gpus=ids, slurm=cluster, dry_run=dry_run)
     if not dry_run:
         say_results(settings.study, worked)
 
@@ -122,8 +125,31 @@ def score(reference: Annotated[Path, typer.Option(help="folder of reference mask
          as_json, f"mean over images, written to {out}")
 
 
+@app.command()
+def predict(images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, BMP, TIFF, GIF, DICOM")],
+            run: Annotated[Path, typer.Option(help="a run folder; or a system's, such as outputs/STUDY/runs/xbusnet, "
+                                              "for the ensemble over its folds")],
+            out: Annotated[Path, typer.Option(help="folder that gets one folder of results per image")],
+            shape: Annotated[str, typer.Option(help="of the lesion, e.g. irregular; none: not said")] = "",
+            margin: Annotated[str, typer.Option(help="e.g. circumscribed, or spiculated,indistinct")] = "",
+            birads: Annotated[str, typer.Option(help="assessment, e.g. 4a")] = "",
+            pixel_mm: Annotated[str, typer.Option(help="size of a pixel: 0.078, or WIDTH,HEIGHT; goes before what a "
+                                                  "DICOM file says")] = "",
+            frame: Annotated[int | None, typer.Option(help="which of several frames in a file, from 1")] = None,
+            as_json: AsJson = False) -> None:
+    """Segment and measure any ultrasound image with trained runs. Research use only, not a medical device."""
+    from xbuslib import ensemble, lesion_page, reading
+    from xbuslib.predict import predict as segment
+
+    done, faults = segment(images, run, out, ensemble.given(shape, margin, birads), reading.pixel_size(pixel_mm), frame)
+    show([lesion_page.row(folder, report) for folder, report in done.items()], as_json, "segmented images")
+    for fault in faults:
+        typer.echo(f"error: {fault}", err=True)
+    raise typer.Exit(1 if faults else 0)
+
+
 @data_app.command("check")
-def data_check(dataset: Annotated[str, typer.Argument(help="phantom or blu")],
+def data_check(dataset: Annotated[str, typer.Argument(help="phantom, blu, busi or busbra")],
                root: Annotated[Path, typer.Option(help="the dataset's folder")], as_json: AsJson = False) -> None:
     """Count what a dataset folder holds and list what is wrong with it; exit code 1 if anything is."""
     from xbuslib.datasets.check import check
@@ -151,11 +177,13 @@ def data_download(dataset: Annotated[str, typer.Argument(help="blu")],
 @data_app.command("phantom")
 def data_phantom(root: Annotated[Path, typer.Option(help="folder to make")],
                  n: Annotated[int, typer.Option(min=1, help="number of cases")] = 60,
-                 seed: Annotated[int, typer.Option(help="same seed, same bytes")] = 0) -> None:
+                 seed: Annotated[int, typer.Option(help="same seed, same bytes")] = 0,
+                 scanner: Annotated[str, typer.Option(help="A, or B: another hospital's machine")] = "A") -> None:
     """Make the simulated phantom dataset."""
     from xbuslib.datasets.phantom import write
 
-    typer.echo(f"{n} simulated phantom cases are in {write(root, n=n, seed=seed)}")
+    typer.echo(f"{n} simulated phantom cases of scanner {scanner} are in "
+               f"{write(root, n=n, seed=seed, scanner=scanner)}")
 
 
 @data_app.command("prepare")

@@ -51,7 +51,8 @@ class TrainingPrompts:
         self.system, self.texts, self.plan = system, texts, plan
         self.cases, self.edges, self.style = cases, edges, getattr(system, "prompt_style", "paper")
         self.frames = [finding.frame for finding in findings]
-        self.lesions = [np.argwhere(prepared.masks[row]) for row in rows]  # (pixels, 2) row, column
+        # (pixels,) places in raster order; 32 bits, since this is by far the most that a case needs here
+        self.lesions = [np.flatnonzero(prepared.masks[row]).astype(np.int32) for row in rows]
         self.side = prepared.masks.shape[-1]
         self.tables = {kept: self._table(cases, findings, kept) for kept in product((True, False), repeat=3)}
 
@@ -71,9 +72,10 @@ class TrainingPrompts:
             if shown is None:
                 row, lesion, side = self.tables[kept].iloc[position].copy(), self.lesions[position], self.side
             else:
-                row, lesion, side = self._augmented(position, shown[i], kept), np.argwhere(shown[i]), shown.shape[-1]
+                row, lesion, side = self._augmented(position, shown[i], kept), np.flatnonzero(shown[i]), shown.shape[-1]
             if place and len(lesion):  # a random lesion pixel each time, as BUSSAM's authors train (spec. 5.4)
-                row["y"], row["x"] = (lesion[int(d * len(lesion))] + 0.5) / side
+                y, x = divmod(int(lesion[int(d * len(lesion))]), side)
+                row["y"], row["x"] = (y + 0.5) / side, (x + 0.5) / side
             rows.append(row)
         return to_tensors(self.system, pd.DataFrame(rows), self.texts)
 

@@ -1,24 +1,33 @@
 """Decode a dataset once: every image and mask at one size in a single .npz file, with its source checksums."""
 
 import hashlib
+import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from xbuslib import npz
 from xbuslib.errors import StudyError
 from xbuslib.files import write_whole
 from xbuslib.progress import track
 
 VERSION = "1"  # raise when the decoding rules below change: older files are then rebuilt
+THREADS = 8  # decode beside each other, or as many as there are cores; more wait for the interpreter
+BLOCK = 256  # cases decoded ahead of the file they are written to
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """N cases of one dataset at S×S pixels. Geometry is measured on the mask at its original size."""
+    """N cases of one dataset at S×S pixels. Geometry is measured on the mask at its original size.
+
+    `images` and `masks` of a file are read-only memory maps: only the cases that are looked at are in memory.
+    """
 
     case_ids: np.ndarray  # (N,) str
     images: np.ndarray  # (N, S, S) uint8 grey
@@ -31,11 +40,15 @@ class Prepared:
 
     def rows(self, case_ids) -> np.ndarray:
         """(n,) positions of `case_ids`; raises StudyError for a case that was not prepared."""
-        index = pd.Index(self.case_ids).get_indexer(list(case_ids))
+        index = self._places.get_indexer(list(case_ids))
         if (index < 0).any():
             missing = [case for case, i in zip(case_ids, index, strict=True) if i < 0]
             raise StudyError(f"{len(missing)} case(s) are not in the prepared images (first: {missing[0]})")
         return index
+
+    @cached_property
+    def _places(self) -> pd.Index:  # kept, so that asking case by case does not cost N each time
+        return pd.Index(self.case_ids)
 
 
 def prepare(cases: pd.DataFrame, size: int, path: Path) -> Prepared:
@@ -48,24 +61,20 @@ def prepare(cases: pd.DataFrame, size: int, path: Path) -> Prepared:
         kept = read(path)
         if kept.fingerprint == fingerprint:
             return kept
-    faults, decoded = [], []
-    with ThreadPoolExecutor(2) as pool:
-        jobs = pool.map(lambda row: _decode_or_fault(row, size), cases.itertuples())
-        for result in track(jobs, "decoding images", len(cases)):
-            (faults if isinstance(result, str) else decoded).append(result)
-    if faults:
-        raise StudyError(f"{len(faults)} case(s) cannot be used:\n" + "\n".join(f"  {f}" for f in faults[:20]))
-    columns = {name: np.stack([row[name] for row in decoded]) for name in decoded[0]}
+    faults: list[str] = []
     with write_whole(path) as partial:
-        np.savez(partial, case_ids=cases["case_id"].to_numpy(str), fingerprint=fingerprint, **columns)
+        npz.write(partial, _decoded(cases, size, faults), len(cases), case_ids=cases["case_id"].to_numpy(str),
+                  fingerprint=np.array(fingerprint))
+        if faults:
+            raise StudyError(f"{len(faults)} case(s) cannot be used:\n" + "\n".join(f"  {f}" for f in faults[:20]))
     return read(path)
 
 
 def read(path: Path) -> Prepared:
     """Read a prepared file. Raises StudyError if it is damaged."""
     try:
-        with np.load(path) as held:
-            return Prepared(**{key: held[key] if key != "fingerprint" else str(held[key]) for key in held.files})
+        held = npz.read(path)
+        return Prepared(**held | {"fingerprint": str(held["fingerprint"])})
     except Exception as error:
         raise StudyError(f"{path} is damaged ({error}); delete it, it is made again from the dataset") from None
 
@@ -85,11 +94,16 @@ def read_grey(path: Path | str) -> np.ndarray:
     try:
         with Image.open(path) as image:
             image.load()
-            if "A" in image.getbands() or "transparency" in image.info:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
-            return np.asarray(image.convert("L"))
+            return luminance(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise StudyError(f"cannot read image {path}: {error}. Replace the file.") from None
+
+
+def luminance(image: Image.Image) -> np.ndarray:
+    """(H, W) uint8 luminance of an 8-bit image of any mode; transparency is composited over black."""
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
+    return np.asarray(image.convert("L"))
 
 
 def read_mask(path: Path | str) -> np.ndarray:
@@ -135,7 +149,19 @@ def case_table(cases: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
     return cases.drop(columns=["image", "mask", "more_masks"], errors="ignore").assign(
         width_px=prepared.original_sizes[rows, 0], height_px=prepared.original_sizes[rows, 1],
         long_side_px=sides, long_side_mm=np.round(sides * cases["pixel_mm"].to_numpy(float), 3),
-        lesion_fraction=prepared.masks[rows].mean(axis=(1, 2)).round(6))
+        lesion_fraction=np.array([prepared.masks[row].mean() for row in rows]).round(6))
+
+
+def _decoded(cases: pd.DataFrame, size: int, faults: list[str]) -> Iterator[dict]:
+    """The cases in their order; what is wrong with one that cannot be used is added to `faults` instead."""
+    with ThreadPoolExecutor(min(THREADS, len(os.sched_getaffinity(0)))) as pool:
+        blocks = (cases.iloc[start:start + BLOCK].itertuples() for start in range(0, len(cases), BLOCK))
+        done = (result for block in blocks for result in pool.map(lambda row: _decode_or_fault(row, size), block))
+        for result in track(done, "decoding images", len(cases)):
+            if isinstance(result, str):
+                faults.append(result)
+            else:
+                yield result
 
 
 def _decode_or_fault(row, size: int) -> dict | str:

@@ -85,7 +85,7 @@ def _first_free(gpus: list[str]) -> FileLock:
                 lock.acquire(timeout=1)  # the operating system frees it when its holder ends, however it ends
             except Timeout:
                 continue
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+            os.environ |= {"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # numbers as in nvidia-smi
             return lock
 
 

@@ -41,6 +41,7 @@ def facts() -> dict:
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "device": torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads",
+        "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),  # the GPU that --gpus or Slurm gave it
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -137,7 +138,7 @@ def halved(probabilities: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def load_system(path: Path) -> tuple[System, dict]:
-    """The trained system of a run folder, ready to predict, and its run.json.
+    """The trained system of a run folder, ready to predict as the run did, and its run.json.
 
     Random frozen encoders are drawn again from the run's seed. Raises StudyError if the weights do not fit or
     the frozen encoders are not those of the run.
@@ -156,7 +157,7 @@ def load_system(path: Path) -> tuple[System, dict]:
     if state.keys() != wanted.keys() or any(state[key].shape != wanted[key].shape for key in state):
         raise StudyError(f"{path / 'weights.safetensors'} does not fit {run['system']}; run the fold again")
     system.load_state_dict(state, strict=False)
-    return system.eval(), run
+    return system.to(memory_format=torch.channels_last).eval(), run  # the layout decides how sums are rounded
 
 
 def frozen_checksum(system: System) -> str | None:

@@ -1,8 +1,10 @@
 """The study as a whole: check everything that can be checked now, then hand over to Snakemake."""
 
+import importlib.util
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,10 @@ from pydantic import BaseModel, ConfigDict
 from xbuslib.config import Config, resolve
 from xbuslib.errors import StudyError
 from xbuslib.files import REPOSITORY, outputs_root, write_whole
+
+PROFILES = REPOSITORY / "workflow" / "profiles"  # how jobs are run: on this machine, or on a Slurm cluster
+QUEUED = 100  # Slurm jobs at once: more than eleven systems on five folds; the cluster has its own limit
+ABOUT_PROMPTS = "11_prompt_robustness"
 
 
 class Settings(BaseModel):
@@ -32,15 +38,17 @@ class Settings(BaseModel):
     threads: int
     notebooks: list[str]  # run once per study, beside the folds
     analyses: list[str]  # run once per study, after all folds
+    prompted: str  # the system whose prompts 11 varies; "" if none reads any, and then 11 is not among the analyses
 
 
 def settle(*, study: str | None, dataset: str, data: str, fold_lists: str, profile: str, overrides: list[str],
            systems: list[str], folds: list[int] | None, seeds: list[int], jobs: int | None,
-           gpus: list[str]) -> tuple[Settings, int]:
+           gpus: list[str], slurm: Path | None = None) -> tuple[Settings, int]:
     """Checked settings, and how many folds run at once. Raises StudyError before anything is started.
 
     By default each GPU takes one fold; on CPUs the small profiles train one fold per core and `paper`, which needs
-    the memory and the cores, one fold at a time.
+    the memory and the cores, one fold at a time. On a cluster (`slurm`, a profile folder) the queue decides, and the
+    profile says how many cores a job gets.
     """
     from xbuslib import models, recipes
     from xbuslib.study import open_source
@@ -51,9 +59,10 @@ def settle(*, study: str | None, dataset: str, data: str, fold_lists: str, profi
         raise StudyError(f"unknown system {', '.join(unknown)}; the systems are {', '.join(models.names())}")
     if config.weights == "pretrained":
         _require_weights(systems)
+    _check_machine(gpus, slurm)
     name = study or f"{dataset}-{profile}"
     cores = len(os.sched_getaffinity(0))
-    at_once = jobs or len(gpus) or (1 if config.size == "paper" else cores)
+    at_once = jobs or len(gpus) or (QUEUED if slurm else 1 if config.size == "paper" else cores)
     data, fold_lists = (str(Path(place).resolve()) if place else "" for place in (data, fold_lists))
     source = open_source(dataset, data, fold_lists, config, name)
     known = sorted(set(source.fold_of))
@@ -62,11 +71,12 @@ def settle(*, study: str | None, dataset: str, data: str, fold_lists: str, profi
         raise StudyError(f"there is no fold {wrong[0]}; the folds are 0 … {known[-1]}")
     for system in systems:  # a recipe that a system does not have is refused here
         recipes.plan(system, config, len(source.split(known[0])[0]))
+    asked = prompted(systems)
     settings = Settings(
         study=name, dataset=dataset, data=data, fold_lists=fold_lists, profile=profile, overrides=overrides,
         systems=systems, folds=known if folds is None else folds, seeds=seeds,
         threads=max(1, cores // at_once), notebooks=["01_explore_data", "02_design_prompts", "03_model_anatomy"],
-        analyses=analyses())
+        analyses=[analysis for analysis in analyses() if asked or analysis != ABOUT_PROMPTS], prompted=asked)
     _refuse_other_settings(settings, config, source)
     return settings, at_once
 
@@ -77,14 +87,27 @@ def analyses() -> list[str]:
                   if 5 <= int(path.stem[:2]) <= 13)
 
 
-def run(settings: Settings, at_once: int, *, gpus: list[str], slurm: bool = False, dry_run: bool = False) -> bool:
-    """Run Snakemake on `settings`; True if there was something to do. Raises StudyError if a job failed."""
+def prompted(systems: list[str]) -> str:
+    """xbusnet if it is among `systems`, else the first that reads a prompt; "" if none does."""
+    from xbuslib import models
+
+    smoke = resolve("smoke", [])  # small and without weights: which prompts a system reads depends on neither
+    return next((name for name in sorted(systems, key=lambda name: name != "xbusnet")
+                 if name == "xbusnet" or models.build(name, smoke).prompts), "")
+
+
+def run(settings: Settings, at_once: int, *, gpus: list[str], slurm: Path | None = None,
+        dry_run: bool = False) -> bool:
+    """Run Snakemake on `settings`; True if there was something to do. Raises StudyError if a job failed.
+
+    `slurm` is the profile folder of a cluster; without one the jobs run here.
+    """
     folder = outputs_root() / settings.study
     with write_whole(folder / "study.json") as partial:
         partial.write_text(json.dumps(settings.model_dump(), indent=1) + "\n")
-    profile = REPOSITORY / "workflow" / "profiles" / ("slurm" if slurm else "local")
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "workflow" / "Snakefile"),
-               "--directory", str(folder), "--configfile", str(folder / "study.json"), "--profile", str(profile),
+               "--directory", str(folder), "--configfile", str(folder / "study.json"),
+               "--profile", str(slurm or PROFILES / "local"),
                "--nolock",  # our own lock below: it cannot outlive a killed process
                *(["--jobs", str(at_once)] if slurm else ["--cores", str(at_once * settings.threads)])]
     environment = os.environ | {"XBUS_OUTPUTS": str(outputs_root()), "XBUS_GPUS": "" if slurm else ",".join(gpus)}
@@ -100,7 +123,8 @@ def run(settings: Settings, at_once: int, *, gpus: list[str], slurm: bool = Fals
                 raise StudyError(
                     "these jobs failed:\n" + "\n".join(f"  {job}" for job in _undone(settings, folder)[:30])
                     + f"\nTheir executed notebooks are in {folder / 'notebooks'}. The same command goes on with what "
-                    f"is left; `xbuslib report {settings.study} --partial` shows what is there.")
+                    f"is left; `xbuslib report {settings.study} --partial` shows what is there."
+                    + (f" Slurm's own logs are in {folder / '.snakemake' / 'slurm_logs'}." if slurm else ""))
     except Timeout:
         raise StudyError(f"study {settings.study} is already running; wait for it, or give another --study") from None
     return True
@@ -129,6 +153,37 @@ def _require_weights(systems: list[str]) -> None:
             faults.append(str(error))
     if faults:
         raise StudyError("\n".join(faults))
+
+
+def _check_machine(gpus: list[str], slurm: Path | None) -> None:
+    """What --gpus or --slurm asks of this machine is there."""
+    if slurm:
+        if gpus:
+            raise StudyError("--gpus is for one machine; under --slurm the cluster hands out its GPUs (gres in the "
+                             "profile)")
+        if not (slurm / "config.yaml").is_file():
+            raise StudyError(f"{slurm} holds no config.yaml; copy {PROFILES / 'slurm'} and edit the copy")
+        if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
+            raise StudyError("--slurm needs snakemake-executor-plugin-slurm: "
+                             "pip install -c constraints.txt -e '.[slurm]'")
+        if shutil.which("sbatch") is None:
+            raise StudyError("--slurm needs Slurm's sbatch, which is not here; start it where jobs are submitted from")
+    elif gpus:
+        _check_gpus(gpus)
+
+
+def _check_gpus(gpus: list[str]) -> None:
+    """Each id once, and there: CUDA would pass over an unknown one in silence and leave the fold to the CPU."""
+    import torch
+
+    if len(set(gpus)) < len(gpus):
+        raise StudyError(f"--gpus {','.join(gpus)} names a GPU twice")
+    there = torch.cuda.device_count()
+    unknown = [gpu for gpu in gpus if gpu.isdigit() and int(gpu) >= there]
+    if not there:
+        print("PyTorch sees no GPU here: the folds of --gpus run on the CPU", file=sys.stderr)
+    elif unknown and "CUDA_VISIBLE_DEVICES" not in os.environ:  # which numbers anew the ones it leaves
+        raise StudyError(f"there is no GPU {', '.join(unknown)}; the GPUs are 0 … {there - 1}")
 
 
 def _refuse_other_settings(settings: Settings, config: Config, source) -> None:
