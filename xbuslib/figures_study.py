@@ -27,7 +27,7 @@ SPAN = 0.75  # share of the images that each point of a curve is fitted to
 
 def distribution(rows: pd.DataFrame, label: str, metric: str = "dice", system: str = "xbusnet") -> Figure:
     """Per-image scores by system: points and boxes (quartiles; whiskers to 1.5 interquartile ranges), fold means."""
-    names = _names(rows)
+    names = system_names(rows)
     scores = rows.groupby(["system", "case_id"])[metric].mean()
     means, rng = fold_means(rows, ["system"], [metric]), np.random.default_rng(0)
     figure, axis = figures.subplots(size=(7.5, 0.42 * len(names) + 1.5))
@@ -40,13 +40,13 @@ def distribution(rows: pd.DataFrame, label: str, metric: str = "dice", system: s
                      medianprops={"color": "black", "linewidth": 2})
         folds = means.loc[means["system"] == name, metric]
         axis.plot(folds, [y] * len(folds), "D", color="white", markeredgecolor="black", markersize=5, zorder=4)
-    _system_axis(axis, names)
+    system_axis(axis, names)
     axis.set(xlabel=f"{HEADERS[metric]} per image", xlim=(-0.03, 1.03))
     axis.grid(axis="x")
     figure.legend(handles=[Line2D([], [], marker=".", linestyle="", color=OTHER, label="image"),
                            Line2D([], [], color="black", linewidth=2, label="median, in the box of the quartiles"),
                            _diamond("mean of a fold")], loc="outside lower center", ncols=3)
-    return _titled(figure, f"{HEADERS[metric]} of every image", label)
+    return titled(figure, f"{HEADERS[metric]} of every image", label)
 
 
 def fold_spread(rows: pd.DataFrame, label: str, metric: str = "dice", system: str = "xbusnet") -> Figure:
@@ -54,7 +54,7 @@ def fold_spread(rows: pd.DataFrame, label: str, metric: str = "dice", system: st
 
     What moves all systems of a fold together on the left cancels on the right.
     """
-    names = _names(rows)
+    names = system_names(rows)
     table = fold_means(rows, ["system"], [metric]).pivot(index="system", columns="fold", values=metric).loc[list(names)]
     paired = system in names and len(names) > 1
     figure, axes = figures.subplots(1, 1 + paired, size=(9.0 if paired else 6.5, 0.38 * len(names) + 1.6), sharey=True,
@@ -67,7 +67,7 @@ def fold_spread(rows: pd.DataFrame, label: str, metric: str = "dice", system: st
             axis.plot(values[fold], heights, MARKERS[i % len(MARKERS)], color=figures.PALETTE[i % 7], markersize=5,
                       label=f"fold {fold}", alpha=0.85)
         axis.grid(axis="both")
-    _system_axis(axes[0, 0], names)
+    system_axis(axes[0, 0], names)
     axes[0, 0].set(xlabel=f"mean {HEADERS[metric]} of a fold")
     if paired:
         axes[0, 1].axvline(0, color="0.3", linewidth=1)
@@ -76,25 +76,25 @@ def fold_spread(rows: pd.DataFrame, label: str, metric: str = "dice", system: st
     handles, texts = axes[0, 0].get_legend_handles_labels()
     figure.legend([Line2D([], [], marker="|", linestyle="", color="black", markersize=12, markeredgewidth=2), *handles],
                   ["mean over folds", *texts], loc="outside lower center", ncols=min(6, 1 + len(handles)))
-    return _titled(figure, "Spread between folds", label)
+    return titled(figure, "Spread between folds", label)
 
 
 def seed_spread(rows: pd.DataFrame, label: str, metric: str = "dice") -> Figure | None:
     """The mean over folds of each seed, by system; None where there is one seed."""
     if rows["seed"].nunique() < 2:
         return None
-    names = _names(rows)
+    names = system_names(rows)
     means = rows.groupby(["system", "seed", "fold"])[metric].mean().groupby(["system", "seed"]).mean()
     figure, axis = figures.subplots(size=(6.5, 0.38 * len(names) + 1.5))
     for y, name in enumerate(names):
         for i, (seed, value) in enumerate(means[name].items()):
             axis.plot(value, y, MARKERS[i % len(MARKERS)], color=figures.PALETTE[i % 7], markersize=6, alpha=0.85,
                       label=None if y else f"seed {seed}")
-    _system_axis(axis, names)
+    system_axis(axis, names)
     axis.set(xlabel=f"mean {HEADERS[metric]} over folds")
     axis.grid(axis="x")
     figure.legend(loc="outside lower center", ncols=6)
-    return _titled(figure, "Spread between seeds", label)
+    return titled(figure, "Spread between seeds", label)
 
 
 def forest(tests: pd.DataFrame, label: str) -> Figure:
@@ -107,9 +107,9 @@ def forest(tests: pd.DataFrame, label: str) -> Figure:
         notes = [f"{_p(row.p_holm)}, r = {_signed(row.rank_biserial, 2)}" for row in part.itertuples()]
         _intervals(axis, part["mean_difference"], part["low"], part["high"], notes)
         axis.set(xlabel=f"difference in {HEADERS[metric]} per image (95 % interval)")
-    _system_axis(axes[0, 0], names)
+    system_axis(axes[0, 0], names)
     who = models.REGISTRY[tests["system"].iloc[0]].paper if len(tests) else ""
-    return _titled(figure, f"{who} minus each other system; p adjusted by Holm, r rank-biserial" if who else
+    return titled(figure, f"{who} minus each other system; p adjusted by Holm, r rank-biserial" if who else
                    "Nothing to compare", label)
 
 
@@ -119,7 +119,7 @@ def size_curves(sized: pd.DataFrame, label: str, system: str = "xbusnet") -> Fig
     sized: `tables_paper.sized(study, "pixels")`. Lines mark the edges of Table 2's bins; the trend of `system`, dashed,
     is in every panel. The band is pointwise: it resamples images.
     """
-    names = _names(sized)
+    names = system_names(sized)
     scores = sized.groupby(["system", "case_id"]).agg(size=("size", "first"), dice=("dice", "mean"))
     grid = np.geomspace(scores["size"].min(), scores["size"].max(), 40)
     curves = {name: curve(scores.loc[name, "size"], scores.loc[name, "dice"], grid) for name in names}
@@ -152,7 +152,7 @@ def size_curves(sized: pd.DataFrame, label: str, system: str = "xbusnet") -> Fig
     lines = [Line2D([], [], color=OWN, linestyle="--", label=names[system])] if system in names else []
     figure.legend(handles=[*lines, Line2D([], [], color="0.7", linestyle=":", label="edges of Table 2's bins")],
                   loc="outside lower right", ncols=2)
-    return _titled(figure, "Dice by lesion size", label)
+    return titled(figure, "Dice by lesion size", label)
 
 
 def curve(size: pd.Series, score: pd.Series, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -168,7 +168,7 @@ def curve(size: pd.Series, score: pd.Series, grid: np.ndarray) -> tuple[np.ndarr
 
 def missed_map(table: pd.DataFrame, label: str) -> Figure:
     """Share of lesions without any overlap, by system and size bin, with the counts (`tables_paper.table_2`)."""
-    names, bins = _names(table), list(table["bin"].unique())
+    names, bins = system_names(table), list(table["bin"].unique())
     share = table.assign(share=table["missed"] / table["n"].where(table["n"] > 0)).pivot(
         index="system", columns="bin", values="share").loc[list(names), bins].fillna(0)
     top = max(0.2, share.to_numpy().max(initial=0))
@@ -178,13 +178,13 @@ def missed_map(table: pd.DataFrame, label: str) -> Figure:
         axis.text(bins.index(row.bin), list(names).index(row.system), f"{row.missed:g} of {row.n}" if row.n else "none",
                   ha="center", va="center", color="white" if share.loc[row.system, row.bin] > 0.6 * top else "0.15",
                   fontsize=8.5)
-    _system_axis(axis, names)
+    system_axis(axis, names)
     axis.set_xticks(range(len(bins)), [f"{name}\nn = {table.loc[table['bin'] == name, 'n'].max()}" for name in bins])
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
     unit = "" if "m" in bins[0] or "px" in bins[0] else " (original pixels)"
     axis.set_xlabel(f"longest bounding-box side{unit}")
-    return _titled(figure, "Missed lesions: no overlap at all", label)
+    return titled(figure, "Missed lesions: no overlap at all", label)
 
 
 def ablations(rows: pd.DataFrame, label: str, metric: str = "dice") -> Figure:
@@ -192,14 +192,14 @@ def ablations(rows: pd.DataFrame, label: str, metric: str = "dice") -> Figure:
 
     Lines that are not parallel are an interaction. Thin lines are folds. What is not in `rows` is not drawn.
     """
-    names = _names(rows)
+    names = system_names(rows)
     table = fold_means(rows, ["system"], [metric]).pivot(index="system", columns="fold", values=metric)
     figure, (left, right) = figures.subplots(1, 2, size=(9.6, 3.9), width_ratios=(1.15, 1))
     for y, name in enumerate(names):
         left.plot(table.loc[name], [y] * table.shape[1], "D", color="white", markeredgecolor="0.35", markersize=5)
         left.errorbar(table.loc[name].mean(), y, xerr=table.loc[name].std(ddof=1), fmt="o", capsize=4, zorder=3,
                       color=OWN if name == "xbusnet" else OTHER)
-    _system_axis(left, names)
+    system_axis(left, names)
     left.set(xlabel=f"{HEADERS[metric]}: folds (diamonds), mean ± SD")
     left.grid(axis="x")
     for suffix, said, colour, marker in (("", "with LFE", OWN, "o"), ("-no-lfe", "without LFE", OTHER, "s")):
@@ -213,16 +213,16 @@ def ablations(rows: pd.DataFrame, label: str, metric: str = "dice") -> Figure:
     right.set(xlim=(-0.25, 1.25), ylabel=f"{HEADERS[metric]}: mean over folds (thin: one fold)")
     right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     right.grid(axis="y")
-    return _titled(figure, "Ablations", label)
+    return titled(figure, "Ablations", label)
 
 
 def effects(table: pd.DataFrame, label: str) -> Figure:
     """The effects of `statistics.interaction` with their bootstrap 95 % intervals."""
     figure, axis = figures.subplots(size=(7, 0.45 * max(1, len(table)) + 1.4))
     _intervals(axis, table["mean"], table["low"], table["high"], [f"n = {n}" for n in table["n"]])
-    _system_axis(axis, dict(zip(table["effect"], table["effect"], strict=True)))
+    system_axis(axis, dict(zip(table["effect"], table["effect"], strict=True)))
     axis.set(xlabel="difference in Dice per image (95 % interval)")
-    return _titled(figure, "What SFA brings", label)
+    return titled(figure, "What SFA brings", label)
 
 
 def _intervals(axis: Axes, mean: pd.Series, low: pd.Series, high: pd.Series, notes: list[str]) -> None:
@@ -236,21 +236,22 @@ def _intervals(axis: Axes, mean: pd.Series, low: pd.Series, high: pd.Series, not
     axis.grid(axis="x")
 
 
-def _names(rows: pd.DataFrame) -> dict[str, str]:
+def system_names(rows: pd.DataFrame) -> dict[str, str]:
     """Registry name: paper's name, in the registry's order."""
     named = rows.drop_duplicates("system").set_index("system")["paper_name"]
     known = [name for name in models.names() if name in named]
     return {name: named[name] for name in [*known, *sorted(set(named.index) - set(known))]}
 
 
-def _system_axis(axis: Axes, names: dict[str, str]) -> None:
+def system_axis(axis: Axes, names: dict[str, str]) -> None:
+    """Systems from top to bottom, at y = 0, 1, …, by the paper's names."""
     axis.set_yticks(range(len(names)), [textwrap.fill(name, 24) for name in names.values()])
     axis.set_ylim(max(1, len(names)) - 0.4, -0.6)  # the first on top
     if not names:
         axis.set_axis_off()
 
 
-def _titled(figure: Figure, what: str, label: str) -> Figure:
+def titled(figure: Figure, what: str, label: str) -> Figure:
     """What is drawn, and below it of which study."""
     figure.suptitle(f"{what}\n" + textwrap.fill(label, int(13.5 * figure.get_figwidth())), fontsize=9.5)
     return figure

@@ -16,6 +16,7 @@ from xbuslib.errors import StudyError
 from xbuslib.metrics import PAPER, RELEASED
 
 RESAMPLES = 5000  # of the bootstrap; its seed is fixed, so that a table is the same each time it is made
+DRAWS = 2**22  # of the bootstrap in memory at once: 64 MB
 COLUMNS = ["system", "against", "against_name", "policy", "attributes", "metric", "n", "mean_difference", "low", "high",
            "statistic", "p", "p_holm", "rank_biserial"]
 SFA_BY_LFE = {  # what SFA brings: (system with it, system without it)
@@ -86,8 +87,11 @@ def holm(p: pd.Series) -> np.ndarray:
 def interval(difference: np.ndarray) -> tuple[float, float]:
     """Percentile bootstrap 95 % interval of the mean of (n,) differences, images resampled."""
     difference = np.asarray(difference, float)
-    drawn = np.random.default_rng(0).integers(len(difference), size=(RESAMPLES, len(difference)))
-    low, high = np.quantile(difference[drawn].mean(axis=1), (0.025, 0.975))
+    rng, n, means = np.random.default_rng(0), len(difference), []
+    for start in range(0, RESAMPLES, at_once := max(1, DRAWS // n)):  # the draws are the same in any portions
+        drawn = rng.integers(n, size=(min(at_once, RESAMPLES - start), n))
+        means.append(difference[drawn].mean(axis=1))
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return float(low), float(high)
 
 

@@ -14,8 +14,9 @@ import pandas as pd
 from xbuslib.figures import save_table
 from xbuslib.files import write_whole
 
-HIGHER = {"dice", "iou", "dice_two_class", "iou_two_class"}  # is better
-LOWER = {"fpr", "fnr", "fnr_two_class", "missed"}  # not fpr_released: 1/6 … 1/5 for any error, good or bad
+HIGHER = {"dice", "iou", "dice_two_class", "iou_two_class", "nsd", "sensitivity"}  # is better
+LOWER = {"fpr", "fnr", "fnr_two_class", "missed", "ece", "brier", "nll", "hd95", "assd", "false_alarms",
+         "false_percent", "false_mm2"}  # not fpr_released: 1/6 … 1/5 for any error, good or bad
 HEADERS = {
     "paper_name": "system", "against_name": "compared with", "dice": "Dice", "iou": "IoU", "fpr": "FPR", "fnr": "FNR",
     "dice_two_class": "Dice, two-class", "iou_two_class": "IoU, two-class", "fpr_released": "FPR, released",
@@ -24,15 +25,20 @@ HEADERS = {
     "iou_two_class_printed": "printed IoU, two-class", "fnr_two_class_printed": "printed FNR, two-class",
     "ours_dice": "our Dice", "ours_iou": "our IoU", "ours_fpr": "our FPR", "ours_fnr": "our FNR",
     "dice_drop": "drop in Dice", "iou_drop": "drop in IoU", "lfe": "LFE", "gfe": "GFE", "sfa": "SFA",
-    "mean_difference": "mean difference", "low": "95 % from", "high": "to", "statistic": "W", "p_holm": "p (Holm)",
-    "rank_biserial": "rank-biserial r",
+    "mean_difference": "mean difference", "low": "95 % from", "high": "to",
+    "low_folds": "with folds, from", "high_folds": "to", "statistic": "W", "p_holm": "p (Holm)",
+    "rank_biserial": "rank-biserial r", "ece": "ECE", "brier": "Brier", "nll": "NLL", "hd95": "HD95 (mm)",
+    "assd": "ASSD (mm)", "nsd": "NSD at 1 mm", "empty": "nothing predicted", "hd95_found": "HD95 where predicted",
+    "assd_found": "ASSD where predicted", "hd95_median": "HD95, median", "assd_median": "ASSD, median",
+    "false_alarms": "false alarms per image,", "false_percent": "% of the frame", "false_mm2": "mm²",
+    "any_prediction": "share with any prediction",
 }
 TOLD = "† The policy may take size or place from the reference mask: no candidate for bold."
 LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "±": r"$\pm$", "−": r"$-$",
     "↓": r"$\downarrow$", "≤": r"$\le$", "≥": r"$\ge$", "×": r"$\times$", "†": r"\textdagger{}", "–": "--",
-    "…": r"\ldots{}", "·": r"$\cdot$", "τ": r"$\tau$",
+    "…": r"\ldots{}", "·": r"$\cdot$", "τ": r"$\tau$", "²": r"\textsuperscript{2}",
 })
 
 
@@ -141,7 +147,7 @@ def _text(value, column: str, sd: float) -> str:
         return HEADERS.get(value, value) if column == "metric" else str(value)
     if column in ("p", "p_holm"):
         return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
-    if column == "statistic" or column.partition(" ")[0] == "missed":
+    if column == "statistic" or column.partition(" ")[0] in ("missed", "empty"):
         return f"{value:g}"
     text = f"{value:.3f}".replace("-", "−") if round(value, 3) else "0.000"
     return text if pd.isna(sd) else f"{text} ± {sd:.3f}"
