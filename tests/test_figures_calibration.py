@@ -1,0 +1,97 @@
+"""Figures of notebook 12: what is drawn is what was computed, and twelve long names stay readable."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.test_figures_study import LABEL, overlaps
+from xbuslib import calibration, calibration_study, detection, figures_boundaries, figures_calibration, models
+
+NAMES = {name: entry.paper for name, entry in models.REGISTRY.items()}
+
+
+def made_up(folds, row):
+    """A row (or several, as a frame) per system and fold from row(rng)."""
+    rng = np.random.default_rng(0)
+    return pd.concat([row(rng).assign(system=name, paper_name=paper, fold=fold, seed=0)
+                      for name, paper in NAMES.items() for fold in range(folds)], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def bins():
+    def both(rng):
+        probabilities = rng.beta(0.3, 0.5, 4000)
+        counted = calibration.counts(probabilities, rng.random(4000) < probabilities**1.5)
+        return pd.concat([calibration.reliability(counted, calibration.scaled(t)).assign(state=state)
+                          for state, t in zip(calibration_study.STATES, (1, 2.0), strict=True)])
+    return made_up(3, both).assign(region="lesion region")
+
+
+def test_reliability_draws_the_pooled_bins(bins):
+    figure = figures_calibration.reliability(bins, "lesion region", LABEL)
+    assert overlaps(figure) == []
+    upper = next(axis for axis in figure.axes if axis.get_title() == NAMES["ukan"])
+    pooled = calibration_study.pooled(bins).query("system == 'ukan' and state == 'after'")
+    lines = [line for line in upper.lines if line.get_linewidth() == 1.6]
+    assert np.allclose(lines[1].get_xdata(), pooled["probability"])
+    assert np.allclose(lines[1].get_ydata(), pooled["lesion"])
+    assert len([line for line in upper.lines if line.get_linewidth() == 0.6]) == 3  # folds
+
+
+def test_sweep_draws_the_mean_over_folds():
+    rows = made_up(5, lambda rng: pd.DataFrame({"threshold": calibration_study.THRESHOLDS,
+                                                "dice": np.sort(rng.uniform(size=19))[::-1]}))
+    figure = figures_calibration.sweep(rows, 0.5, LABEL)
+    assert overlaps(figure) == []
+    axis = next(axis for axis in figure.axes if axis.get_title() == NAMES["bussam"])
+    mean = rows[rows["system"] == "bussam"].groupby("threshold")["dice"].mean()
+    drawn = next(line for line in axis.lines if line.get_linewidth() == 2)
+    assert np.allclose(drawn.get_ydata(), mean) and list(axis.lines[0].get_xdata()) == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["some", "no component at all"])
+def test_froc_ends_at_the_study_s_threshold(silent):
+    images = made_up(2, lambda rng: pd.DataFrame({
+        "case_id": [f"c{i}" for i in range(5)], "normal": [False] * 4 + [True], "lesions": [1] * 4 + [0], "found": 0,
+        "false_alarms": 0}))
+    parts = made_up(2, lambda rng: pd.DataFrame({
+        "case_id": rng.choice(["c0", "c1", "c2", "c3"], 6), "normal": False, "score": rng.uniform(0.5, 1, 6),
+        "hit": rng.random(6) < 0.5}))
+    curves = detection.curves(detection.Detections(images, parts.iloc[:0] if silent else parts))
+    figure = figures_calibration.froc(curves, LABEL)
+    assert overlaps(figure) == []
+    axis = next(axis for axis in figure.axes if axis.get_title() == NAMES["unet"])
+    dot = next(line for line in axis.lines if line.get_marker() == "o")
+    last = curves[curves["system"] == "unet"].iloc[-1]
+    assert (dot.get_xdata()[0], dot.get_ydata()[0]) == (last["false_alarms"], last["sensitivity"])
+
+
+def contours(rng):
+    empty = rng.random(12) < 0.2
+    return pd.DataFrame({"case_id": range(12), "pixel_mm": 0.1, "empty": empty,
+                         "nsd": np.where(empty, 0, rng.random(12)), "hd95": np.where(empty, 70, rng.uniform(0, 9, 12)),
+                         "assd": np.where(empty, 70, rng.uniform(0, 3, 12))})
+
+
+def test_distances_tell_found_from_penalised():
+    rows = made_up(5, contours)
+    figure = figures_boundaries.distances(rows, LABEL)
+    assert overlaps(figure) == []
+    axis, part = figure.axes[0], rows[rows["system"] == "xbusnet"]
+    y = list(NAMES).index("xbusnet")
+    drawn = [line for line in axis.lines if line.get_marker() == "o" and len(line.get_ydata())
+             and abs(np.mean(line.get_ydata()) - y) < 0.3]
+    hollow = next(line for line in drawn if line.get_markerfacecolor() == "white")
+    assert list(hollow.get_xdata()) == [70] * part["empty"].sum()
+    assert sum(len(line.get_xdata()) for line in drawn) == len(part)
+    assert figures_boundaries.distances(rows.assign(pixel_mm=np.nan), LABEL) is None
+
+
+def test_false_area_draws_every_fold_and_image():
+    rows = made_up(5, lambda rng: pd.DataFrame({"case_id": [f"case{i}" for i in (45, 61, 209, 213)],
+                                                "false_percent": rng.uniform(0, 8, 4) * (rng.random(4) < 0.5)}))
+    figure = figures_boundaries.false_area(rows, LABEL)
+    assert overlaps(figure) == []
+    drawn = np.concatenate([line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) == 60])
+    assert sorted(drawn) == pytest.approx(sorted(rows["false_percent"]))
+    assert figures_boundaries.false_area(rows.iloc[:0], LABEL) is None
