@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
-ON_RUNS = {"05", "06", "07", "08", "09", "11", "12"}  # these read the run folders of a study
+ON_RUNS = {"05", "06", "07", "08", "09", "11", "12", "13", "14"}  # these read the run folders of a study
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

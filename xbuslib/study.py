@@ -51,12 +51,18 @@ def data_root(dataset: str, data: str | Path | None, config: Config) -> Path:
             raise StudyError(f"dataset {dataset} needs its folder: --data DIR (papermill: -p data DIR), "
                              f"or XBUS_DATA with a folder {dataset} in it")
         return Path(os.environ["XBUS_DATA"]) / dataset
+    return phantom_root(config.phantom_cases)
+
+
+def phantom_root(n: int, seed: int = 0, scanner: str = "A") -> Path:
+    """The folder of n simulated phantom cases, made on first use."""
     from xbuslib.datasets import phantom
 
-    root = outputs_root() / "data" / f"phantom_n{config.phantom_cases}"
+    other = "" if (seed, scanner) == (0, "A") else f"_scanner{scanner}_seed{seed}"
+    root = outputs_root() / "data" / f"phantom_n{n}{other}"
     with _lock(root):
         if not root.is_dir():
-            phantom.write(root, n=config.phantom_cases, seed=0)
+            phantom.write(root, n=n, seed=seed, scanner=scanner)
     return root
 
 

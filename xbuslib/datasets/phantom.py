@@ -2,9 +2,9 @@
 
 A *simulated phantom* case is drawn in three steps: its words (`phantom_words`: shape, margin, echogenicity,
 BI-RADS ...), an anatomy and a lesion that follow the words (`phantom_tissue`, `phantom_lesion`), and the
-picture a scanner would make of them (`phantom_acoustics`). Each case has its own random stream, seeded by
-(seed, case number), so a case does not depend on how many are made. All arithmetic is float64 and rounded to
-8 bits at the end, which absorbs the last-digit differences between processors.
+picture that a scanner (`phantom_scanners`) would make of them (`phantom_acoustics`). Each case has its own
+random stream, seeded by (seed, case number), so a case does not depend on how many are made. All arithmetic is
+float64 and rounded to 8 bits at the end, which absorbs the last-digit differences between processors.
 """
 
 import os
@@ -18,6 +18,7 @@ from scipy.ndimage import label
 
 from xbuslib.datasets import phantom_acoustics as acoustics
 from xbuslib.datasets import phantom_lesion as lesion
+from xbuslib.datasets import phantom_scanners as scanners
 from xbuslib.datasets import phantom_tissue as anatomy
 from xbuslib.datasets import phantom_words as vocabulary
 from xbuslib.datasets.phantom_acoustics import Frame
@@ -29,16 +30,7 @@ IMAGES = "BrEaST-Lesions_USG-images_and_masks"
 TABLE = "BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx"
 SHEETS = "BrEaST-Lesions-USG clinical dat", "Data Dictionary"
 
-# Height, width in pixels and pixel size in cm of linear frames, like those of the scanners in BLU: 3 to 4.6
-# cm deep.
-LINEAR = [
-    (537, 485, 0.0078125), (470, 433, 0.00924), (532, 545, 0.00694), (470, 503, 0.00646), (541, 437, 0.00727),
-    (400, 560, 0.00781), (362, 520, 0.00868), (440, 470, 0.0105),
-]  # fmt: skip
-SECTOR = [(362, 559, 0.0116), (380, 552, 0.0108)]
-SECTOR_SHARE = 31 / 256  # of BLU's pictures have a transparent surround
-
-# Median of the longest side in pixels. With a spread of 0.48 in the logarithm the terciles fall near BLU's
+# Median of the longest side in pixels of scanner A. With a spread of 0.48 in the logarithm the terciles fall near BLU's
 # 142, 222.
 LENGTH = {"round": 105, "oval": 168, "irregular": 200}
 SHORTEST, LONGEST = 52, 450  # pixels; BLU begins at 52, and its few longer lesions leave these frames
@@ -57,14 +49,17 @@ def write(
     n: int = 60,
     seed: int = 0,
     size: tuple[int, int] | None = None,
+    scanner: str = "A",
 ) -> Path:
     """Write cases 1 to n under root, which must not exist or be empty; a broken-off run leaves nothing there.
 
-    size (height, width) in pixels replaces the varied frame sizes. Raises StudyError if root cannot be used.
+    size (height, width) in pixels replaces the varied frame sizes. Raises StudyError if root cannot be used or there is
+    no such scanner (phantom_scanners).
     """
     root = Path(root)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise StudyError(f"{root} is not an empty folder; the phantom is only written into a new or empty one")
+    scanners.scanner(scanner)
     if n < 1:
         raise StudyError(f"n is {n}; the phantom needs at least one case")
     partial = root.with_name(f".{root.name}.partial-{os.getpid()}")
@@ -73,7 +68,7 @@ def write(
         digits = max(3, len(str(n)))  # BLU's three, more when they run out
         rows = []
         for number in track(range(1, n + 1), "simulating phantom cases", n):
-            rows.append(_write_case(partial / IMAGES, simulate(number, seed, size), digits))
+            rows.append(_write_case(partial / IMAGES, simulate(number, seed, size, None, scanner), digits))
         table = [vocabulary.COLUMNS] + [list(row.values()) for row in rows]
         write_workbook(partial / TABLE, {SHEETS[0]: table, SHEETS[1]: vocabulary.DICTIONARY})
         if root.exists():
@@ -87,11 +82,18 @@ def write(
 
 
 def simulate(
-    case_number: int, seed: int = 0, size: tuple[int, int] | None = None, words: dict | None = None
+    case_number: int,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    words: dict | None = None,
+    scanner: str = "A",
 ) -> Case:
-    """One case. Entries of words replace drawn words of the clinical row: {"Echogenicity": "anechoic"}."""
+    """One case. Entries of words replace drawn words of the clinical row: {"Echogenicity": "anechoic"}.
+
+    A case has the same words under every scanner; its anatomy follows the frame.
+    """
     rng = np.random.default_rng([seed, 0, case_number])
-    frame = _frame(rng, size)
+    frame = scanners.draw_frame(rng, scanner, size)
     row = vocabulary.row(rng, case_number, group(case_number, seed), frame.pixel) | (words or {})
     composition = row["Tissue_composition"]
     if composition not in anatomy.COMPOSITION:  # not available: any breast
@@ -100,7 +102,7 @@ def simulate(
     visible = _visible(frame)
     mask = None
     if row["Classification"] != "normal":
-        shape = _placed(rng, row, tissue, frame)
+        shape = _placed(rng, row, tissue, frame, scanners.scanner(scanner).lesion_scale)
         tissue = lesion.insert(rng, tissue, shape, row, frame)
         mask = _one_piece((lesion.distance(shape, shape.drawn, frame) < 0) & visible)
     loss = acoustics.two_way_loss(tissue.attenuation, frame)
@@ -124,25 +126,6 @@ def group(case_number: int, seed: int = 0) -> str:
     return str(groups[place])
 
 
-def _frame(rng: np.random.Generator, size: tuple[int, int] | None) -> Frame:
-    sector = bool(rng.random() < SECTOR_SHARE)
-    choices = SECTOR if sector else LINEAR
-    height, width, pixel = choices[int(rng.integers(len(choices)))]
-    settings = {
-        "sector": sector,
-        "frequency": float(rng.uniform(8, 12)),  # MHz; a breast probe's range
-        "focus": float(rng.uniform(1.0, 2.2)),  # cm, at the lesion
-        "looks": int(rng.integers(2, 5)),  # compounding over 2 to 4 angles
-        "dynamic_range": float(rng.uniform(54, 62)),  # dB
-        "median_grey": float(np.clip(rng.normal(64, 15), 38, 100)),  # BLU's medians: 59 +- 19
-    }
-    enlarged = 1.0
-    if size is not None:  # the same breadth of breast on another grid
-        enlarged = size[1] / width
-        height, width, pixel = size[0], size[1], round(pixel / enlarged, 9)
-    return Frame(height, width, pixel, enlarged, **settings)
-
-
 def _visible(frame: Frame) -> np.ndarray:
     """(H, W) bool: everything, or for a sector a trapezoid with slanted sides and a round bottom."""
     if not frame.sector:
@@ -154,11 +137,16 @@ def _visible(frame: Frame) -> np.ndarray:
     return sides & (rows < 1 - 0.26 * (columns / 0.5) ** 2)  # a parabola stands in for the flat arc
 
 
-def _placed(rng: np.random.Generator, row: dict, tissue: anatomy.Tissue, frame: Frame) -> lesion.Outline:
-    """An outline of the case's words where it fits, mostly central and in the upper half as in BLU."""
+def _placed(
+    rng: np.random.Generator, row: dict, tissue: anatomy.Tissue, frame: Frame, scale: float
+) -> lesion.Outline:
+    """An outline of the case's words where it fits, mostly central and in the upper half as in BLU.
+
+    scale: the scanner's pixels per pixel of scanner A.
+    """
     natural = frame.width / frame.enlarged  # lesion lengths are told in the scanner's own pixels
-    length = LENGTH[row["Shape"]] * np.exp(rng.normal(0, 0.48))
-    length = np.clip(length, SHORTEST, min(LONGEST, 0.85 * natural)) * frame.enlarged
+    length = LENGTH[row["Shape"]] * np.exp(rng.normal(0, 0.48)) * scale
+    length = np.clip(length, SHORTEST * scale, min(LONGEST * scale, 0.85 * natural)) * frame.enlarged
     shape = lesion.outline(rng, row["Shape"], row["Margin"], length)
     top, bottom, left, right = lesion.box(shape)
     first = (tissue.skin_depth + 0.1) / frame.pixel  # rows; a lesion lies below the skin
