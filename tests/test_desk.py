@@ -1,0 +1,123 @@
+"""The desk of notebook 14 without a browser: its controls act on mask, prompt and measurements."""
+
+import io
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xbuslib import datasets, ensemble, widget
+from xbuslib.ensemble import Given
+from xbuslib.widget import Desk, Example
+
+WHEN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def members(smoke_study):
+    return [ensemble.load(smoke_study.run_folder("xbusnet", 0))]
+
+
+@pytest.fixture(scope="module")
+def examples(phantom_root):
+    table = datasets.load("phantom", phantom_root)
+    return [Example(row.case_id, row.image, "0.08", Given(row.shape, row.margin, row.birads), row.mask)
+            for row in table.head(2).itertuples()]
+
+
+@pytest.fixture
+def desk(members, examples):
+    return Desk(members, examples)
+
+
+def sent(name, content):
+    return ({"name": name, "type": "", "size": len(content), "content": memoryview(content), "last_modified": WHEN},)
+
+
+def png(array):
+    held = io.BytesIO()
+    Image.fromarray(array).save(held, format="png")
+    return held.getvalue()
+
+
+def test_the_first_image_is_shown_with_its_own_words(desk, examples):
+    assert desk.given() == examples[0].given and desk.picture.pixel_mm == (0.08, 0.08)
+    assert desk.report.attributes.shape == examples[0].given.shape in desk.said.value
+    assert bytes(desk.shown.value).startswith(b"\x89PNG") and desk.fault.value == ""
+
+
+def test_a_change_of_margin_changes_prompt_and_probabilities(desk):
+    before, said = desk.found.probability, desk.said.value
+    desk.prompt["margin"].value = "angular"
+    assert "angular margin" in desk.said.value and "angular margin" not in said
+    assert not np.array_equal(desk.found.probability, before)
+    desk.prompt["margin"].value = None
+    assert "margin" not in desk.said.value
+
+
+def test_size_and_place_can_be_fixed_and_freed(desk):
+    desk.prompt["size"].value, desk.prompt["quadrant"].value = "small", "lower right"
+    assert "a small lesion in the lower right quadrant" in desk.said.value
+    desk.prompt["quadrant"].value = None
+    assert desk.report.attributes.quadrant is None
+
+
+def test_the_pixel_size_turns_pixels_into_millimetres(desk):
+    desk.pixel_mm.value = ""
+    assert desk.picture.pixel_mm is None and "pixel size is unknown" in " ".join(desk.report.image.notes)
+    desk.pixel_mm.value = "0.05,0.06"
+    assert desk.picture.pixel_mm == (0.05, 0.06) and desk.picture.pixel_source == "given"
+    desk.pixel_mm.value = "wide"
+    assert "0.005 to 1.0" in desk.fault.value and desk.picture.pixel_mm == (0.05, 0.06)
+    desk.pixel_mm.value = "0.07"
+    assert desk.fault.value == "" and desk.picture.pixel_mm == (0.07, 0.07)
+
+
+def test_another_image_brings_its_own_words(desk, examples):
+    first = desk.picture.sha256
+    desk.prompt["margin"].value = "angular"
+    desk.image.value = examples[1].name
+    assert desk.given() == examples[1].given and desk.picture.sha256 != first
+
+
+def test_an_upload_becomes_the_image(desk):
+    grey = np.tile(np.arange(60, dtype=np.uint8) * 4, (50, 1))
+    desk.upload.value = sent("mine.png", png(grey))
+    assert desk.image.value == "mine.png" and np.array_equal(desk.picture.grey, grey)
+    assert desk.given() == Given() and desk.pixel_mm.value == "" and desk.report.image.file == "mine.png"
+    assert widget.against_reference(desk) is None
+    desk.upload.value = sent("mine.png", png(grey[::-1, ::-1].copy()))  # the same name again
+    assert np.array_equal(desk.picture.grey, grey[::-1, ::-1])
+
+
+def test_an_upload_that_is_no_image_leaves_all_as_it_is(desk):
+    held = desk.report
+    desk.upload.value = sent("<b>.png", b"text")
+    assert "no image" in desk.fault.value and "&lt;b&gt;.png" in desk.fault.value
+    assert desk.report is held and len(desk.image.options) == 2
+    desk.prompt["shape"].value = "round"
+    assert desk.fault.value == ""
+
+
+def test_an_upload_cannot_leave_its_folder(desk):
+    desk.upload.value = sent("../../outside.png", png(np.zeros((50, 50), np.uint8)))
+    assert desk.image.value == "outside.png"
+    assert str(desk.picture.path.parent) == desk.uploads.name
+
+
+def test_variations_compare_with_what_is_shown(desk):
+    desk.prompt["birads"].value = "4a"
+    table = widget.variations(desk, "birads").set_index("said")
+    assert list(table.index) == ["not said", *widget.BIRADS]
+    if desk.found.mask.any():
+        assert table.loc["4a", "overlap"] == 1 and table.loc["4a", "area"] == pytest.approx(desk.report.lesion.area)
+
+
+def test_the_reference_of_an_example(desk, examples, monkeypatch):
+    """A mask that is the reference itself has Dice 1."""
+    from xbuslib.images import read_mask
+
+    monkeypatch.setattr(desk, "found", SimpleNamespace(mask=read_mask(examples[0].mask)))
+    assert widget.against_reference(desk)["dice"] == pytest.approx(1)

@@ -1,0 +1,309 @@
+"""New images: the same numbers as in the run folder, ensembles as numpy has them, reports, and what is refused."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import REPOSITORY
+from xbuslib import cli, datasets, ensemble, lesion_page, lesion_report, measure, originals, reading, runs
+from xbuslib.config import resolve
+from xbuslib.ensemble import Given, given
+from xbuslib.errors import StudyError
+from xbuslib.lesion_report import Report
+from xbuslib.predict import predict
+from xbuslib.study import open_source, run_fold
+
+FILES = {"mask.png", "probability.png", "maps.npz", "overlay.png", "report.json", "report.html"}
+
+
+@pytest.fixture(scope="module")
+def cases(phantom_root):
+    return datasets.load("phantom", phantom_root).set_index("case_id", drop=False)
+
+
+@pytest.fixture(scope="module")
+def members(smoke_study):
+    """Both folds of xbusnet, loaded."""
+    return [ensemble.load(folder) for folder in ensemble.find_runs(smoke_study.folder / "runs" / "xbusnet")]
+
+
+@pytest.fixture(scope="module")
+def picture(cases):
+    return reading.read(cases["image"].iloc[0], pixel_mm=(0.08, 0.08))
+
+
+@pytest.fixture(scope="module")
+def found(members, picture):
+    return ensemble.segment(members, picture, given("oval", "circumscribed", "3"))
+
+
+# ---- the same numbers as in training --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("system", ["xbusnet", "bussam"])
+def test_an_image_of_the_study_gets_the_probabilities_of_its_run_folder(system, phantom_root, cases, outputs):
+    """The file alone, with its metadata as attributes, against probabilities.npz of the run that validated it.
+
+    In float32, for bfloat16 rounds a batch of one otherwise than a batch of many.
+    """
+    config = resolve("smoke", ["iterations=2", "folds=2", "amp=false"])
+    folder = run_fold(system, 0, config, open_source("phantom", phantom_root, None, config, "new"), study="new")
+    held, member = runs.probabilities(folder), ensemble.load(folder)
+    for case_id in sorted(held)[:4]:
+        row = cases.loc[case_id]
+        one = ensemble.segment([member], reading.read(row["image"]), Given(row["shape"], row["margin"], row["birads"]))
+        assert np.abs(one.members[0] - held[case_id]).max() < 0.0006  # of half precision, see runs.halved
+        assert np.ptp(held[case_id]) > 0.01  # a flat map would agree with any other
+
+
+def test_flip_averaging_is_that_of_training(smoke_study, cases):
+    """Under a plan that averages over the mirror image, the map is the mean of both, each with its own prompt."""
+    member = ensemble.load(smoke_study.run_folder("xbusnet", 0))
+    flipped = member._replace(plan=replace(member.plan, flip_average=True))
+    picture = reading.read(cases["image"].iloc[1])
+    turned = replace(picture, grey=picture.grey[:, ::-1].copy())
+    left, right = Given(size="small", quadrant="upper left"), Given(size="small", quadrant="upper right")
+    both = ensemble.segment([flipped], picture, left).members[0]
+    one = ensemble.segment([member], picture, left).members[0]
+    other = ensemble.segment([member], turned, right).members[0][:, ::-1]
+    # turning the original and shrinking it differs from shrinking it and turning that by rounding of greys
+    assert np.abs(both - (one + other) / 2).max() < 0.02
+
+
+def test_an_ensemble_is_mean_and_sample_sd(members, picture, found):
+    single = [ensemble.segment([member], picture, given("oval", "circumscribed", "3")) for member in members]
+    assert single[0].disagreement is None and np.ptp([one.members[0].mean() for one in single]) > 0
+    maps = np.stack([one.members[0] for one in single])
+    size = picture.frame
+    assert found.probability.shape == found.mask.shape == picture.grey.shape
+    assert np.allclose(found.probability, originals.at_size(maps.mean(axis=0), *size), atol=1e-6)
+    assert np.allclose(found.disagreement, originals.at_size(np.abs(maps[0] - maps[1]) / np.sqrt(2), *size), atol=1e-6)
+    assert np.array_equal(found.mask, found.probability >= 0.5)
+
+
+def test_all_at_once_is_one_after_the_other(smoke_study, picture, found):
+    folders = ensemble.find_runs(smoke_study.folder / "runs" / "xbusnet")
+    again, = ensemble.segment_all(folders, [picture], given("oval", "circumscribed", "3"))
+    assert np.array_equal(again.members, found.members) and again.said.equals(found.said)
+
+
+def test_size_and_place_are_what_is_fixed(members, picture):
+    for size, place in (("small", "lower right"), ("large", "upper left"), ("medium", "lower left")):
+        said = ensemble.segment(members, picture, Given(size=size, quadrant=place)).said
+        assert set(said["global_text"]) == {f"a {size} lesion in the {place} quadrant of the image"}
+    assert set(said["local_text"]) == {"a lesion"}
+
+
+def test_the_first_pass_is_the_models_own(members, picture):
+    """Without a word, size and place come from the map that the model gives under an empty prompt."""
+    from xbuslib import prompts
+
+    member = members[0]
+    blank, _ = ensemble._pass(member, ensemble.look(member, picture), prompts.Finding(None, None, picture.frame),
+                              Given(), tuple(member.run["size_edges_px"]))
+    finding = prompts.from_first_pass(blank, picture.frame, 0.30)
+    row = ensemble.segment([member], picture, Given()).said.iloc[0]
+    assert row["quadrant"] == prompts.quadrant(finding.centre, picture.frame)
+    assert row["size"] == prompts.size_word(finding.box, tuple(member.run["size_edges_px"]))
+
+
+# ---- what a user says -----------------------------------------------------------------------------------------
+
+
+def test_words_as_users_write_them():
+    assert given("Irregular ", "Spiculated, indistinct", "BI-RADS 4C") == Given("irregular", "spiculated&indistinct",
+                                                                                "4c")
+    assert given(margin="not circumscribed - angular&indistinct").margin == "not circumscribed - angular&indistinct"
+    assert given() == Given()
+
+
+def test_unknown_words_name_the_known():
+    with pytest.raises(StudyError) as caught:
+        given("egg", "spiculated,fuzzy", "7", "tiny", "middle")
+    said = str(caught.value)
+    for words in ("unknown shape 'egg'", "oval, round, irregular", "unknown margin 'fuzzy'", "microlobulated",
+                  "unknown birads '7'", "4a, 4b", "unknown size 'tiny'", "medium", "unknown quadrant 'middle'"):
+        assert words in said
+    assert "spiculated'" not in said
+
+
+# ---- which runs -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_a_fold_and_a_system_can_be_named(smoke_study):
+    system = smoke_study.folder / "runs" / "xbusnet"
+    both = [system / f"fold_{fold}" / "seed_0" for fold in (0, 1)]
+    assert ensemble.find_runs(system) == both
+    assert ensemble.find_runs(system / "fold_1") == both[1:] == ensemble.find_runs(both[1])
+
+
+def test_runs_that_are_no_one_ensemble(smoke_study, tmp_path):
+    for folder in (smoke_study.folder, smoke_study.folder / "runs"):
+        with pytest.raises(StudyError, match="their system differs: bussam, unet"):
+            ensemble.find_runs(folder)
+    with pytest.raises(StudyError, match="holds no finished run"):
+        ensemble.find_runs(tmp_path)
+
+
+def test_a_study_without_runs_names_the_command(outputs):
+    with pytest.raises(StudyError, match=r"xbuslib fold --system xbusnet --study nowhere"):
+        ensemble.of_study("nowhere", "xbusnet")
+
+
+# ---- the report -----------------------------------------------------------------------------------------------
+
+
+def with_mask(found, mask):
+    """The same segmentation with another probability map."""
+    small = mask[::4, ::4].astype(np.float32)
+    return replace(found, probability=mask.astype(np.float32), members=np.stack([small, small]))
+
+
+def box(picture, *parts):
+    mask = np.zeros(picture.grey.shape, bool)
+    for part in parts:
+        mask[part] = True
+    return mask
+
+
+def test_the_report_holds_the_measurements_and_the_given_words(found, picture):
+    said = given("irregular", "spiculated,indistinct", "4c")
+    mask = box(picture, np.s_[50:150, 60:260], np.s_[300:310, 20:30])
+    report = lesion_report.make(picture, with_mask(found, mask), said)
+    assert report.lesion == measure.lesion(mask, (0.08, 0.08)) and report.lesion.regions == 2
+    assert report.lesion.area == pytest.approx(100 * 200 * 0.0064)
+    assert "2 separate regions" in report.statement and "upper left" in report.statement
+    assert report.attributes.model_dump() == {"shape": "irregular", "margin": "spiculated&indistinct", "birads": "4c",
+                                              "size": None, "quadrant": None}
+    page = lesion_page.html(report, {"overlay": b"x"})
+    for text in ("Research use only, not a medical device", "not circumscribed: spiculated, indistinct", "BI-RADS 4c",
+                 "128.0 mm²", "parallel", "simulated phantom", "clip: random", picture.path.name,
+                 "upper left quadrant"):
+        assert text in page, text
+    assert "src=\"http" not in page and "href" not in page
+
+
+def test_nothing_found_is_said_without_numbers(found, picture):
+    report = lesion_report.make(picture, with_mask(found, box(picture)), Given())
+    assert report.lesion is None and report.statement.startswith("No lesion above threshold")
+    assert report.agreement.runs_with_lesion == 0 and report.agreement.longest_diameter is None
+    page = lesion_page.html(report, {"overlay": b"x"})
+    assert "No lesion above threshold" in page and "diameter</th>" not in page and " mm²" not in page
+    assert json.loads(report.model_dump_json())["lesion"] is None
+
+
+def test_pixels_without_a_size_stay_pixels(found, picture):
+    mask = box(picture, np.s_[50:150, 60:260])
+    report = lesion_report.make(reading.with_pixel_size(picture, None), with_mask(found, mask), Given())
+    assert report.lesion.unit == "px" and report.lesion.area == 20_000
+    assert any("pixel size is unknown" in note for note in report.image.notes)
+    page = lesion_page.html(report, {"overlay": b"x"})
+    assert "20000 px²" in page and " mm²" not in page
+
+
+def test_agreement_over_runs(found, picture):
+    """One run with a box of 40×40 map pixels, one with nothing."""
+    side = found.members.shape[-1]
+    maps = np.zeros((2, side, side), np.float32)
+    maps[0, 10:50, 10:50] = 1
+    two = replace(found, members=maps, probability=originals.at_size(maps.mean(axis=0), *picture.frame),
+                  disagreement=originals.at_size(maps.std(axis=0, ddof=1), *picture.frame))
+    agreement = lesion_report.make(picture, two, Given()).agreement
+    assert (agreement.runs, agreement.runs_with_lesion) == (2, 1)
+    width, height = picture.frame
+    assert agreement.area[0] == agreement.area[1] == pytest.approx(
+        (40 / side) ** 2 * width * height * 0.0064, rel=0.02)
+
+
+def test_what_a_system_does_not_read_is_said(smoke_study, picture):
+    member = ensemble.load(smoke_study.run_folder("unet", 0))
+    asked = given("oval", quadrant="upper left")
+    report = lesion_report.make(picture, ensemble.segment([member], picture, asked), asked)
+    assert report.agreement is None and report.model.reads == []
+    assert any("changed nothing" in sentence and "margin" in sentence for sentence in report.model.caveats)
+    assert any("neither size nor place" in sentence for sentence in report.model.caveats)
+
+
+# ---- files ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_read_again(found, picture, tmp_path):
+    mask = box(picture, np.s_[50:150, 60:260])
+    two = with_mask(found, mask)
+    report = lesion_report.make(picture, two, Given())
+    folder = lesion_page.write(tmp_path / "a", picture, two, report)
+    assert {path.name for path in folder.iterdir()} == FILES | {"disagreement.png"}
+    again, read_mask, probability = lesion_page.read(folder)
+    assert again == report and np.array_equal(read_mask, mask) and np.array_equal(probability, mask)
+    with Image.open(folder / "probability.png") as held:
+        assert held.mode.startswith("I;16") and held.size == picture.frame
+    assert np.array_equal(np.load(folder / "maps.npz")["members"], two.members)
+    (folder / "report.json").write_text("{}")
+    with pytest.raises(StudyError, match="no complete report"):
+        lesion_page.read(folder)
+
+
+def test_results_are_replaced_whole_or_not_at_all(found, picture, tmp_path, monkeypatch):
+    report = lesion_report.make(picture, found, Given())
+    folder = lesion_page.write(tmp_path / "a", picture, found, report)
+    (folder / "extra").write_text("of the first run")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(lesion_page, "html", lambda *arguments: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(StudyError, match="No space left"):
+            lesion_page.write(tmp_path / "a", picture, found, report)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    lesion_page.write(tmp_path / "a", picture, found, report)
+    assert not (folder / "extra").exists() and [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_of_something_else_is_left_alone(found, picture, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "thesis.tex").write_text("mine")
+    with pytest.raises(StudyError, match="holds no earlier report"):
+        lesion_page.write(tmp_path / "a", picture, found, lesion_report.make(picture, found, Given()))
+    assert (tmp_path / "a" / "thesis.tex").read_text() == "mine"
+
+
+def test_two_images_of_one_name(tmp_path, smoke_study):
+    with pytest.raises(StudyError, match=r"x/a.png, y/A.jpg would all go"):
+        predict([Path("x/a.png"), Path("b.png"), Path("y/A.jpg")], smoke_study.folder, tmp_path / "out", Given())
+    assert not (tmp_path / "out").exists()
+
+
+# ---- the command ----------------------------------------------------------------------------------------------
+
+
+def command(*arguments):
+    return subprocess.run([sys.executable, "-m", "xbuslib", "predict", *map(str, arguments)], capture_output=True,
+                          text=True, cwd=REPOSITORY, check=False)
+
+
+def test_command_does_the_good_images_and_lists_the_bad(smoke_study, cases, tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    done = command(cases["image"].iloc[0], tmp_path / "text.png", tmp_path / "absent.png", cases["image"].iloc[1],
+                   "--run", smoke_study.folder / "runs" / "xbusnet", "--shape", "oval", "--margin", "circumscribed",
+                   "--birads", "3", "--pixel-mm", "0.07", "--out", tmp_path / "out", "--json")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "text.png is no image" in done.stderr and "absent.png" in done.stderr
+    assert [row["image"] for row in json.loads(done.stdout)] == ["case001.png", "case002.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case001", "case002"]
+    report, mask, _ = lesion_page.read(tmp_path / "out" / "case001")
+    assert mask.shape == (report.image.height, report.image.width) and report.image.pixel_mm == (0.07, 0.07)
+    assert report.model.folds == [0, 1] and report.attributes.margin == "circumscribed"
+    assert isinstance(report, Report)
+
+
+def test_command_refuses_before_anything_is_read(smoke_study, cases, tmp_path):
+    image, run = Path(cases["image"].iloc[0]), smoke_study.folder / "runs" / "xbusnet"
+    for wrong, word in (({"shape": "egg"}, "oval, round, irregular"), ({"pixel_mm": "9"}, "0.005 to 1.0")):
+        with pytest.raises(StudyError, match=word):
+            cli.predict([image], run, tmp_path / "out", **wrong)
+    assert not (tmp_path / "out").exists()
