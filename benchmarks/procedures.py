@@ -46,8 +46,8 @@ def our_step(b: Bench):
     pictures = torch.from_numpy(b.prepared.images[b.rows])[:, None].to(b.device)  # (n, 1, S, S)
     masks = torch.from_numpy(b.prepared.masks[b.rows])[:, None].to(b.device)
     said = TrainingPrompts(b.system, b.cases, b.prepared, b.rows, b.edges, b.plan, texts)
-    for table in said.tables.values():  # a run embeds each text once: in no step but the first that says it
-        to_tensors(b.system, table, texts)
+    for field in {"global_text", "local_text"} & set(b.system.prompts):  # a run embeds each text once, beforehand
+        said.vocabulary(field)
     data = training.TrainingData(pictures, masks, inference.encode(b.system, pictures, b.plan, b.device), said)
     b.system.to(memory_format=torch.channels_last).train()
     optimiser, generator, queue = training.make_optimiser(b.system, b.plan), torch.Generator().manual_seed(0), []

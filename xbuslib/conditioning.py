@@ -91,6 +91,10 @@ class TrainingPrompts:
         return prompts.build(cases, findings, self.edges, size=size, place=place, attributes=attributes,
                              style=self.style)
 
+    def vocabulary(self, field: str) -> Tensor:
+        """(T, d) embeddings of the distinct texts that `field` says of the training images, in a fixed order."""
+        return self.texts(sorted({text for table in self.tables.values() for text in table[field]}))
+
 
 class MixedPrompts:
     """Training prompts whose text conditions are mixed with pictures of lesions (specification 6.3, 7.7).

@@ -147,6 +147,8 @@ def _training_data(model, cases, prepared, rows, edges, plan, texts, device) -> 
     pictures = inference.at_native_size(torch.from_numpy(prepared.images[rows])[:, None], plan).to(device)
     masks = inference.at_native_size(torch.from_numpy(prepared.masks[rows])[:, None], plan).to(device)  # (n, 1, S, S)
     said = TrainingPrompts(model, cases, prepared, rows, edges, plan, texts)
+    for field in {"global_text", "local_text"} & set(model.prompts):
+        model.fit_texts(field, said.vocabulary(field))
     if plan.mix_visual:
         local_texts = [prompts.local_text(case.shape, case.margin, case.birads) for case in cases.itertuples()]
         said = MixedPrompts(said, model, local_texts, picture_embeddings(model, pictures, masks, plan))
