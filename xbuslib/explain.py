@@ -155,7 +155,8 @@ def untrained_weights(run: dict, seed: int) -> dict[str, Tensor]:
     """What the trained weights of a run were before training, had its seed been `seed`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return models.build(run["system"], Config(**run["config"] | {"weights": "random"})).trainable_state()
+        drawn = models.build(run["system"], Config(**run["config"] | {"weights": "random"})).trainable_state()
+    return {key: value for key, value in drawn.items() if not key.startswith("standardise.")}  # statistics of prompts
 
 
 @contextmanager
