@@ -1,8 +1,8 @@
 """python -m benchmarks.step: a training step and a validation pass of every system, ours beside the reference's.
 
-Both procedures take turns in one process per system, so that a machine that slows down slows both; medians are
-compared. `matmul_share` is the step's arithmetic (counted by torch) per second over the machine's measured rate of
-matrix products in the precision that the step runs in.
+The two procedures take turns, each in a process of its own: a machine that slows down slows both, and neither profits
+from how the other keeps memory. Medians are compared. `matmul_share` is the step's arithmetic (counted by torch) per
+second over the machine's rate of matrix products in the precision that the step runs in, measured between the steps.
 """
 
 import resource
@@ -22,37 +22,64 @@ from xbuslib.cli import show
 from xbuslib.config import resolve
 from xbuslib.study import open_source
 
+WAYS = {"ours": (procedures.our_step, procedures.our_pass),
+        "reference": (procedures.reference_step, procedures.reference_pass)}
+
+
+class Measured:
+    """One system, trained one way, in this process: what `worker` calls by name."""
+
+    bench = step = None
+
+    @classmethod
+    def make(cls, way: str, name: str, size: int, batch: int, profile: str) -> dict:
+        """Build the system, make a first step (kernels chosen, memory taken), and count one."""
+        config = resolve(profile, {"weights": "random", "image_size": size, "batch_size": batch, "phantom_cases": 20})
+        cls.way, source = way, open_source("phantom", None, None, config, "benchmarks")
+        cls.bench = procedures.bench(name, config, source, machine.device())
+        cls.step = staticmethod(WAYS[way][0](cls.bench))
+        cls.step()
+        with FlopCounterMode(display=False) as counter:
+            cls.step()
+        amp = cls.bench.plan.amp and way == "ours"
+        return {"tflop": counter.get_total_flops() / 1e12, "precision": precision.name(amp, machine.device()),
+                "held_gb": held_gb(cls.bench.system, cls.step), "peak_memory_gb": peak_memory_gb(machine.device())}
+
+    @classmethod
+    def step_seconds(cls) -> float:
+        return machine.seconds(cls.step, 1, machine.device())[0]
+
+    @classmethod
+    def pass_seconds(cls, times: int) -> float:
+        return statistics.median(machine.seconds(WAYS[cls.way][1](cls.bench), times, machine.device()))
+
 
 def measure(name: str, size: int, batch: int, steps: int, profile: str, reference: bool) -> dict:
-    """One row of the table. Run in a process of its own, so that its peak memory is its own."""
-    on = machine.device()
-    config = resolve(profile, {"weights": "random", "image_size": size, "batch_size": batch, "phantom_cases": 20})
-    source = open_source("phantom", None, None, config, "benchmarks")
-    bench = procedures.bench(name, config, source, on)
-    kind = precision.name(bench.plan.amp, on)
-    ours = procedures.our_step(bench)
-    ours()  # kernels chosen, memory taken
-    with FlopCounterMode(display=False) as counter:
-        ours()
-    held, peak, flops = held_gb(bench.system, ours), peak_memory_gb(on), counter.get_total_flops()
-    other = procedures.bench(name, config, source, on) if reference else None
-    theirs = procedures.reference_step(other) if reference else None
-    found, reference_found = [], []
-    for _ in range(steps):
-        found += machine.seconds(ours, 1, on)
-        reference_found += machine.seconds(theirs, 1, on) if reference else []
-    step_s, rate = statistics.median(found), machine.matmul_rate(getattr(torch, kind), on)
-    passes = machine.seconds(procedures.our_pass(bench), steps, on)
-    row = {"system": name, "step_s": step_s, "reference_step_s": None, "ratio": None,
-           "pass_s": statistics.median(passes), "reference_pass_s": None, "tflop": flops / 1e12,
-           "matmul_tflop_s": rate / 1e12, "matmul_share": flops / step_s / rate,
-           "copy_gb_s": machine.copy_rate(on) / 1e9, "precision": kind, "held_gb": held, "peak_memory_gb": peak}
-    if reference:
-        passes = machine.seconds(procedures.reference_pass(other), steps, on)
-        reference_s = statistics.median(reference_found)
-        row |= {"reference_step_s": reference_s, "ratio": step_s / reference_s,
-                "reference_pass_s": statistics.median(passes)}
-    return row
+    """One row of the table."""
+    pools = {way: ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+             for way in (WAYS if reference else ["ours"])}
+    try:
+        made = {way: pool.submit(Measured.make, way, name, size, batch, profile).result()
+                for way, pool in pools.items()}
+        ours, kind = made["ours"], getattr(torch, made["ours"]["precision"])
+        found, rates = {way: [] for way in pools}, []
+        for _ in range(steps):
+            for way, pool in pools.items():
+                found[way].append(pool.submit(Measured.step_seconds).result())
+            rates.append(machine.matmul_rate(kind, machine.device()))
+        step_s = {way: statistics.median(values) for way, values in found.items()}
+        pass_s = {way: pool.submit(Measured.pass_seconds, steps).result() for way, pool in pools.items()}
+    finally:
+        for pool in pools.values():
+            pool.shutdown()
+    rate, theirs = statistics.median(rates), step_s.get("reference")
+    return {"system": name, "step_s": step_s["ours"], "reference_step_s": theirs,
+            "ratio": step_s["ours"] / theirs if theirs else None,
+            "pass_s": pass_s["ours"], "reference_pass_s": pass_s.get("reference"), "tflop": ours["tflop"],
+            "matmul_tflop_s": rate / 1e12, "matmul_share": ours["tflop"] * 1e12 / step_s["ours"] / rate,
+            "copy_gb_s": machine.copy_rate(machine.device()) / 1e9, "precision": ours["precision"],
+            "held_gb": ours["held_gb"], "peak_memory_gb": ours["peak_memory_gb"],
+            "reference_peak_memory_gb": made["reference"]["peak_memory_gb"] if reference else None}
 
 
 def held_gb(system: models.System, step) -> float:
@@ -89,8 +116,7 @@ def main(systems: str = typer.Option("xbusnet", help="names by commas, or all"),
          as_json: bool = typer.Option(False, "--json")) -> None:
     """Time a step and a pass of each system."""
     names = models.names() if systems == "all" else systems.split(",")
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        rows = [pool.submit(measure, name, size, batch, steps, profile, reference).result() for name in names]
+    rows = [measure(name, size, batch, steps, profile, reference) for name in names]
     if out is not None:
         about = machine.facts() | {"size": size, "batch": batch, "profile": profile, "steps": steps}
         pd.DataFrame(rows).assign(**about).to_csv(out, index=False)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xbuslib import precision, prompts
+from xbuslib import memory, precision, prompts
 from xbuslib.conditioning import TextTable, to_tensors
 from xbuslib.images import Prepared
 from xbuslib.models.system import Prompts, System
@@ -57,6 +57,7 @@ def encode(system: System, images: Tensor, plan: Plan, device: torch.device) -> 
 @torch.no_grad()
 def frozen_features(system: System, images: Tensor, plan: Plan) -> Tensor | None:
     """(B, …) what the frozen encoders make of images (B, 1, S, S) in [0, 1]; None if there are none."""
+    memory.keep_freed()
     with precision.autocast(plan.amp, images.device):
         features = system.encode_images(images)
     return None if features is None else features.to(getattr(torch, precision.name(plan.amp, images.device)))
@@ -69,6 +70,7 @@ def predict(system: System, images: Tensor, features: Tensor | None, given: Prom
 
     S is the configured image_size, on which all systems are scored; s differs from it under a native size.
     """
+    memory.keep_freed()
     system.eval()
     maps, step, side = [], plan.config.prediction_batch, plan.config.image_size
     for start in range(0, len(images), step):

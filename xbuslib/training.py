@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from xbuslib import precision
+from xbuslib import memory, precision
 from xbuslib.augmentation import augment
 from xbuslib.errors import StudyError
 from xbuslib.files import write_whole
@@ -64,6 +64,7 @@ def fit(system: System, data: TrainingData, plan: Plan, seed: int, device: torch
     With `checkpoint` the state is saved now and then and picked up again, so that a killed run goes on to the
     same result. Raises StudyError for a damaged checkpoint or a loss that is not a number.
     """
+    memory.keep_freed()
     system.to(device, memory_format=torch.channels_last).train()
     optimiser = make_optimiser(system, plan)
     average = None if plan.ema_decay is None else WeightAverage(system, plan.ema_decay)

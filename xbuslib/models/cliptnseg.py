@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xbuslib.models.encoders import CLIP, CLIP_LAYERS
-from xbuslib.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalise, ResidualBlock
+from xbuslib.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalise, PatchConvTranspose2d, ResidualBlock
 from xbuslib.models.system import Prompts, System
 from xbuslib.models.visual_prompt import draw_weights, mix
 
@@ -36,7 +36,7 @@ class CoarseBranch(nn.Module):
         self.multiply, self.add = nn.Linear(embedding, width), nn.Linear(embedding, width)
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(width, 4, shape.feed_forward, dropout=0.1) for _ in CLIP_LAYERS)
-        self.project = nn.ConvTranspose2d(width, width, 16, stride=16)  # back from 16-pixel patches
+        self.project = PatchConvTranspose2d(width, width, 16)  # back from 16-pixel patches
 
     def forward(self, tokens: Tensor, condition: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, 3, N, D) tokens, shallowest first and class token included, and (B, d) to (B, C, H, W)."""

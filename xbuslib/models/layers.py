@@ -1,6 +1,7 @@
 """Building blocks that several systems share, in dependency order. Shapes as in the paper: B, C, H, W; N tokens."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -59,8 +60,8 @@ class SFA(nn.Module):
     def forward(self, features: Tensor, prompt: Tensor) -> Tensor:
         """(B, C, h, w) features and (B, d) prompt to (B, C, h, w)."""
         gamma, beta = self.mlp(prompt)[:, :, None, None].chunk(2, dim=1)  # each (B, C, 1, 1), eq. (14)
-        adjusted = gamma * features + beta  # eq. (13)
-        return adjusted + features if self.residual else adjusted  # eq. (15)
+        factor = 1 + gamma if self.residual else gamma  # eq. (15), γ⊙F + β + F, in one pass over the map; eq. (13)
+        return torch.addcmul(beta, factor, features)
 
 
 class TransformerBlock(nn.Module):
@@ -76,12 +77,32 @@ class TransformerBlock(nn.Module):
         return self.layer(tokens).permute(1, 2, 0).reshape(features.shape)  # back to (B, C, h, w)
 
 
+class PatchConvTranspose2d(nn.ConvTranspose2d):
+    """Transposed convolution whose stride is its kernel: each input pixel becomes a patch of its own.
+
+    No two patches overlap, so it is one matrix product and a rearrangement; torch's kernels on CPUs take three times
+    as long for its gradient (benchmarks/README.md). Parameters and their names are nn.ConvTranspose2d's.
+    """
+
+    def __init__(self, channels: int, out: int, patch: int):
+        super().__init__(channels, out, patch, stride=patch)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, out, patch·h, patch·w)."""
+        out, patch = self.weight.shape[1:3]
+        matrix = self.weight.permute(2, 3, 1, 0).reshape(-1, self.in_channels)  # (patch·patch·out, C)
+        bias = None if self.bias is None else self.bias.repeat(patch * patch)
+        patches = F.linear(features.permute(0, 2, 3, 1), matrix, bias)  # (B, h, w, patch·patch·out)
+        rows = patches.unflatten(3, (patch, patch, out)).transpose(2, 3)  # (B, h, patch, w, patch, out)
+        return rows.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)  # (B, out, patch·h, patch·w), channels last
+
+
 class UpBlock(nn.Module):
     """U-Net decoder step: 2×2 transposed convolution, concatenation with the skip, two 3×3 conv–BN–ReLU."""
 
     def __init__(self, channels: int, skip: int, out: int):
         super().__init__()
-        self.up = nn.ConvTranspose2d(channels, out, 2, stride=2)
+        self.up = PatchConvTranspose2d(channels, out, 2)
         self.conv = nn.Sequential(
             nn.Conv2d(out + skip, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU(inplace=True),
             nn.Conv2d(out, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU(inplace=True),

@@ -7,7 +7,7 @@ branch: ResNet-50 encoder, all of it trained, and four transposed-convolution de
 from torch import Tensor, nn
 
 from xbuslib.models.encoders import resnet, stages
-from xbuslib.models.layers import Normalise, UpBlock
+from xbuslib.models.layers import Normalise, PatchConvTranspose2d, UpBlock
 from xbuslib.models.system import Prompts, System
 
 LAST_WIDTH = 64  # channels of the last decoder step and at full size, as in AnatoSegNet's code
@@ -25,7 +25,7 @@ class UResNet(System):
         self.refine4, self.refine5 = nn.Identity(), nn.Identity()  # places for AnatoSegNet's attention
         self.up4, self.up3 = UpBlock(c4, c3, c3), UpBlock(c3, c2, c2)
         self.up2, self.up1 = UpBlock(c2, c1, c1), UpBlock(c1, stem, LAST_WIDTH)
-        self.final = nn.ConvTranspose2d(LAST_WIDTH, LAST_WIDTH, 2, stride=2)
+        self.final = PatchConvTranspose2d(LAST_WIDTH, LAST_WIDTH, 2)
         self.head = nn.Conv2d(LAST_WIDTH, classes, 1)
 
     def forward(self, image: Tensor, image_features: Tensor | None, prompts: Prompts) -> Tensor:

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from xbuslib.models.encoders import CLIP, CLIP_LAYERS, resnet, stages
-from xbuslib.models.layers import SFA, Normalise, ResidualBlock, Standardise, TransformerBlock, UpBlock
+from xbuslib.models.layers import (
+    SFA,
+    Normalise,
+    PatchConvTranspose2d,
+    ResidualBlock,
+    Standardise,
+    TransformerBlock,
+    UpBlock,
+)
 from xbuslib.models.system import Prompts, System
 
 
@@ -33,7 +41,7 @@ class GlobalFeatureExtractor(nn.Module):
         self.condition = nn.Linear(embedding, embedding)  # W_c
         self.multiply = nn.Linear(embedding, width)  # W_mul
         self.add = nn.Linear(embedding, width)  # W_add
-        self.project = nn.ConvTranspose2d(width, width, 16, stride=16)  # back from 16-pixel patches
+        self.project = PatchConvTranspose2d(width, width, 16)  # back from 16-pixel patches
         self.sfa = SFA(embedding, width) if sfa else None
 
     def forward(self, tokens: Tensor, prompt: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -57,7 +65,7 @@ class LocalFeatureExtractor(nn.Module):
         self.block4, self.block5 = TransformerBlock(c3), TransformerBlock(c4)  # eq. (10)
         self.up4, self.up3 = UpBlock(c4, c3, c3), UpBlock(c3, c2, c2)
         self.up2, self.up1 = UpBlock(c2, c1, c1), UpBlock(c1, stem, 64)
-        self.final = nn.ConvTranspose2d(64, width, 2, stride=2)
+        self.final = PatchConvTranspose2d(64, width, 2)
         widths = {"enc4": c3, "dec4": c3, "dec3": c2, "dec2": c1} if sfa else {}
         self.sfa = nn.ModuleDict({place: SFA(embedding, width) for place, width in widths.items()})  # eq. (11)
 
