@@ -80,6 +80,14 @@ def test_build_can_leave_knowledge_out():
     assert list(table["local_text"]) == ["a lesion"] * 2
 
 
+def test_what_is_missing_is_not_spelt_out():
+    """pandas turns a None among words into nan."""
+    cases = pd.DataFrame({"case_id": ["a", "b"], "shape": ["oval", float("nan")], "margin": [None, float("nan")],
+                          "birads": [float("nan"), "3"]})
+    table = prompts.build(cases, [Finding(None, None, (400, 400))] * 2, (110, 250))
+    assert list(table["local_text"]) == ["oval shape", "BI-RADS 3"]
+
+
 def test_released_prompts_equal_the_published_lists(blu_root):
     """Our text for box and centroid of a mask is the authors' own, word for word; at a whole-pixel border of the
     centroid they may differ by one."""

@@ -148,10 +148,12 @@ def build(cases: pd.DataFrame, findings: list[Finding], edges: tuple[float, floa
         where = quadrant(finding.centre, finding.frame) if place else None
         released = style == "released"
         x, y = finding.inside if place else CENTRE
+        # missing is None or, in a column of text that pandas made, nan
+        read = (value if isinstance(value, str) else None for value in (case.shape, case.margin, case.birads))
         rows.append({
             "case_id": case.case_id, "size": word, "quadrant": where,
             "global_text": released_global_text(finding, size, place) if released else global_text(word, where),
-            "local_text": local_text(*((case.shape, case.margin, case.birads) if attributes else (None, None, None))),
+            "local_text": local_text(*read) if attributes else local_text(None, None, None),
             "x": x, "y": y,
         })
     return pd.DataFrame(rows)
