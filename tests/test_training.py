@@ -1,5 +1,7 @@
 """Training: resuming to the same result, learning at all. Losses, schedules and recipes have their own tests."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,27 @@ def fit(iterations, checkpoint=None, until=None, monkeypatch=None, **overrides):
         monkeypatch.setattr(training, "train_step", stop)
     history = training.fit(system, data(), plan, seed=5, device=CPU, checkpoint=checkpoint)
     return system, history
+
+
+def test_the_optimiser_steps_channels_last_weights_as_it_does_others():
+    """Gradients go to the weights they belong to; torch's plain AdamW on the usual layout is the measure."""
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, (3, 2)), nn.Flatten(), nn.LazyLinear(1))
+    x = torch.randn(2, 3, 8, 8)
+    ours(x)
+    theirs = copy.deepcopy(ours)
+    ours.to(memory_format=torch.channels_last)
+    plan = recipes.plan("dot", resolve("smoke", ["learning_rate=0.1"]), 7)
+    optimiser = training.make_optimiser(ours, plan)
+    plain = torch.optim.AdamW(theirs.parameters(), lr=0.1, weight_decay=plan.weight_decay, fused=False)
+    for _ in range(3):
+        for network, steps in ((ours, optimiser), (theirs, plain)):
+            steps.zero_grad(set_to_none=True)
+            network(x).square().sum().backward()
+            steps.step()
+    assert not ours[0].weight.is_contiguous()  # there was something to get wrong
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_every_image_once_per_epoch():
