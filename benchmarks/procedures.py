@@ -2,7 +2,8 @@
 
 The reference procedure is the same model on the same cases: each batch decodes and resizes its PNG files, encodes its
 texts and its images with the frozen encoders anew, runs in float32 with channels first and torch's own transposed
-convolution, leaves memory to the C library, and steps an optimiser that is not fused. Neither way is timed with anything the other does not need.
+convolution, leaves memory to the C library, and steps an optimiser that is not fused. Neither way is timed with
+anything the other does not need.
 """
 
 from dataclasses import dataclass
