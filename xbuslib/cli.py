@@ -94,6 +94,17 @@ def report(name: Annotated[str, typer.Argument(metavar="STUDY", help="e.g. phant
 
 
 @app.command()
+def export(name: Annotated[str, typer.Argument(metavar="STUDY", help="e.g. phantom-quick")],
+           out: Annotated[Path, typer.Option(help="new folder to write")],
+           pictures: Annotated[bool, typer.Option(help="figures and executed notebooks too; they show images of the "
+                                                       "dataset")] = True) -> None:
+    """Copy what a finished study's tables rest on: scores, tables, figures, notebooks; no weights, maps or data."""
+    from xbuslib.export import export as write
+
+    typer.echo(write(name, out, pictures))
+
+
+@app.command()
 def systems(profile: Profile = "paper", as_json: AsJson = False) -> None:
     """The systems with their parameter counts, prompts and weights."""
     from xbuslib.models.catalogue import catalogue

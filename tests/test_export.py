@@ -1,0 +1,100 @@
+"""xbuslib export: a study's scores, tables, figures and notebooks, and nothing that must not leave the machine."""
+
+import base64
+import io
+import json
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tests.conftest import REPOSITORY
+from xbuslib import export, runs
+from xbuslib.errors import StudyError
+
+
+def png(side: int = 64) -> bytes:
+    """Noise in many colours, with an alpha channel."""
+    pixels = np.random.default_rng(0).integers(0, 255, (side, side, 4), dtype=np.uint8)
+    held = io.BytesIO()
+    Image.fromarray(pixels, "RGBA").save(held, "png")
+    return held.getvalue()
+
+
+@pytest.fixture
+def study(smoke_study, tmp_path, monkeypatch):
+    """A copy of the smoke study with one table, one figure and two executed notebooks."""
+    root = tmp_path / "outputs"
+    shutil.copytree(smoke_study.folder.parent, root, ignore=shutil.ignore_patterns("*.safetensors"))
+    monkeypatch.setenv("XBUS_OUTPUTS", str(root))
+    folder = root / smoke_study.name
+    for name, content in {"tables/05/table_1.md": b"| a |\n", "tables/05/table_1.csv": b"a\n1\n",
+                          "tables/05/table_1.tex": b"x", "figures/05/plot.png": png(), "figures/05/plot.csv": b"x\n1\n",
+                          "figures/05/plot.pdf": b"x", "figures/04/xbusnet_fold_0_seed_0_curve.png": png(),
+                          "figures/04/unet_fold_0_seed_0_curve.png": png()}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    shown = nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(png()).decode(),
+                                                    "text/plain": f"{folder}/tables/05/table_1.csv"})
+    cell = nbformat.v4.new_code_cell("1", outputs=[shown], metadata={"papermill": {"duration": 1}})
+    book = nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {"output_path": str(folder)}})
+    for name in ("05_overall_performance", "04_train_fold/unet_fold_0_seed_0", "04_train_fold/xbusnet_fold_0_seed_0"):
+        (folder / "notebooks" / name).parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(book, folder / "notebooks" / f"{name}.ipynb")
+    return folder
+
+
+def files(folder):
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+SCORES = ["cases.csv", "config.json", "per_image.csv", "runs.csv"]
+NUMBERS = ["figures/05/plot.csv", "tables/05/table_1.csv", "tables/05/table_1.md"]
+
+
+def test_everything_but_weights_maps_and_paths(study, tmp_path):
+    out = export.export(study.name, tmp_path / "kept")
+    assert files(out) == sorted(SCORES + NUMBERS + [
+        "figures/04/xbusnet_fold_0_seed_0_curve.png", "figures/05/plot.png",
+        "notebooks/04_train_fold_xbusnet_fold_0_seed_0.ipynb",
+        "notebooks/05_overall_performance.ipynb"])
+    scores = pd.read_csv(out / "per_image.csv", keep_default_na=False)
+    whole = runs.collect(study.name)
+    assert len(scores) == len(whole) and scores["default"].sum() < len(whole)
+    assert scores["dice"].mean() == pytest.approx(whole["dice"].mean(), abs=1e-6)
+    assert len(pd.read_csv(out / "runs.csv")) == 12
+    assert json.loads((out / "config.json").read_text())["profile"] == "smoke"
+    text = (out / "notebooks" / "05_overall_performance.ipynb").read_text()
+    assert str(tmp_path) not in text and "papermill" not in text and "outputs/smoke-study/tables" in text
+    shown = nbformat.reads(text, as_version=4).cells[0].outputs[0]["data"]["image/png"]
+    assert Image.open(io.BytesIO(base64.b64decode(shown))).mode == "P"  # a palette
+    assert len((out / "figures" / "05" / "plot.png").read_bytes()) < len(png())
+
+
+def test_without_pictures_no_image_of_the_dataset_leaves(study, tmp_path):
+    assert files(export.export(study.name, tmp_path / "kept", pictures=False)) == sorted(SCORES + NUMBERS)
+
+
+def test_the_command_refuses_a_folder_that_is_there_and_an_unfinished_study(study, tmp_path):
+    def command(out):
+        return subprocess.run([sys.executable, "-m", "xbuslib", "export", study.name, "--out", str(out)],
+                              capture_output=True, text=True, cwd=REPOSITORY, check=False)
+
+    (tmp_path / "there").mkdir()
+    refused = command(tmp_path / "there")
+    assert refused.returncode == 1 and "is there already" in refused.stderr
+    shutil.rmtree(study / "runs" / "unet" / "fold_1")
+    refused = command(tmp_path / "new")
+    assert refused.returncode == 1 and "unet, fold 1" in refused.stderr and not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_leaves_nothing_half_written(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_notebook", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(StudyError, match="No space left"):
+        export.export(study.name, tmp_path / "deep" / "kept")
+    assert files(tmp_path / "deep") == []

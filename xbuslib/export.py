@@ -1,0 +1,118 @@
+"""What a study's tables rest on, small enough to be kept or published: no weights, no probability maps, no data.
+
+`outputs/reference/` is made with this.
+"""
+
+import io
+import json
+import os
+import shutil
+from base64 import b64decode, b64encode
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+from PIL import Image
+
+from xbuslib import analysis, runs
+from xbuslib.analysis import Study
+from xbuslib.errors import StudyError
+from xbuslib.files import REPOSITORY, outputs_root
+from xbuslib.metrics import PAPER, RELEASED
+
+COLOURS = 256  # of a picture, spread over all it has: a third of the bytes, and no colour moves by more than 5 %
+RUN = ("system", "fold", "seed", "commit", "dirty", "device", "precision", "peak_memory_gb", "config_digest",
+       "dataset_fingerprint", "folds_checksum", "trainable", "frozen")
+
+
+def export(name: str, folder: Path, pictures: bool = True) -> Path:
+    """Write the finished study `name` into the new folder `folder` and return it.
+
+    Always: `tables/` and the numbers behind `figures/`, `per_image.csv` (every score, from which all tables follow),
+    `cases.csv`, `runs.csv`, `config.json`. With `pictures` also the figures and the executed notebooks, which show
+    images of the dataset: ask its licence. Raises StudyError if the study is incomplete or the folder is there.
+    """
+    if folder.exists():
+        raise StudyError(f"{folder} is there already; delete it or give another one")
+    study = analysis.open_study(name)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        _tables(study, partial)
+        for file in [*study.folder.glob("tables/*/*.csv"), *study.folder.glob("tables/*/*.md"),
+                     *_figures(study, "csv")]:
+            _place(partial, study, file).write_bytes(file.read_bytes())
+        if pictures:
+            for file in _figures(study, "png"):
+                _place(partial, study, file).write_bytes(fewer_colours(file.read_bytes()))
+            for file in _notebooks(study):
+                _notebook(file, partial / "notebooks" / file.name)
+        os.replace(partial, folder)
+    except OSError as error:
+        raise StudyError(f"cannot write {folder}: {error.strerror or error}. "
+                         "Check permissions and free space.") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _tables(study: Study, folder: Path) -> None:
+    rows = study.per_image[["case_id", "policy", "attributes", *PAPER, *RELEASED, "system", "fold", "seed", "default"]]
+    keys = ["system", "fold", "seed", "policy", "attributes", "case_id"]
+    rows.round(6).sort_values(keys).to_csv(folder / "per_image.csv", index=False)
+    study.cases.sort_values("case_id").to_csv(folder / "cases.csv", index=False)
+    made = [runs.read(Path(place)) for place in study.runs["folder"]]
+    pd.DataFrame([{key: run[key] for key in RUN} | {
+        "train_s": run["seconds"]["train"], "total_s": run["seconds"]["total"],
+        "weights": ", ".join(f"{w['encoder']} {w['weights']}" for w in run["weights"]), "created": run["created"],
+    } for run in made]).to_csv(folder / "runs.csv", index=False)
+    (folder / "config.json").write_text(json.dumps(study.facts["config"], indent=1) + "\n")
+
+
+def _place(folder: Path, study: Study, file: Path) -> Path:
+    place = folder / file.relative_to(study.folder)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def _shown(study: Study) -> Path | None:
+    """Of the notebooks that ran once per fold, xbusnet's first or, without xbusnet, the first."""
+    folds = sorted((study.folder / "notebooks" / "04_train_fold").glob("*.ipynb"))
+    return next((file for file in folds if file.name.startswith("xbusnet_fold_")), next(iter(folds), None))
+
+
+def _notebooks(study: Study) -> list[Path]:
+    shown = _shown(study)
+    return sorted((study.folder / "notebooks").glob("[0-9][0-9]_*.ipynb")) + ([shown] if shown else [])
+
+
+def _figures(study: Study, kind: str) -> list[Path]:
+    """All but those of the folds that are not shown."""
+    shown = _shown(study)
+    return [file for file in study.folder.glob(f"figures/*/*.{kind}")
+            if file.parent.name != "04" or (shown and file.name.startswith(shown.stem))]
+
+
+def _notebook(file: Path, place: Path) -> None:
+    """A copy without the paths of one machine, its pictures in fewer colours."""
+    text = file.read_text(encoding="utf-8")
+    for root, said in ((outputs_root(), "outputs"), (REPOSITORY, ".")):
+        text = text.replace(str(root), said)
+    book = nbformat.reads(text, as_version=4)
+    book.metadata.pop("papermill", None)
+    for cell in book.cells:
+        cell.metadata.pop("papermill", None)
+        for data in (output["data"] for output in cell.get("outputs", []) if "data" in output):
+            if "image/png" in data:
+                data["image/png"] = b64encode(fewer_colours(b64decode(data["image/png"]))).decode()
+    place.parent.mkdir(exist_ok=True)
+    nbformat.write(book, place.with_name("04_train_fold_" + place.name) if place.name[0].isalpha() else place)
+
+
+def fewer_colours(png: bytes) -> bytes:
+    """A PNG in COLOURS colours, on white; as it is where that is no smaller."""
+    picture = Image.open(io.BytesIO(png)).convert("RGBA")
+    flat = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    held = io.BytesIO()
+    flat.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(held, "png", optimize=True)
+    return min(png, held.getvalue(), key=len)
