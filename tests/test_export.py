@@ -74,6 +74,7 @@ def test_everything_but_weights_maps_and_paths(study, tmp_path):
     shown = nbformat.reads(text, as_version=4).cells[0].outputs[0]["data"]["image/png"]
     assert Image.open(io.BytesIO(base64.b64decode(shown))).mode == "P"  # a palette
     assert len((out / "figures" / "05" / "plot.png").read_bytes()) < len(png())
+    assert files(export.export(study.name, out, pictures=False)) == sorted(SCORES + NUMBERS)  # in place of the first
 
 
 def test_without_pictures_no_image_of_the_dataset_leaves(study, tmp_path):
@@ -87,7 +88,7 @@ def test_the_command_refuses_a_folder_that_is_there_and_an_unfinished_study(stud
 
     (tmp_path / "there").mkdir()
     refused = command(tmp_path / "there")
-    assert refused.returncode == 1 and "is there already" in refused.stderr
+    assert refused.returncode == 1 and "holds no earlier runs.csv" in refused.stderr
     shutil.rmtree(study / "runs" / "unet" / "fold_1")
     refused = command(tmp_path / "new")
     assert refused.returncode == 1 and "unet, fold 1" in refused.stderr and not (tmp_path / "new").exists()

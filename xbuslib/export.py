@@ -5,8 +5,6 @@
 
 import io
 import json
-import os
-import shutil
 from base64 import b64decode, b64encode
 from pathlib import Path
 
@@ -16,8 +14,7 @@ from PIL import Image
 
 from xbuslib import analysis, runs
 from xbuslib.analysis import Study
-from xbuslib.errors import StudyError
-from xbuslib.files import REPOSITORY, outputs_root
+from xbuslib.files import REPOSITORY, outputs_root, write_folder
 from xbuslib.metrics import PAPER, RELEASED
 
 COLOURS = 256  # of a picture, spread over all it has: a third of the bytes, and no colour moves by more than 5 %
@@ -26,18 +23,14 @@ RUN = ("system", "fold", "seed", "commit", "dirty", "device", "precision", "peak
 
 
 def export(name: str, folder: Path, pictures: bool = True) -> Path:
-    """Write the finished study `name` into the new folder `folder` and return it.
+    """Write the finished study `name` into `folder`, in place of an earlier export, and return it.
 
     Always: `tables/` and the numbers behind `figures/`, `per_image.csv` (every score, from which all tables follow),
     `cases.csv`, `runs.csv`, `config.json`. With `pictures` also the figures and the executed notebooks, which show
-    images of the dataset: ask its licence. Raises StudyError if the study is incomplete or the folder is there.
+    images of the dataset: ask its licence. Raises StudyError if the study is incomplete or `folder` holds other things.
     """
-    if folder.exists():
-        raise StudyError(f"{folder} is there already; delete it or give another one")
     study = analysis.open_study(name)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
+    with write_folder(folder, "runs.csv") as partial:
         _tables(study, partial)
         for file in [*study.folder.glob("tables/*/*.csv"), *study.folder.glob("tables/*/*.md"),
                      *_figures(study, "csv")]:
@@ -47,12 +40,6 @@ def export(name: str, folder: Path, pictures: bool = True) -> Path:
                 _place(partial, study, file).write_bytes(fewer_colours(file.read_bytes()))
             for file in _notebooks(study):
                 _notebook(file, partial / "notebooks" / file.name)
-        os.replace(partial, folder)
-    except OSError as error:
-        raise StudyError(f"cannot write {folder}: {error.strerror or error}. "
-                         "Check permissions and free space.") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

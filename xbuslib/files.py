@@ -1,6 +1,7 @@
 """Files written whole or not at all, and the folders of the study."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,3 +32,28 @@ def write_whole(path: Path) -> Iterator[Path]:
                          "or set XBUS_OUTPUTS to another folder.") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_folder(folder: Path, mark: str) -> Iterator[Path]:
+    """Yield an empty sibling of `folder` to write to; it takes the place of `folder` only when all went well.
+
+    Raises StudyError if `folder` is there without the file `mark`, which tells an earlier result of the same kind; or,
+    naming the cause, when it cannot be written.
+    """
+    partial, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("partial", "old"))
+    if folder.exists() and not (folder / mark).is_file():
+        raise StudyError(f"{folder} is there and holds no earlier {mark}; nothing was overwritten. "
+                         "Give another --out, or move it away.")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(partial, folder)
+    except OSError as error:
+        raise StudyError(f"cannot write {folder}: {error.strerror or error}. "
+                         "Check permissions and free space.") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

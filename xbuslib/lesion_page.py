@@ -1,10 +1,6 @@
 """A lesion report on disk: one printable page, and mask, maps and pictures beside it, written whole."""
 
 import base64
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +11,7 @@ from xbuslib import figures_lesion, measure
 from xbuslib.cases import margin_words
 from xbuslib.ensemble import Segmentation
 from xbuslib.errors import StudyError
+from xbuslib.files import write_folder
 from xbuslib.lesion_report import Agreement, Report
 from xbuslib.measure import Lesion
 from xbuslib.reading import Picture
@@ -31,7 +28,7 @@ def write(folder: Path, picture: Picture, found: Segmentation, report: Report) -
     The folder appears whole or not at all; earlier results of the same name are replaced in one step. Raises StudyError
     if it holds anything else, or cannot be written.
     """
-    with _whole_folder(folder) as partial:
+    with write_folder(folder, "report.json") as partial:
         Image.fromarray(found.mask.astype(np.uint8) * 255).save(partial / "mask.png")
         Image.fromarray(np.rint(found.probability * WHITE).astype(np.uint16)).save(partial / "probability.png")
         maps = {"probability": found.members.mean(axis=0), "members": found.members}
@@ -143,24 +140,3 @@ def prompts_said(report: Report) -> list[tuple[str, str, str]]:
         rows += [(name, text, "" if len(folds) == len(report.prompts)
                   else f"fold {', '.join(map(str, sorted(set(folds))))}") for text, folds in texts.items()]
     return rows
-
-
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty sibling to write to; it takes the place of `folder` only when all went well."""
-    partial, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("partial", "old"))
-    if folder.exists() and not (folder / "report.json").is_file():
-        raise StudyError(f"{folder} is there and holds no earlier report; nothing was overwritten. "
-                         "Give another --out, or move it away.")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(partial, folder)
-    except OSError as error:
-        raise StudyError(f"cannot write {folder}: {error.strerror or error}. "
-                         "Check permissions and free space.") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
