@@ -103,7 +103,7 @@ def test_a_study_that_is_not_there(outputs):
 
 def test_caveats_name_phantom_profile_and_random_encoders(smoke_study):
     said = " ".join(smoke_study.caveats)
-    assert "simulated phantom" in said and "profile is smoke" in said and "resnet18 random" in said
+    assert "simulated phantom" in said and "profile is smoke" in said and "ResNet-18 random" in said
     assert "simulated phantom" in smoke_study.label
 
 

@@ -345,7 +345,7 @@ def test_ensemble_gain_and_the_cases_at_the_quartiles():
 
 
 def test_figures_draw_the_table_and_no_words_overlap():
-    label = "simulated phantom, profile quick, 64 px, 150 iterations, clip random, resnet18 random, 5 folds, seed 0"
+    label = "simulated phantom, profile quick, 64 px, 150 iterations, CLIP random, ResNet-18 random, 5 folds, seed 0"
     there = pd.concat([both_scanners().assign(system=name, paper_name=paper, pathology=["benign", "malignant", "benign"]
                                               * 12, birads="4a") for name, paper in
                        (("unet", "U-Net"), ("xbusnet", "XBusNet"))])

@@ -7,7 +7,7 @@ import pytest
 from xbuslib import figures_study, models, statistics, tables_paper
 from xbuslib.analysis import fold_means
 
-LABEL = ("simulated phantom, profile quick, 96 px, 200 iterations, clip random, resnet18 random, sam random, "
+LABEL = ("simulated phantom, profile quick, 96 px, 200 iterations, CLIP random, ResNet-18 random, SAM random, "
          "5 folds, seed 0")
 
 

@@ -187,7 +187,7 @@ def test_facts_of_the_runs(study, smoke_study):
     minutes = sum(analysis.runs.read(Path(folder))["seconds"]["total"] for folder in smoke_study.runs["folder"]) / 60
     assert f"{minutes:.1f} minutes in 12 runs" in text
     for words in (smoke_study.facts["precision"], smoke_study.facts["device"], "profile smoke",
-                  "0, 1", "resnet18 random", "first_pass",
+                  "0, 1", "ResNet-18 random", "first_pass",
                   smoke_study.facts["dataset_fingerprint"][:12], smoke_study.facts["versions"]["torch"]):
         assert words in text
 

@@ -12,6 +12,7 @@ from xbuslib import figures, images, models, runs
 from xbuslib.errors import StudyError
 from xbuslib.files import outputs_root
 from xbuslib.metrics import PAPER, RELEASED
+from xbuslib.models import encoders
 
 KEYS = ["system", "policy", "attributes"]  # one row of a table: who, and what its prompt knew
 ONE_PROTOCOL = ("dataset", "dataset_fingerprint", "folds_checksum", "config_digest")  # equal in all runs of a study
@@ -73,10 +74,8 @@ class Study:
     @property
     def encoders(self) -> str:
         """ "CLIP random, ResNet-50 pretrained": the weights of every encoder that some system of the study uses."""
-        said = {}
-        for folder in self.runs.drop_duplicates("system")["folder"]:
-            said |= {w["encoder"]: w["weights"] for w in runs.read(Path(folder))["weights"]}
-        return ", ".join(f"{name} {weights}" for name, weights in sorted(said.items())) or "no pretrained encoder"
+        records = [runs.read(Path(folder))["weights"] for folder in self.runs.drop_duplicates("system")["folder"]]
+        return encoders.said(list(itertools.chain(*records))) or "no pretrained encoder"
 
     @property
     def caveats(self) -> list[str]:

@@ -16,6 +16,7 @@ from xbuslib import analysis, runs
 from xbuslib.analysis import Study
 from xbuslib.files import REPOSITORY, outputs_root, write_folder
 from xbuslib.metrics import PAPER, RELEASED
+from xbuslib.models import encoders
 
 COLOURS = 256  # of a picture, spread over all it has: a third of the bytes, and no colour moves by more than 5 %
 RUN = ("system", "fold", "seed", "commit", "dirty", "device", "precision", "peak_memory_gb", "config_digest",
@@ -51,7 +52,7 @@ def _tables(study: Study, folder: Path) -> None:
     made = [runs.read(Path(place)) for place in study.runs["folder"]]
     pd.DataFrame([{key: run[key] for key in RUN} | {
         "train_s": run["seconds"]["train"], "total_s": run["seconds"]["total"],
-        "weights": ", ".join(f"{w['encoder']} {w['weights']}" for w in run["weights"]), "created": run["created"],
+        "weights": encoders.said(run["weights"]), "created": run["created"],
     } for run in made]).to_csv(folder / "runs.csv", index=False)
     (folder / "config.json").write_text(json.dumps(study.facts["config"], indent=1) + "\n")
 

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from xbuslib import figures, models
 from xbuslib.analysis import Study
+from xbuslib.models import encoders
 
 
 def facts(study: Study, records: list[dict]) -> list[tuple[str, str]]:
@@ -43,7 +44,7 @@ def systems(study: Study, records: list[dict]) -> list[dict]:
             "system": own[0]["paper_name"], "registry name": system, "runs": len(own),
             "minutes": f"{sum(minutes):.1f}", "minutes per run": f"{sum(minutes) / len(minutes):.1f}",
             "trained parameters": f"{own[0]['trainable']:,}", "frozen parameters": f"{own[0]['frozen']:,}",
-            "encoders": ", ".join(f"{w['encoder']} {w['weights']}" for w in own[0]["weights"]) or "none",
+            "encoders": encoders.said(own[0]["weights"]) or "none",
             "precision": _several(record["precision"] for record in own),
             "hardware": _several(record["device"] for record in own),
             "peak memory (GB)": f"{max(record['peak_memory_gb'] for record in own):.1f}"})
