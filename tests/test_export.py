@@ -74,11 +74,14 @@ def test_everything_but_weights_maps_and_paths(study, tmp_path):
     shown = nbformat.reads(text, as_version=4).cells[0].outputs[0]["data"]["image/png"]
     assert Image.open(io.BytesIO(base64.b64decode(shown))).mode == "P"  # a palette
     assert len((out / "figures" / "05" / "plot.png").read_bytes()) < len(png())
-    assert files(export.export(study.name, out, pictures=False)) == sorted(SCORES + NUMBERS)  # in place of the first
+    assert files(export.export(study.name, out, data=False)) == sorted(SCORES + NUMBERS)  # in place of the first
 
 
-def test_without_pictures_no_image_of_the_dataset_leaves(study, tmp_path):
-    assert files(export.export(study.name, tmp_path / "kept", pictures=False)) == sorted(SCORES + NUMBERS)
+def test_without_data_no_image_and_no_metadata_leave(study, tmp_path):
+    out = export.export(study.name, tmp_path / "kept", data=False)
+    assert files(out) == sorted(SCORES + NUMBERS)
+    assert list(pd.read_csv(out / "cases.csv")) == ["case_id", "width_px", "height_px", "long_side_px", "long_side_mm",
+                                                    "lesion_fraction", "fold"]
 
 
 def test_the_command_refuses_a_folder_that_is_there_and_an_unfinished_study(study, tmp_path):

@@ -96,12 +96,12 @@ def report(name: Annotated[str, typer.Argument(metavar="STUDY", help="e.g. phant
 @app.command()
 def export(name: Annotated[str, typer.Argument(metavar="STUDY", help="e.g. phantom-quick")],
            out: Annotated[Path, typer.Option(help="folder to write, or an earlier export to replace")],
-           pictures: Annotated[bool, typer.Option(help="figures and executed notebooks too; they show images of the "
-                                                       "dataset")] = True) -> None:
+           data: Annotated[bool, typer.Option(help="figures, notebooks, metadata too: they show the data")] = True,
+           ) -> None:
     """Copy what a finished study's tables rest on: scores, tables, figures, notebooks; no weights, maps or data."""
     from xbuslib.export import export as write
 
-    typer.echo(write(name, out, pictures))
+    typer.echo(write(name, out, data))
 
 
 @app.command()

@@ -12,7 +12,7 @@ import nbformat
 import pandas as pd
 from PIL import Image
 
-from xbuslib import analysis, runs
+from xbuslib import analysis, images, runs
 from xbuslib.analysis import Study
 from xbuslib.files import REPOSITORY, outputs_root, write_folder
 from xbuslib.metrics import PAPER, RELEASED
@@ -23,20 +23,21 @@ RUN = ("system", "fold", "seed", "commit", "dirty", "device", "precision", "peak
        "dataset_fingerprint", "folds_checksum", "trainable", "frozen")
 
 
-def export(name: str, folder: Path, pictures: bool = True) -> Path:
+def export(name: str, folder: Path, data: bool = True) -> Path:
     """Write the finished study `name` into `folder`, in place of an earlier export, and return it.
 
     Always: `tables/` and the numbers behind `figures/`, `per_image.csv` (every score, from which all tables follow),
-    `cases.csv`, `runs.csv`, `config.json`. With `pictures` also the figures and the executed notebooks, which show
-    images of the dataset: ask its licence. Raises StudyError if the study is incomplete or `folder` holds other things.
+    `cases.csv`, `runs.csv`, `config.json`. With `data` also what shows images of the dataset or repeats its metadata:
+    figures, executed notebooks, and more columns of `cases.csv`; ask the dataset's licence. Raises StudyError if the
+    study is incomplete or `folder` holds other things.
     """
     study = analysis.open_study(name)
     with write_folder(folder, "runs.csv") as partial:
-        _tables(study, partial)
+        _tables(study, partial, data)
         for file in [*study.folder.glob("tables/*/*.csv"), *study.folder.glob("tables/*/*.md"),
                      *_figures(study, "csv")]:
             _place(partial, study, file).write_bytes(file.read_bytes())
-        if pictures:
+        if data:
             for file in _figures(study, "png"):
                 _place(partial, study, file).write_bytes(fewer_colours(file.read_bytes()))
             for file in _notebooks(study):
@@ -44,11 +45,12 @@ def export(name: str, folder: Path, pictures: bool = True) -> Path:
     return folder
 
 
-def _tables(study: Study, folder: Path) -> None:
+def _tables(study: Study, folder: Path, data: bool) -> None:
     rows = study.per_image[["case_id", "policy", "attributes", *PAPER, *RELEASED, "system", "fold", "seed", "default"]]
     keys = ["system", "fold", "seed", "policy", "attributes", "case_id"]
     rows.round(6).sort_values(keys).to_csv(folder / "per_image.csv", index=False)
-    study.cases.sort_values("case_id").to_csv(folder / "cases.csv", index=False)
+    columns = list(study.cases) if data else ["case_id", *images.MEASURES, "fold"]
+    study.cases[columns].sort_values("case_id").to_csv(folder / "cases.csv", index=False)
     made = [runs.read(Path(place)) for place in study.runs["folder"]]
     pd.DataFrame([{key: run[key] for key in RUN} | {
         "train_s": run["seconds"]["train"], "total_s": run["seconds"]["total"],

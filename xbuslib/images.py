@@ -138,6 +138,9 @@ def centroid(mask: np.ndarray) -> tuple[float, float]:
     return (float(x.mean()), float(y.mean())) if x.size else (float("nan"), float("nan"))
 
 
+MEASURES = ["width_px", "height_px", "long_side_px", "long_side_mm", "lesion_fraction"]  # what case_table adds
+
+
 def case_table(cases: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
     """`cases` without their files, and each one's frame and lesion measured at original size: what cases.csv holds.
 
