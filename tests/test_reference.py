@@ -1,4 +1,4 @@
-"""The committed reference run: its Table 1 from its own scores by plain arithmetic, and the copy in the README."""
+"""The committed reference runs: Table 1 from their own scores by plain arithmetic, and the copies in the README."""
 
 import csv
 import re
@@ -9,21 +9,23 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-FOLDER = REPOSITORY / "outputs" / "reference" / "phantom-quick"
+FOLDER = REPOSITORY / "outputs" / "reference"
+RUNS = {"phantom-quick": (60, 12), "blu-160": (20, 3)}  # runs; least number of rows of Table 1
 
 
-def rows(file):
-    with open(FOLDER / file, encoding="utf-8") as lines:
+def rows(file, study="phantom-quick"):
+    with open(FOLDER / study / file, encoding="utf-8") as lines:
         return list(csv.DictReader(lines))
 
 
-def test_table_1_follows_from_the_images():
+@pytest.mark.parametrize("study", RUNS)
+def test_table_1_follows_from_the_images(study):
     scores = defaultdict(list)
-    for row in rows("per_image.csv"):
+    for row in rows("per_image.csv", study):
         for metric in ("dice", "iou", "fpr", "fnr", "dice_two_class", "iou_two_class", "fpr_released", "fnr_two_class"):
             scores[row["system"], row["policy"], row["attributes"], metric, row["fold"]].append(float(row[metric]))
-    table = rows("tables/05/table_1_policies.csv")
-    assert len(table) >= 12
+    table = rows("tables/05/table_1_policies.csv", study)
+    assert len(table) >= RUNS[study][1]
     for row in table:
         key = row["system"], row["policy"], row["attributes"]
         for metric in ("dice", "iou", "fpr", "fnr", "dice_two_class", "fnr_two_class"):
@@ -32,9 +34,10 @@ def test_table_1_follows_from_the_images():
             assert float(row[f"{metric}_sd"]) == pytest.approx(statistics.stdev(folds), abs=2e-6)
 
 
-def test_every_run_is_of_one_commit_and_one_protocol():
-    runs = rows("runs.csv")
-    assert len(runs) == 60 and {run["dirty"] for run in runs} == {"False"}
+@pytest.mark.parametrize("study", RUNS)
+def test_every_run_is_of_one_commit_and_one_protocol(study):
+    runs = rows("runs.csv", study)
+    assert len(runs) == RUNS[study][0] and {run["dirty"] for run in runs} == {"False"}
     for key in ("commit", "config_digest", "dataset_fingerprint", "folds_checksum"):
         assert len({run[key] for run in runs}) == 1
 
@@ -48,3 +51,18 @@ def test_the_readme_shows_this_table_and_names_this_commit():
         assert shown in readme
     for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", readme):
         assert (REPOSITORY / picture).is_file()
+
+
+def test_the_readme_shows_the_table_of_blu():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    table = rows("tables/05/table_1_policies.csv", "blu-160")
+    shown = [" | ".join(f"{float(row[m]):.3f} ± {float(row[m + '_sd']):.3f}" for m in ("dice", "iou", "dice_two_class"))
+             for row in table if (row["policy"], row["attributes"]) != ("none", "metadata")]
+    assert len(shown) == 7 and all(text in readme for text in shown)
+    assert rows("runs.csv", "blu-160")[0]["commit"][:8] in readme
+
+
+def test_no_metadata_of_blu_is_kept():
+    assert list(rows("cases.csv", "blu-160")[0]) == ["case_id", "width_px", "height_px", "long_side_px", "long_side_mm",
+                                                     "lesion_fraction", "fold"]
+    assert not list((FOLDER / "blu-160").rglob("*.png")) + list((FOLDER / "blu-160").rglob("*.ipynb"))
