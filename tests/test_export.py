@@ -35,7 +35,8 @@ def study(smoke_study, tmp_path, monkeypatch):
     folder = root / smoke_study.name
     for name, content in {"tables/05/table_1.md": b"| a |\n", "tables/05/table_1.csv": b"a\n1\n",
                           "tables/05/table_1.tex": b"x", "figures/05/plot.png": png(), "figures/05/plot.csv": b"x\n1\n",
-                          "figures/05/plot.pdf": b"x", "figures/04/xbusnet_fold_0_seed_0_curve.png": png(),
+                          "figures/05/plot.pdf": b"x", "tables/08/case_measures.csv": b"case_id,shape\n1,oval\n",
+                          "figures/04/xbusnet_fold_0_seed_0_curve.png": png(),
                           "figures/04/unet_fold_0_seed_0_curve.png": png()}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -60,7 +61,7 @@ NUMBERS = ["figures/05/plot.csv", "tables/05/table_1.csv", "tables/05/table_1.md
 def test_everything_but_weights_maps_and_paths(study, tmp_path):
     out = export.export(study.name, tmp_path / "kept")
     assert files(out) == sorted(SCORES + NUMBERS + [
-        "figures/04/xbusnet_fold_0_seed_0_curve.png", "figures/05/plot.png",
+        "tables/08/case_measures.csv", "figures/04/xbusnet_fold_0_seed_0_curve.png", "figures/05/plot.png",
         "notebooks/04_train_fold_xbusnet_fold_0_seed_0.ipynb",
         "notebooks/05_overall_performance.ipynb"])
     scores = pd.read_csv(out / "per_image.csv", keep_default_na=False)

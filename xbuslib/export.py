@@ -36,7 +36,8 @@ def export(name: str, folder: Path, data: bool = True) -> Path:
         _tables(study, partial, data)
         for file in [*study.folder.glob("tables/*/*.csv"), *study.folder.glob("tables/*/*.md"),
                      *_figures(study, "csv")]:
-            _place(partial, study, file).write_bytes(file.read_bytes())
+            if data or not _of_cases(study, file.with_suffix(".csv")):
+                _place(partial, study, file).write_bytes(file.read_bytes())
         if data:
             for file in _figures(study, "png"):
                 _place(partial, study, file).write_bytes(fewer_colours(file.read_bytes()))
@@ -57,6 +58,13 @@ def _tables(study: Study, folder: Path, data: bool) -> None:
         "weights": encoders.said(run["weights"]), "created": run["created"],
     } for run in made]).to_csv(folder / "runs.csv", index=False)
     (folder / "config.json").write_text(json.dumps(study.facts["config"], indent=1) + "\n")
+
+
+def _of_cases(study: Study, file: Path) -> bool:
+    """Whether a CSV repeats, case by case, what the dataset says of them."""
+    columns = set(pd.read_csv(file, nrows=0)) if file.is_file() else set()
+    told = (set(study.cases) | {"local_text"}) - {"case_id", "fold", *images.MEASURES}
+    return "case_id" in columns and bool(columns & told)
 
 
 def _place(folder: Path, study: Study, file: Path) -> Path:
