@@ -2,7 +2,7 @@
 
 glibc gives blocks of 32 MB and more back to the system at once, and the system hands them out again page by page, each
 filled with zeros first: 200 000 pages a step of XBusNet at 352 pixels, a third of its time on two cores
-(benchmarks/README.md). A process that keeps them takes no more memory at its peak.
+(benchmarks/README.md). A process that keeps them holds its peak, a twentieth higher, until it ends.
 """
 
 import ctypes
