@@ -28,9 +28,7 @@ WAYS = {"ours": (procedures.our_step, procedures.our_pass),
 
 
 class Measured:
-    """One system, trained one way, in this process: what `worker` calls by name."""
-
-    bench = step = None
+    """One system, trained one way, that this process holds between the calls that other processes make of it."""
 
     @classmethod
     def make(cls, way: str, name: str, size: int, batch: int, profile: str) -> dict:

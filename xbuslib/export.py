@@ -1,4 +1,4 @@
-"""What a study's tables rest on, small enough to be kept or published: no weights, no probability maps, no data.
+"""What a study's tables rest on, small enough to be kept or published: no weights, no probability maps, no files of the dataset.
 
 `outputs/reference/` is made with this.
 """
@@ -18,7 +18,7 @@ from xbuslib.files import REPOSITORY, outputs_root, write_folder
 from xbuslib.metrics import PAPER, RELEASED
 from xbuslib.models import encoders
 
-COLOURS = 256  # of a picture, spread over all it has: a third of the bytes, and no colour moves by more than 5 %
+COLOURS = 256  # of a picture, spread over all it has: a third of the bytes, and none moved by over 5 % in ours
 RUN = ("system", "fold", "seed", "commit", "dirty", "device", "precision", "peak_memory_gb", "config_digest",
        "dataset_fingerprint", "folds_checksum", "trainable", "frozen")
 

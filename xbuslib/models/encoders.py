@@ -20,8 +20,8 @@ from xbuslib.models.layers import CLIP_MEAN, CLIP_STD, Normalise
 
 CLIP_LAYERS = (3, 7, 9)  # eq. (6) leaves the set open; 0-based blocks named in the released configuration
 STRIDE_FIRST = "conv1-to-layer3"  # a partial ResNet-50 under this name was trained with the stride on the first 1×1
-# What a weights folder may hold for each encoder, and the hub name that is tried after it.
 NAMES = {"clip": "CLIP", "resnet18": "ResNet-18", "resnet50": "ResNet-50", "sam": "SAM"}  # in captions
+# What a weights folder may hold for each encoder, and the hub name that is tried after it.
 FILES = {
     "resnet50": (("resnet50-0676ba61.pth", "resnet50*.safetensors", "resnet50*.pth"), "resnet50.tv_in1k"),
     "clip": (("open_clip_model.safetensors", "*ViT-B-16*.safetensors", "*clip*b*16*.safetensors"), "openai"),

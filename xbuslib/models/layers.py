@@ -80,8 +80,8 @@ class TransformerBlock(nn.Module):
 class PatchConvTranspose2d(nn.ConvTranspose2d):
     """Transposed convolution whose stride is its kernel: each input pixel becomes a patch of its own.
 
-    No two patches overlap, so it is one matrix product and a rearrangement; torch's kernels on CPUs take three times
-    as long for its gradient (benchmarks/README.md). Parameters and their names are nn.ConvTranspose2d's.
+    No two patches overlap, so it is one matrix product and a rearrangement; torch's kernels on CPUs take two to
+    four times as long for its gradient (benchmarks/README.md). Parameters and their names are nn.ConvTranspose2d's.
     """
 
     def __init__(self, channels: int, out: int, patch: int):
