@@ -1,4 +1,4 @@
-"""What a study's tables rest on, small enough to be kept or published: no weights, no probability maps, no files of the dataset.
+"""What a study's tables rest on, small enough to be kept or published: no weights, no maps, no files of the dataset.
 
 `outputs/reference/` is made with this.
 """
