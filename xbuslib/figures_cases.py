@@ -112,7 +112,7 @@ def activation(summary: pd.DataFrame, table: pd.DataFrame, title: str) -> Figure
     for place, row in enumerate(summary.itertuples(), 1):
         if row.without_activation:
             left.text(98, place, f"{row.without_activation} of {row.cases} maps without activation", ha="right",
-                      va="center", fontsize=SMALL)
+                      va="center", fontsize=SMALL, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     left.set(xlabel="share of the activation, %", xlim=(0, 100))
     _name_rows(left, places, names)
 
