@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xbuslib.models.encoders import CLIP, CLIP_LAYERS
-from xbuslib.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalise, PatchConvTranspose2d, ResidualBlock
+from xbuslib.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalise, ResidualBlock
+from xbuslib.models.layers_cpu import PatchConvTranspose2d
 from xbuslib.models.system import Prompts, System
 from xbuslib.models.visual_prompt import draw_weights, mix
 

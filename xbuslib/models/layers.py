@@ -1,8 +1,9 @@
 """Building blocks that several systems share, in dependency order. Shapes as in the paper: B, C, H, W; N tokens."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from xbuslib.models.layers_cpu import Dropout, GroupNorm, PatchConvTranspose2d
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -71,30 +72,12 @@ class TransformerBlock(nn.Module):
         super().__init__()
         # tokens first: with batch_first torch transposes inside and then copies the weights once per token on CPUs
         self.layer = nn.TransformerEncoderLayer(channels, heads, 4 * channels, dropout=0.1)
+        self.layer.dropout, self.layer.dropout1, self.layer.dropout2 = Dropout(0.1), Dropout(0.1), Dropout(0.1)
 
     def forward(self, features: Tensor) -> Tensor:
         tokens = features.flatten(2).permute(2, 0, 1).contiguous()  # (B, C, h, w) to (N, B, C), N = h·w
-        return self.layer(tokens).permute(1, 2, 0).reshape(features.shape)  # back to (B, C, h, w)
-
-
-class PatchConvTranspose2d(nn.ConvTranspose2d):
-    """Transposed convolution whose stride is its kernel: each input pixel becomes a patch of its own.
-
-    No two patches overlap, so it is one matrix product and a rearrangement; torch's kernels on CPUs take two to
-    four times as long for its gradient (benchmarks/README.md). Parameters and their names are nn.ConvTranspose2d's.
-    """
-
-    def __init__(self, channels: int, out: int, patch: int):
-        super().__init__(channels, out, patch, stride=patch)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, out, patch·h, patch·w)."""
-        out, patch = self.weight.shape[1:3]
-        matrix = self.weight.permute(2, 3, 1, 0).reshape(-1, self.in_channels)  # (patch·patch·out, C)
-        bias = None if self.bias is None else self.bias.repeat(patch * patch)
-        patches = F.linear(features.permute(0, 2, 3, 1), matrix, bias)  # (B, h, w, patch·patch·out)
-        rows = patches.unflatten(3, (patch, patch, out)).transpose(2, 3)  # (B, h, patch, w, patch, out)
-        return rows.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)  # (B, out, patch·h, patch·w), channels last
+        maps = self.layer(tokens).permute(1, 2, 0).reshape(features.shape)  # back to (B, C, h, w)
+        return maps.contiguous(memory_format=torch.channels_last)  # as convolutions take it
 
 
 class UpBlock(nn.Module):
@@ -119,8 +102,8 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, out: int, groups: int = 8):
         super().__init__()
         self.body = nn.Sequential(
-            nn.GroupNorm(groups, channels), nn.SiLU(), nn.Conv2d(channels, out, 3, padding=1),
-            nn.GroupNorm(groups, out), nn.SiLU(), nn.Conv2d(out, out, 3, padding=1),
+            GroupNorm(groups, channels), nn.SiLU(), nn.Conv2d(channels, out, 3, padding=1),
+            GroupNorm(groups, out), nn.SiLU(), nn.Conv2d(out, out, 3, padding=1),
         )
         self.skip = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
 

@@ -7,7 +7,8 @@ branch: ResNet-50 encoder, all of it trained, and four transposed-convolution de
 from torch import Tensor, nn
 
 from xbuslib.models.encoders import resnet, stages
-from xbuslib.models.layers import Normalise, PatchConvTranspose2d, UpBlock
+from xbuslib.models.layers import Normalise, UpBlock
+from xbuslib.models.layers_cpu import PatchConvTranspose2d
 from xbuslib.models.system import Prompts, System
 
 LAST_WIDTH = 64  # channels of the last decoder step and at full size, as in AnatoSegNet's code

@@ -13,12 +13,12 @@ from xbuslib.models.encoders import CLIP, CLIP_LAYERS, resnet, stages
 from xbuslib.models.layers import (
     SFA,
     Normalise,
-    PatchConvTranspose2d,
     ResidualBlock,
     Standardise,
     TransformerBlock,
     UpBlock,
 )
+from xbuslib.models.layers_cpu import PatchConvTranspose2d
 from xbuslib.models.system import Prompts, System
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from xbuslib.models.encoders import CLIP, resnet
 from xbuslib.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalise
+from xbuslib.models.layers_cpu import GroupNorm
 from xbuslib.models.system import Prompts, System
 from xbuslib.models.visual_prompt import draw_weights, mix
 from xbuslib.models.xbusnet import WIDTHS, LocalFeatureExtractor, fusion
@@ -22,7 +23,7 @@ class ConvolutionalGlobalBranch(nn.Module):
         self.stem = nn.Conv2d(3, width, 3, padding=1)
         self.multiply, self.add = nn.Linear(embedding, width), nn.Linear(embedding, width)
         self.out = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU())
+            nn.Conv2d(width, width, 3, padding=1), GroupNorm(8, width), nn.SiLU())
 
     def forward(self, image: Tensor, prompt: Tensor) -> Tensor:
         """(B, 3, H, W) normalised image and (B, d) prompt to (B, 64, H, W)."""

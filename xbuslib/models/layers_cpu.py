@@ -1,0 +1,100 @@
+"""Layers of torch that its kernels take slowly on CPUs, done in another way: same parameters, names and meaning.
+
+What each saves is in benchmarks/README.md. Shapes as in the paper: B, C, H, W.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PatchConvTranspose2d(nn.ConvTranspose2d):
+    """Transposed convolution whose stride is its kernel: each input pixel becomes a patch of its own.
+
+    No two patches overlap, so it is one matrix product and a rearrangement; torch's kernels on CPUs take two to
+    four times as long for its gradient (benchmarks/README.md). Parameters and their names are nn.ConvTranspose2d's.
+    """
+
+    def __init__(self, channels: int, out: int, patch: int):
+        super().__init__(channels, out, patch, stride=patch)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, out, patch·h, patch·w)."""
+        out, patch = self.weight.shape[1:3]
+        matrix = self.weight.permute(2, 3, 1, 0).reshape(-1, self.in_channels)  # (patch·patch·out, C)
+        bias = None if self.bias is None else self.bias.repeat(patch * patch)
+        patches = F.linear(features.permute(0, 2, 3, 1), matrix, bias)  # (B, h, w, patch·patch·out)
+        rows = patches.unflatten(3, (patch, patch, out)).transpose(2, 3)  # (B, h, patch, w, patch, out)
+        return rows.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)  # (B, out, patch·h, patch·w), channels last
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout that draws 16 random bits for an element on CPUs; torch's own takes four times as long.
+
+    p is rounded to a multiple of 2⁻¹⁶: 0.1 becomes 0.100006, and the scale is that share's.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.training or features.device.type != "cpu":
+            return super().forward(features)
+        dropped = round(self.p * 2**16)
+        bits = torch.empty(-(-features.numel() // 4), dtype=torch.int64).random_(-2**63, None).view(torch.int16)
+        kept = bits[:features.numel()].view(features.shape) >= dropped - 2**15  # int16 begins at -2¹⁵
+        return features * kept.to(features.dtype).mul_(2**16 / (2**16 - dropped))
+
+
+class GroupNorm(nn.GroupNorm):
+    """nn.GroupNorm; the gradient of bfloat16 maps on CPUs is the one below, of all others torch's own."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        if features.device.type == "cpu" and features.dtype == torch.bfloat16:
+            return GroupNormGradient.apply(features, self.weight, self.bias, self.num_groups, self.eps)
+        return super().forward(features)
+
+
+class GroupNormGradient(torch.autograd.Function):
+    """Group normalisation of bfloat16 maps (B, C, H, W) whose gradient goes over them in whole rows.
+
+    torch's gradient on CPUs takes the channels of a pixel group by group, eight at a time, where a register holds
+    sixteen or thirty-two: three times as long. Sums and statistics are float32, the maps bfloat16, as torch's are.
+    """
+
+    @staticmethod
+    def forward(ctx, features: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        batch, channels = features.shape[:2]
+        pixels = features.shape[2:].numel()
+        out, mean, rstd = torch.native_group_norm(features, weight, bias, batch, channels, pixels, groups, eps)
+        ctx.save_for_backward(features, weight, mean, rstd)  # mean and 1/SD: (B, G)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        features, weight, mean, rstd = ctx.saved_tensors
+        batch, channels = features.shape[:2]
+        inside = channels // mean.shape[1]  # channels of a group
+        mean, rstd = mean.repeat_interleave(inside, 1), rstd.repeat_interleave(inside, 1)  # (B, C) from here on
+        sums = pixel_sum(grad)
+        products = (pixel_sum(grad * features) - mean * sums) * rstd  # of grad · normalised
+
+        def group_mean(sums: Tensor) -> Tensor:
+            means = sums.view(batch, -1, inside).sum(2) / (inside * features.shape[2:].numel())
+            return means.repeat_interleave(inside, 1)
+
+        # the gradient is rstd · (w · grad − a − b · normalised): a factor of grad, one of features, and a constant
+        of_grad = (rstd * weight).to(grad.dtype)
+        of_features = (-rstd.square() * group_mean(products * weight)).to(grad.dtype)
+        constant = -(group_mean(of_grad * sums) + of_features * mean)  # a group's gradients sum to nothing
+        out = torch.addcmul(spread(constant.to(grad.dtype)), spread(of_features), features)
+        return torch.addcmul(out, spread(of_grad), grad), products.sum(0), sums.sum(0), None, None
+
+
+def spread(factors: Tensor) -> Tensor:
+    """(B, C) to (B, C, 1, 1)."""
+    return factors[:, :, None, None]
+
+
+def pixel_sum(maps: Tensor) -> Tensor:
+    """Sums of channels-last maps (B, C, H, W) over their pixels, float32 (B, C): each row's, then the rows'."""
+    batch, channels, height, width = maps.shape
+    rows = maps.permute(0, 2, 3, 1).reshape(batch * height, width, channels).sum(1)
+    return rows.view(batch, height, channels).sum(1, dtype=torch.float32)
