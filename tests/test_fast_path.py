@@ -16,6 +16,7 @@ from tests.conftest import REPOSITORY
 from xbuslib import inference, precision
 from xbuslib.conditioning import TextTable
 from xbuslib.config import resolve
+from xbuslib.models import layers_cpu
 from xbuslib.study import open_source
 
 CPU = torch.device("cpu")
@@ -30,6 +31,12 @@ def make_bench(tmp_path_factory, phantom_root):
         config = resolve("smoke", ["amp=false"])
         source = open_source("phantom", phantom_root, None, config, "fast-path")
     return lambda name: procedures.bench(name, config, source, CPU)
+
+
+@pytest.fixture(autouse=True)
+def torchs_dropout(monkeypatch):
+    """Both ways drop the same elements: ours draws other bits (tests/test_layers.py tests it)."""
+    monkeypatch.setattr(layers_cpu.Dropout, "forward", torch.nn.Dropout.forward)
 
 
 def losses(step, n: int) -> torch.Tensor:
