@@ -51,7 +51,7 @@ class BUSSAM(System):
         """(B, 1, frame/2, frame/2) logits as SAM's mask decoder gives them: its authors' loss is on these, 5.6."""
         frame = _resize(image, self.frame).expand(-1, 3, -1, -1)  # no mean and SD, 5.2
         maps = self.cnn(frame)  # (B, D, g, g)
-        tokens = image_features.permute(0, 2, 3, 1)  # (B, g, g, D)
+        tokens = image_features.permute(0, 2, 3, 1).contiguous()  # (B, g, g, D); every block keeps this order
         tokens = tokens + self.feature_adapter(tokens)
         tokens = tokens + self.position_adapter(self.sam.positions()).permute(0, 2, 3, 1)
         for index, block in enumerate(self.sam.image_encoder.blocks):
