@@ -7,7 +7,9 @@ second over the machine's rate of matrix products in the precision that the step
 
 import resource
 import statistics
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -27,49 +29,52 @@ WAYS = {"ours": (procedures.our_step, procedures.our_pass),
         "reference": (procedures.reference_step, procedures.reference_pass)}
 
 
-class Measured:
-    """One system, trained one way, that this process holds between the calls that other processes make of it."""
+@cache
+def set_up(way: str, name: str, size: int, batch: int, profile: str) -> tuple[procedures.Bench, Callable]:
+    """One system and its training step, one way; built once in each process, which holds it between calls."""
+    config = resolve(profile, {"weights": "random", "image_size": size, "batch_size": batch, "phantom_cases": 20})
+    source = open_source("phantom", None, None, config, "benchmarks")
+    bench = procedures.bench(name, config, source, machine.device())
+    return bench, WAYS[way][0](bench)
 
-    @classmethod
-    def make(cls, way: str, name: str, size: int, batch: int, profile: str) -> dict:
-        """Build the system, make a first step (kernels chosen), count one, and warm up."""
-        config = resolve(profile, {"weights": "random", "image_size": size, "batch_size": batch, "phantom_cases": 20})
-        cls.way, source = way, open_source("phantom", None, None, config, "benchmarks")
-        cls.bench = procedures.bench(name, config, source, machine.device())
-        cls.step = staticmethod(WAYS[way][0](cls.bench))
-        cls.step()
-        with FlopCounterMode(display=False) as counter:
-            cls.step()
-        amp, held = cls.bench.plan.amp and way == "ours", held_gb(cls.bench.system, cls.step)
-        for _ in range(WARM_UP):
-            cls.step()
-        return {"tflop": counter.get_total_flops() / 1e12, "precision": precision.name(amp, machine.device()),
-                "held_gb": held, "peak_memory_gb": peak_memory_gb(machine.device())}
 
-    @classmethod
-    def step_seconds(cls) -> float:
-        return machine.seconds(cls.step, 1, machine.device())[0]
+def begin(*asked) -> dict:
+    """Make a first step (kernels chosen), count one, and warm up."""
+    bench, step = set_up(*asked)
+    step()
+    with FlopCounterMode(display=False) as counter:
+        step()
+    amp, held = bench.plan.amp and asked[0] == "ours", held_gb(bench.system, step)
+    for _ in range(WARM_UP):
+        step()
+    return {"tflop": counter.get_total_flops() / 1e12, "precision": precision.name(amp, machine.device()),
+            "held_gb": held, "peak_memory_gb": peak_memory_gb(machine.device())}
 
-    @classmethod
-    def pass_seconds(cls, times: int) -> float:
-        return statistics.median(machine.seconds(WAYS[cls.way][1](cls.bench), times, machine.device()))
+
+def step_seconds(*asked) -> float:
+    return machine.seconds(set_up(*asked)[1], 1, machine.device())[0]
+
+
+def pass_seconds(times: int, way: str, *asked) -> float:
+    one_pass = WAYS[way][1](set_up(way, *asked)[0])
+    return statistics.median(machine.seconds(one_pass, times, machine.device()))
 
 
 def measure(name: str, size: int, batch: int, steps: int, profile: str, reference: bool) -> dict:
     """One row of the table."""
     pools = {way: ProcessPoolExecutor(1, mp_context=get_context("spawn"))
              for way in (WAYS if reference else ["ours"])}
+    asked = name, size, batch, profile
     try:
-        made = {way: pool.submit(Measured.make, way, name, size, batch, profile).result()
-                for way, pool in pools.items()}
+        made = {way: pool.submit(begin, way, *asked).result() for way, pool in pools.items()}
         ours, kind = made["ours"], getattr(torch, made["ours"]["precision"])
         found, rates = {way: [] for way in pools}, []
         for _ in range(steps):
             for way, pool in pools.items():
-                found[way].append(pool.submit(Measured.step_seconds).result())
+                found[way].append(pool.submit(step_seconds, way, *asked).result())
             rates.append(machine.matmul_rate(kind, machine.device()))
         step_s = {way: statistics.median(values) for way, values in found.items()}
-        pass_s = {way: pool.submit(Measured.pass_seconds, steps).result() for way, pool in pools.items()}
+        pass_s = {way: pool.submit(pass_seconds, steps, way, *asked).result() for way, pool in pools.items()}
     finally:
         for pool in pools.values():
             pool.shutdown()

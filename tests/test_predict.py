@@ -183,7 +183,7 @@ def test_the_report_holds_the_measurements_and_the_given_words(found, picture):
                                               "size": None, "quadrant": None}
     page = lesion_page.html(report, {"overlay": b"x"})
     for text in ("Research use only, not a medical device", "not circumscribed: spiculated, indistinct", "BI-RADS 4c",
-                 "128.0 mm²", "parallel", "simulated phantom", "clip: random", picture.path.name,
+                 "128.0 mm²", "parallel", "simulated phantom", "CLIP random", picture.path.name,
                  "upper left quadrant"):
         assert text in page, text
     assert "src=\"http" not in page and "href" not in page

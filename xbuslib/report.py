@@ -29,6 +29,7 @@ CLOCKS = 60  # seconds by which two machines' clocks may differ
 HERE = Path(__file__).parent
 TEMPLATES = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
                         undefined=StrictUndefined)
+SPELT = {"birads": "BI-RADS", "froc": "FROC"}  # words of file names that are not written as they stand
 Link = tuple[str, str]  # what, relative address
 
 
@@ -179,7 +180,8 @@ def _place(study: Study, path: Path) -> str:
 
 
 def _readable(stem: str) -> str:
-    return stem.replace("_", " ").capitalize()
+    words = " ".join(SPELT.get(word, word) for word in stem.split("_"))
+    return words[0].upper() + words[1:]
 
 
 def _href(path: Path, folder: Path) -> str:
