@@ -62,7 +62,24 @@ def test_the_readme_shows_the_table_of_blu():
     assert rows("runs.csv", "blu-160")[0]["commit"][:8] in readme
 
 
-def test_no_metadata_of_blu_is_kept():
-    assert list(rows("cases.csv", "blu-160")[0]) == ["case_id", "width_px", "height_px", "long_side_px", "long_side_mm",
-                                                     "lesion_fraction", "fold"]
-    assert not list((FOLDER / "blu-160").rglob("*.png")) + list((FOLDER / "blu-160").rglob("*.ipynb"))
+def test_the_readme_shows_every_system_on_fold_0_of_blu():
+    """Score and minutes of each system by its default policy, and the commits of the runs."""
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    scores = defaultdict(list)
+    for row in rows("per_image.csv", "blu-160-fold-0"):
+        if row["default"] == "True":
+            scores[row["system"]].append([float(row[metric]) for metric in ("dice", "iou", "dice_two_class")])
+    runs = rows("runs.csv", "blu-160-fold-0")
+    assert len(runs) == 12 and {run["dirty"] for run in runs} == {"False"}
+    for run in runs:
+        means = " | ".join(f"{statistics.fmean(values):.3f}" for values in zip(*scores[run["system"]], strict=True))
+        shown = rf"\| `{run['system']}` \| [^|]+ \| {re.escape(means)} \| {float(run['total_s']) / 60:.1f} \|"
+        assert re.search(shown, readme), shown
+        assert run["commit"][:8] in readme
+
+
+@pytest.mark.parametrize("study", ["blu-160", "blu-160-fold-0"])
+def test_no_metadata_of_blu_is_kept(study):
+    assert list(rows("cases.csv", study)[0]) == ["case_id", "width_px", "height_px", "long_side_px", "long_side_mm",
+                                                 "lesion_fraction", "fold"]
+    assert not list((FOLDER / study).rglob("*.png")) + list((FOLDER / study).rglob("*.ipynb"))
