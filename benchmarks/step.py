@@ -39,7 +39,7 @@ def set_up(way: str, name: str, size: int, batch: int, profile: str) -> tuple[pr
 
 
 def begin(*asked) -> dict:
-    """Make a first step (kernels chosen), count one, and warm up."""
+    """Make a first step (kernels chosen), count one, and warm up; `asked` is as for set_up, here and below."""
     bench, step = set_up(*asked)
     step()
     with FlopCounterMode(display=False) as counter:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from xbuslib import precision
 
@@ -42,3 +43,19 @@ def test_a_torch_that_does_not_tell_gets_float32(monkeypatch):
 def test_a_run_says_which(smoke_study):
     expected = precision.name(True, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     assert smoke_study.facts["precision"] == expected
+
+
+def test_attention_with_dropout_multiplies_in_bfloat16():
+    """On CPUs it has no kernel of its own; torch would widen what it is given."""
+    multiplied = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten.bmm.default:
+                multiplied.append(args[0].dtype)
+            return function(*args, **(kwargs or {}))
+
+    q = torch.randn(2, 3, 5, 4, dtype=torch.bfloat16)
+    with precision.autocast(True, torch.device("cpu")), Watch():
+        torch.nn.functional.scaled_dot_product_attention(q, q, q, dropout_p=0.1)
+    assert multiplied == [torch.bfloat16] * 2

@@ -156,6 +156,12 @@ def test_tables_are_tables_with_caption_notes_and_files(study):
     assert re.findall(r'href="../tables/05/table_1\.(\w+)"', table[1]) == ["csv", "tex", "md"]
 
 
+@pytest.mark.parametrize("stem, name", [("table_1", "Table 1"), ("class_by_birads", "Class by BI-RADS"),
+                                        ("froc", "FROC")])
+def test_items_are_named_after_their_files(stem, name):
+    assert report.Item(f"figures/01/{stem}", "", {}, []).name == name
+
+
 def test_sections_are_questions_in_order_with_the_papers_items_first(study):
     html = report.build(study.name).read_text()
     headings = [re.sub("<[^>]+>", "", heading) for heading in re.findall(r"<h2.*?</h2>", html)]

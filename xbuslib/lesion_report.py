@@ -146,7 +146,7 @@ def _agreement(found: Segmentation, picture: Picture) -> Agreement | None:
 def _model(found: Segmentation, said: Given) -> ModelFacts:
     run = found.runs[0]
     config = run["config"]
-    held_encoders = [encoders.said([held]) for held in run["weights"]]
+    each_encoder = [encoders.said([held]) for held in run["weights"]]
     dataset = figures.dataset_label(run["dataset"])
     caveats = []
     if run["dataset"] == "phantom":
@@ -156,7 +156,7 @@ def _model(found: Segmentation, said: Given) -> ModelFacts:
         caveats.append(f"Profile {config['profile']}: {'small encoders, ' if config['size'] == 'quick' else ''}"
                        f"{config['image_size']} pixels, {run['plan']['iterations']} training iterations.")
     if any(held["weights"] in ("random", "partial") for held in run["weights"]):
-        caveats.append(f"Encoders without their full pretrained weights ({', '.join(held_encoders)}).")
+        caveats.append(f"Encoders without their full pretrained weights ({', '.join(each_encoder)}).")
     if (said.shape or said.margin or said.birads) and "local_text" not in found.reads:
         caveats.append(f"{run['paper_name']} reads no attributes: the given shape, margin and BI-RADS changed nothing.")
     if (said.size or said.quadrant) and run["scorings"][0][0] != "first_pass":
@@ -165,5 +165,5 @@ def _model(found: Segmentation, said: Given) -> ModelFacts:
         system=run["system"], paper_name=run["paper_name"], study=run["study"], dataset=dataset,
         profile=config["profile"], image_size=config["image_size"], iterations=run["plan"]["iterations"],
         folds=sorted({one["fold"] for one in found.runs}), seeds=sorted({one["seed"] for one in found.runs}),
-        encoders=held_encoders, commits=sorted({(one["commit"] or "unknown")[:8] for one in found.runs}),
+        encoders=each_encoder, commits=sorted({(one["commit"] or "unknown")[:8] for one in found.runs}),
         config_digest=run["config_digest"], threshold=config["threshold"], reads=list(found.reads), caveats=caveats)
