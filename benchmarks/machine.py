@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from xbuslib import runs
+from xbuslib.runs import environment
 
 SIDE = {"cuda": 8192, "cpu": 1536}  # of the square matrices: large enough for the best rate, small enough to be quick
 
@@ -50,7 +50,7 @@ def copy_rate(on: torch.device) -> float:
 
 def facts() -> dict:
     """Hardware, versions and commit, as in run.json."""
-    found = runs.facts()
+    found = environment.facts()
     return {"device": found["device"], "cpu": torch.cpu.get_capabilities().get("cpu_name", "unknown"),
             "torch": found["versions"]["torch"], "python": found["python"], "commit": (found["commit"] or "")[:8],
             "dirty": found["dirty"], "date": found["created"][:10]}

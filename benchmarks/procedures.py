@@ -14,18 +14,23 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from xbuslib import images, inference, models, prompts, recipes, training
-from xbuslib.conditioning import TextTable, TrainingPrompts, to_tensors
 from xbuslib.config import Config
+from xbuslib.data import images
+from xbuslib.inference.predict import encode, probability_maps
+from xbuslib.models import registry
 from xbuslib.models.layers_cpu import Dropout, GroupNorm, PatchConvTranspose2d
-from xbuslib.study import Source
+from xbuslib.models.system import System
+from xbuslib.prompts import words
+from xbuslib.prompts.conditioning import TextTable, TrainingPrompts, to_tensors
+from xbuslib.runs.fold import Source
+from xbuslib.training import loop, recipes
 
 
 @dataclass(frozen=True)
 class Bench:
     """One system with everything that both procedures need."""
 
-    system: models.System
+    system: System
     plan: recipes.Plan
     cases: pd.DataFrame
     prepared: images.Prepared
@@ -36,10 +41,10 @@ class Bench:
 
 def bench(name: str, config: Config, source: Source, device: torch.device) -> Bench:
     torch.manual_seed(0)
-    system = models.build(name, config).to(device).train()
+    system = registry.build(name, config).to(device).train()
     plan = recipes.plan(name, config, len(source.cases))
     rows = source.prepared.rows(source.cases["case_id"])
-    edges = prompts.size_edges(source.prepared.long_sides[rows])
+    edges = words.size_edges(source.prepared.long_sides[rows])
     return Bench(system, plan, source.cases, source.prepared, rows, edges, device)
 
 
@@ -51,13 +56,13 @@ def our_step(b: Bench):
     said = TrainingPrompts(b.system, b.cases, b.prepared, b.rows, b.edges, b.plan, texts)
     for field in {"global_text", "local_text"} & set(b.system.prompts):  # a run embeds each text once, beforehand
         said.vocabulary(field)
-    data = training.TrainingData(pictures, masks, inference.encode(b.system, pictures, b.plan, b.device), said)
+    data = loop.TrainingData(pictures, masks, encode(b.system, pictures, b.plan, b.device), said)
     b.system.to(memory_format=torch.channels_last).train()
-    optimiser, generator, queue = training.make_optimiser(b.system, b.plan), torch.Generator().manual_seed(0), []
+    optimiser, generator, queue = loop.make_optimiser(b.system, b.plan), torch.Generator().manual_seed(0), []
 
     def step() -> Tensor:
-        batch = training.next_batch(queue, len(b.cases), b.plan.batch_size, generator)
-        return training.train_step(b.system, data, batch, optimiser, b.plan, generator, b.device)
+        batch = loop.next_batch(queue, len(b.cases), b.plan.batch_size, generator)
+        return loop.train_step(b.system, data, batch, optimiser, b.plan, generator, b.device)
 
     return step
 
@@ -70,7 +75,7 @@ def reference_step(b: Bench):
     generator, queue = torch.Generator().manual_seed(0), []
 
     def step() -> Tensor:
-        batch = training.next_batch(queue, len(b.cases), b.plan.batch_size, generator)
+        batch = loop.next_batch(queue, len(b.cases), b.plan.batch_size, generator)
         image, mask = _decode(b, batch)
         said = TrainingPrompts(b.system, b.cases.iloc[batch].reset_index(drop=True), b.prepared, b.rows[batch], b.edges,
                                b.plan, TextTable(b.system, b.device))
@@ -89,9 +94,9 @@ def reference_step(b: Bench):
 def our_pass(b: Bench):
     """A function that predicts a batch without spatial text from kept features, as a first pass does."""
     pictures = torch.from_numpy(b.prepared.images[b.rows[:b.plan.batch_size]])[:, None]
-    features = inference.encode(b.system, pictures, b.plan, b.device)
+    features = encode(b.system, pictures, b.plan, b.device)
     given = to_tensors(b.system, _blank(b), TextTable(b.system, b.device))
-    return lambda: inference.predict(b.system, pictures, features, given, b.plan, b.device)
+    return lambda: probability_maps(b.system, pictures, features, given, b.plan, b.device)
 
 
 def reference_pass(b: Bench):
@@ -109,7 +114,7 @@ def reference_pass(b: Bench):
     return predict
 
 
-def as_torch_has_it(system: models.System) -> None:
+def as_torch_has_it(system: System) -> None:
     """Torch's own kernels for layers that are done in another way."""
     for module in system.modules():
         if isinstance(module, (Dropout, GroupNorm, PatchConvTranspose2d)):
@@ -127,4 +132,4 @@ def _decode(b: Bench, batch: list[int]) -> tuple[Tensor, Tensor]:
 def _blank(b: Bench) -> pd.DataFrame:
     cases = b.cases.iloc[:b.plan.batch_size]
     sizes = b.prepared.original_sizes[b.rows[:len(cases)]]
-    return prompts.build(cases, [prompts.Finding(None, None, tuple(map(int, size))) for size in sizes], b.edges)
+    return words.build(cases, [words.Finding(None, None, tuple(map(int, size))) for size in sizes], b.edges)

@@ -28,14 +28,22 @@ import torch
 import typer
 
 from benchmarks import machine
-from xbuslib import analysis, datasets, folds, images, metrics, models, prompts, recipes, runs, statistics, tables_paper
+from xbuslib.analyses.performance import paper_tables
+from xbuslib.analyses.performance.comparisons import compare_all
 from xbuslib.cli import show
-from xbuslib.conditioning import TextTable, TrainingPrompts
 from xbuslib.config import Config, resolve
-from xbuslib.datasets import phantom
-from xbuslib.datasets.phantom_sheet import write_workbook
+from xbuslib.data import catalogue, folds, images
+from xbuslib.data.phantom import phantom
+from xbuslib.data.phantom.sheet import write_workbook
+from xbuslib.evaluation import metrics
 from xbuslib.files import outputs_root
-from xbuslib.study import Source, open_source, run_fold
+from xbuslib.models import registry
+from xbuslib.prompts import words
+from xbuslib.prompts.conditioning import TextTable, TrainingPrompts
+from xbuslib.runs import environment, record
+from xbuslib.runs.fold import Source, open_source, run_fold
+from xbuslib.runs.study import open_study
+from xbuslib.training import recipes
 
 STUDY, SIMULATED = "scale", 60
 SYSTEMS = ("unet", "xbusnet", "xbusnet-no-sfa")  # of the drawn runs: one without prompts, the model, an ablation
@@ -73,16 +81,16 @@ def source(size: int) -> Source:
 def draw_runs(size: int) -> None:
     """SYSTEMS on all folds, made from the one run of `fold`: other scores, and each fold's own cases."""
     whole, rng = source(size), np.random.default_rng(0)
-    first = runs.folder(STUDY, "xbusnet", 0, 0)
-    run = runs.read(first)
+    first = record.folder(STUDY, "xbusnet", 0, 0)
+    run = record.read(first)
     for system, fold in product(SYSTEMS, range(config(size).folds)):
         cases = whole.split(fold)[1]
         scorings = run["scorings"] if system != "unet" else [["none", "none"]]
-        names = {"system": system, "paper_name": models.REGISTRY[system].paper, "fold": fold, "scorings": scorings}
+        names = {"system": system, "paper_name": registry.REGISTRY[system].paper, "fold": fold, "scorings": scorings}
         scores = [pd.DataFrame(rng.random((len(cases), 8)), columns=metrics.PAPER + metrics.RELEASED)
                   .assign(case_id=cases["case_id"], policy=policy, attributes=attributes)
                   for policy, attributes in scorings]
-        folder = runs.folder("drawn", system, fold, 0)
+        folder = record.folder("drawn", system, fold, 0)
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps(run | names | {"study": "drawn"}))
         pd.concat(scores).to_csv(folder / "per_image.csv", index=False)
@@ -93,11 +101,11 @@ def draw_runs(size: int) -> None:
 
 
 def load(size: int) -> Callable:
-    return lambda: datasets.load("phantom", outputs_root() / "data")
+    return lambda: catalogue.load("phantom", outputs_root() / "data")
 
 
 def prepare(size: int) -> Callable:
-    table = datasets.load("phantom", outputs_root() / "data")
+    table = catalogue.load("phantom", outputs_root() / "data")
     path = outputs_root() / STUDY / "prepared" / f"phantom_{size}.npz"
     return lambda: images.prepare(table, size, path)
 
@@ -115,8 +123,8 @@ def training_prompts(size: int) -> Callable:
     whole, cpu = source(size), torch.device("cpu")
     cases = whole.split(0)[0]
     rows = whole.prepared.rows(cases["case_id"])
-    system, plan = models.build("xbusnet", config(size)), recipes.plan("xbusnet", config(size), len(cases))
-    return lambda: TrainingPrompts(system, cases, whole.prepared, rows, prompts.size_edges(
+    system, plan = registry.build("xbusnet", config(size)), recipes.plan("xbusnet", config(size), len(cases))
+    return lambda: TrainingPrompts(system, cases, whole.prepared, rows, words.size_edges(
         whole.prepared.long_sides[rows]), plan, TextTable(system, cpu))
 
 
@@ -135,14 +143,14 @@ def score(size: int) -> Callable:
 
 def collect(size: int) -> Callable:
     draw_runs(size)
-    return lambda: (runs.collect("drawn"), runs.study_summary("drawn"))
+    return lambda: (record.collect("drawn"), record.study_summary("drawn"))
 
 
 def tables(size: int) -> Callable:
     def make_tables():
-        held = analysis.open_study("drawn")
-        return [table(held) for table in (tables_paper.table_1, tables_paper.table_2, tables_paper.table_3,
-                                          tables_paper.table_4, statistics.compare_all)]
+        held = open_study("drawn")
+        return [table(held) for table in (paper_tables.table_1, paper_tables.table_2, paper_tables.table_3,
+                                          paper_tables.table_4, compare_all)]
 
     return make_tables
 
@@ -188,7 +196,7 @@ def main(cases: str = typer.Option("250,2500,25000", help="numbers of cases, by 
          as_json: bool = typer.Option(False, "--json")) -> None:
     """Time every stage of a study, and take its peak memory, for each number of cases."""
     rows, context = [], get_context("forkserver")
-    context.set_forkserver_preload(["xbuslib.study", "xbuslib.tables_paper"])  # imported once, and beforehand
+    context.set_forkserver_preload(["xbuslib.runs.fold", "xbuslib.analyses.performance.paper_tables"])  # once
     for n in map(int, cases.split(",")):
         outputs = Path(tempfile.mkdtemp())
         try:
@@ -201,7 +209,7 @@ def main(cases: str = typer.Option("250,2500,25000", help="numbers of cases, by 
     if out is not None:
         pd.DataFrame(rows).assign(size=size, **machine.facts()).to_csv(out, index=False)
     rows.sort(key=lambda row: list(STAGES).index(row["stage"]))
-    show(rows, as_json, f"stages of a study at {size} pixels, {runs.facts()['device']}")
+    show(rows, as_json, f"stages of a study at {size} pixels, {environment.facts()['device']}")
 
 
 if __name__ == "__main__":

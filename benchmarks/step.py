@@ -19,10 +19,12 @@ import typer
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import machine, procedures
-from xbuslib import models, precision, runs
 from xbuslib.cli import show
 from xbuslib.config import resolve
-from xbuslib.study import open_source
+from xbuslib.models import precision, registry
+from xbuslib.models.system import System
+from xbuslib.runs import environment
+from xbuslib.runs.fold import open_source
 
 WARM_UP = 3  # steps more before any is timed: the first ones of a process pay for memory that all later ones use again
 WAYS = {"ours": (procedures.our_step, procedures.our_pass),
@@ -88,7 +90,7 @@ def measure(name: str, size: int, batch: int, steps: int, profile: str, referenc
             "reference_peak_memory_gb": made["reference"]["peak_memory_gb"] if reference else None}
 
 
-def held_gb(system: models.System, step) -> float:
+def held_gb(system: System, step) -> float:
     """What a step must hold when backward begins, whatever the device (10⁹ bytes): weights, gradients, AdamW's two
     moments, and every tensor that autograd has saved. Kernels' workspace and the allocator's gaps come on top."""
     saved = {}  # storage: bytes; several saved tensors may be views of one storage
@@ -121,12 +123,12 @@ def main(systems: str = typer.Option("xbusnet", help="names by commas, or all"),
          out: Path = typer.Option(None, help="also write CSV with hardware and versions"),
          as_json: bool = typer.Option(False, "--json")) -> None:
     """Time a step and a pass of each system."""
-    names = models.names() if systems == "all" else systems.split(",")
+    names = registry.names() if systems == "all" else systems.split(",")
     rows = [measure(name, size, batch, steps, profile, reference) for name in names]
     if out is not None:
         about = machine.facts() | {"size": size, "batch": batch, "profile": profile, "steps": steps}
         pd.DataFrame(rows).assign(**about).to_csv(out, index=False)
-    show(rows, as_json, f"seconds, {size} pixels, batch {batch}, {runs.facts()['device']}")
+    show(rows, as_json, f"seconds, {size} pixels, batch {batch}, {environment.facts()['device']}")
 
 
 if __name__ == "__main__":

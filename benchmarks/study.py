@@ -12,28 +12,29 @@ import pandas as pd
 import typer
 
 from benchmarks import machine
-from xbuslib import models, runs
 from xbuslib.cli import show
 from xbuslib.config import resolve
-from xbuslib.study import open_source
+from xbuslib.models import registry
+from xbuslib.runs import environment, record
+from xbuslib.runs.fold import open_source
 
-IMPORTS = "import xbuslib.study"
+IMPORTS = "import xbuslib.runs.fold"
 
 
 def fold(system: str, profile: str, overrides: list[str], outputs: Path) -> dict:
     """Seconds of each stage of `xbuslib fold`, and of the whole command."""
     environment = os.environ | {"XBUS_OUTPUTS": str(outputs), "XBUS_PROGRESS": "plain"}
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", IMPORTS], env=environment, check=True, cwd=runs.REPOSITORY)
+    subprocess.run([sys.executable, "-c", IMPORTS], env=environment, check=True, cwd=record.REPOSITORY)
     start_up = time.perf_counter() - began
     command = [sys.executable, "-m", "xbuslib", "fold", "--system", system, "--study", "benchmarks",
                "--profile", profile]
     for item in overrides:
         command += ["--set", item]
     began = time.perf_counter()
-    subprocess.run(command, env=environment, check=True, cwd=runs.REPOSITORY, capture_output=True)
+    subprocess.run(command, env=environment, check=True, cwd=record.REPOSITORY, capture_output=True)
     whole = time.perf_counter() - began
-    run = runs.read(outputs / "benchmarks" / "runs" / system / "fold_0" / "seed_0")
+    run = record.read(outputs / "benchmarks" / "runs" / system / "fold_0" / "seed_0")
     stages = run["seconds"]
     score = stages["total"] - stages["encode"] - stages["train"]
     return {"system": system, "whole_s": whole, "start_up_s": start_up, "encode_s": stages["encode"],
@@ -48,7 +49,7 @@ def main(systems: str = typer.Option("xbusnet", help="names by commas, or all"),
          out: Path = typer.Option(None, help="also write CSV with hardware and versions"),
          as_json: bool = typer.Option(False, "--json")) -> None:
     """Time one fold of each system on the phantom; the dataset is made and decoded beforehand, and timed apart."""
-    names = models.names() if systems == "all" else systems.split(",")
+    names = registry.names() if systems == "all" else systems.split(",")
     if profile == "paper" and not any(item.startswith("weights=") for item in overrides):
         overrides = [*overrides, "weights=random"]
     with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +62,7 @@ def main(systems: str = typer.Option("xbusnet", help="names by commas, or all"),
     if out is not None:
         about = machine.facts() | {"profile": profile, "overrides": json.dumps(overrides)}
         pd.DataFrame(rows).assign(**about).to_csv(out, index=False)
-    show(rows, as_json, f"seconds of one fold, profile {profile}, {runs.facts()['device']}")
+    show(rows, as_json, f"seconds of one fold, profile {profile}, {environment.facts()['device']}")
 
 
 if __name__ == "__main__":

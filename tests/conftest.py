@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def phantom_root(tmp_path_factory):
     """20 simulated cases, as the smoke profile uses them."""
-    from xbuslib.datasets import phantom
+    from xbuslib.data.phantom import phantom
 
     return phantom.write(tmp_path_factory.mktemp("data") / "phantom", n=20, seed=0)
 
@@ -52,9 +52,9 @@ def smoke_study(tmp_path_factory, phantom_root):
 
     Read-only; XBUS_OUTPUTS points to it only while it is made, so a test that reads files by study name copies it.
     """
-    from xbuslib import analysis
     from xbuslib.config import resolve
-    from xbuslib.study import open_source, run_fold
+    from xbuslib.runs.fold import open_source, run_fold
+    from xbuslib.runs.study import open_study
 
     root = tmp_path_factory.mktemp("smoke_outputs")
     with pytest.MonkeyPatch.context() as patch:
@@ -64,6 +64,6 @@ def smoke_study(tmp_path_factory, phantom_root):
         for system in ("unet", "uresnet", "bussam", "xbusnet", "xbusnet-no-gfe", "xbusnet-no-sfa"):
             for fold in (0, 1):
                 run_fold(system, fold, config, source, study="smoke-study")
-        held = analysis.open_study("smoke-study")
+        held = open_study("smoke-study")
         assert held.folder.is_dir() and held.prepared is not None
     return held

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xbuslib import analysis
 from xbuslib.errors import StudyError
+from xbuslib.evaluation.aggregation import over_folds
+from xbuslib.runs.study import ONE_PROTOCOL, open_study
 
 
 @pytest.fixture
@@ -41,9 +42,9 @@ def test_default_scoring_is_first_pass_for_prompted_systems_alone(smoke_study):
 
 
 def test_lesion_size_in_cases_is_that_of_the_mask_file(smoke_study, phantom_root):
-    from xbuslib import datasets, images
+    from xbuslib.data import catalogue, images
 
-    table = datasets.load("phantom", phantom_root).set_index("case_id")
+    table = catalogue.load("phantom", phantom_root).set_index("case_id")
     for case in smoke_study.cases.itertuples():
         rows, columns = np.nonzero(images.read_mask(table.loc[case.case_id, "mask"]))
         longest = max(np.ptp(rows), np.ptp(columns)) + 1
@@ -52,7 +53,7 @@ def test_lesion_size_in_cases_is_that_of_the_mask_file(smoke_study, phantom_root
 
 
 def test_mean_and_sd_over_folds_by_hand(smoke_study):
-    table = analysis.over_folds(smoke_study.default).set_index("system")
+    table = over_folds(smoke_study.default).set_index("system")
     for system in smoke_study.systems:
         means = []
         for fold in (0, 1):
@@ -67,7 +68,7 @@ def test_mean_and_sd_over_folds_by_hand(smoke_study):
 def test_seeds_are_averaged_within_a_fold():
     rows = pd.DataFrame({"system": "a", "policy": "none", "attributes": "none", "fold": [0, 0, 0, 1],
                          "seed": [0, 0, 1, 0], "dice": [0.2, 0.4, 0.7, 0.9]})
-    table = analysis.over_folds(rows, metrics=["dice"])
+    table = over_folds(rows, metrics=["dice"])
     assert table.loc[0, "dice"] == pytest.approx((0.5 + 0.9) / 2)  # fold 0: mean of seed means 0.3 and 0.7
     assert table.loc[0, "dice_sd"] == pytest.approx(0.4 / 2 ** 0.5)
 
@@ -75,30 +76,30 @@ def test_seeds_are_averaged_within_a_fold():
 def test_a_missing_run_stops_with_its_name_and_partial_says_so(study):
     shutil.rmtree(study / "runs" / "uresnet" / "fold_1")
     with pytest.raises(StudyError, match="uresnet, fold 1, seed 0"):
-        analysis.open_study(study.name)
-    held = analysis.open_study(study.name, partial=True)
+        open_study(study.name)
+    held = open_study(study.name, partial=True)
     assert held.missing == ["uresnet, fold 1, seed 0"]
     assert any("partial" in sentence for sentence in held.caveats)
-    assert analysis.open_study(study.name, systems=["unet", "xbusnet"]).systems == ["unet", "xbusnet"]
+    assert open_study(study.name, systems=["unet", "xbusnet"]).systems == ["unet", "xbusnet"]
 
 
-@pytest.mark.parametrize("key", analysis.ONE_PROTOCOL)
+@pytest.mark.parametrize("key", ONE_PROTOCOL)
 def test_mixed_runs_are_refused(study, key):
     edit(study / "runs" / "unet" / "fold_0" / "seed_0" / "run.json", lambda run: run.update({key: "other"}))
     with pytest.raises(StudyError, match=f"{key} other: 1 run"):
-        analysis.open_study(study.name)
+        open_study(study.name)
 
 
 def test_mixed_policies_are_refused(study):
     edit(study / "runs" / "xbusnet" / "fold_0" / "seed_0" / "run.json",
          lambda run: run.update(scorings=run["scorings"][1:]))
     with pytest.raises(StudyError, match="xbusnet was scored under different policies"):
-        analysis.open_study(study.name)
+        open_study(study.name)
 
 
 def test_a_study_that_is_not_there(outputs):
     with pytest.raises(StudyError, match=r"no finished run.*run_all\.sh"):
-        analysis.open_study("nothing")
+        open_study("nothing")
 
 
 def test_caveats_name_phantom_profile_and_random_encoders(smoke_study):
@@ -108,10 +109,10 @@ def test_caveats_name_phantom_profile_and_random_encoders(smoke_study):
 
 
 def test_other_images_than_the_runs_saw_are_refused(study):
-    held = analysis.open_study(study.name)
+    held = open_study(study.name)
     assert held.prepared.masks.shape[1:] == (64, 64)
     path = study / "prepared" / "phantom_64.npz"
     content = dict(np.load(path)) | {"fingerprint": "other"}
     np.savez(path, **content)
     with pytest.raises(StudyError, match="other images"):
-        _ = analysis.open_study(study.name).prepared
+        _ = open_study(study.name).prepared

@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 import torch
 
-from xbuslib import augmentation, prompts, recipes
-from xbuslib.conditioning import TrainingPrompts
 from xbuslib.config import resolve
-from xbuslib.images import Prepared, bounding_box, centroid
+from xbuslib.data.images import Prepared, bounding_box, centroid
 from xbuslib.models.system import System
+from xbuslib.prompts import words
+from xbuslib.prompts.conditioning import TrainingPrompts
+from xbuslib.training import augmentation, recipes
 
 METHODS = [augmentation.strong, augmentation.quarter_turns_and_flips, augmentation.flips_or_small_turns,
            augmentation.gamma_turn_scale_contrast, augmentation.lesion_aware_square]
@@ -129,18 +130,18 @@ def fold(mask, **overrides):
                         np.array([240]), np.array([bounding_box(numpy[0])]), np.array([centroid(numpy[0])]), "f")
     config = resolve("smoke", {"recipe": "strong", "drop_spatial": 0, "drop_attributes": 0} | overrides)
     plan = recipes.plan("x", config, 1)
-    words = Words()
-    return TrainingPrompts(Told(), cases, prepared, np.array([0]), (100.0, 200.0), plan, words), words
+    texts = Words()
+    return TrainingPrompts(Told(), cases, prepared, np.array([0]), (100.0, 200.0), plan, words), texts
 
 
 def test_after_a_flip_the_prompt_says_the_other_side():
     _, mask = sample()
-    said, words = fold(mask)
+    said, texts = fold(mask)
     generator = torch.Generator().manual_seed(0)
     plain = said([0], generator, mask[None])
     mirrored = said([0], generator, mask[None].flip(-1))
-    assert words.texts[0] == ["a large lesion in the upper left quadrant of the image"]  # 24 of 64 columns of 640
-    assert words.texts[2] == ["a large lesion in the upper right quadrant of the image"]
+    assert texts.texts[0] == ["a large lesion in the upper left quadrant of the image"]  # 24 of 64 columns of 640
+    assert texts.texts[2] == ["a large lesion in the upper right quadrant of the image"]
     for given, where in ((plain, mask[0]), (mirrored, mask[0].flip(-1))):
         x, y = (given.point[0] * SIDE).int().tolist()
         assert where[y, x]
@@ -149,30 +150,30 @@ def test_after_a_flip_the_prompt_says_the_other_side():
 def test_size_is_measured_on_the_augmented_mask_in_original_pixels():
     small = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
     small[:, 40:60, 50:58] = True  # 8 columns of 10 pixels, 20 rows of 5: 100 pixels
-    said, words = fold(sample()[1])
+    said, texts = fold(sample()[1])
     said([0], torch.Generator().manual_seed(0), small[None])
-    assert words.texts[0] == ["a small lesion in the lower right quadrant of the image"]
+    assert texts.texts[0] == ["a small lesion in the lower right quadrant of the image"]
 
 
 def test_a_lesion_out_of_view_is_not_described():
-    said, words = fold(sample()[1])
+    said, texts = fold(sample()[1])
     given = said([0], torch.Generator().manual_seed(0), torch.zeros(1, 1, SIDE, SIDE, dtype=torch.bool))
-    assert words.texts == [["a lesion"], ["a lesion"]]
+    assert texts.texts == [["a lesion"], ["a lesion"]]
     assert given.point.tolist() == [[0.5, 0.5]]
 
 
 def test_dropped_prompts_are_dropped_after_augmentation_too():
     mask = sample()[1]
-    said, words = fold(mask, drop_spatial=1, drop_attributes=1)
+    said, texts = fold(mask, drop_spatial=1, drop_attributes=1)
     assert said([0], torch.Generator().manual_seed(0), mask[None]).point.tolist() == [[0.5, 0.5]]
-    assert words.texts == [["a lesion"], ["a lesion"]]
+    assert texts.texts == [["a lesion"], ["a lesion"]]
 
 
 def test_mirrored_finding():
-    finding = prompts.Finding((40, 30), (100.0, 50.0), (640, 320), (0.25, 0.3))
-    mirrored = prompts.mirror(finding)
-    assert mirrored == prompts.Finding((40, 30), (539.0, 50.0), (640, 320), (0.75, 0.3))
-    assert prompts.quadrant(finding.centre, finding.frame) == "upper left"
-    assert prompts.quadrant(mirrored.centre, mirrored.frame) == "upper right"
-    assert prompts.mirror(mirrored) == finding
-    assert prompts.mirror(prompts.Finding(None, None, (640, 320))).centre is None
+    finding = words.Finding((40, 30), (100.0, 50.0), (640, 320), (0.25, 0.3))
+    mirrored = words.mirror(finding)
+    assert mirrored == words.Finding((40, 30), (539.0, 50.0), (640, 320), (0.75, 0.3))
+    assert words.quadrant(finding.centre, finding.frame) == "upper left"
+    assert words.quadrant(mirrored.centre, mirrored.frame) == "upper right"
+    assert words.mirror(mirrored) == finding
+    assert words.mirror(words.Finding(None, None, (640, 320))).centre is None

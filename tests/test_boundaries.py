@@ -12,8 +12,10 @@ from PIL import Image
 from scipy import ndimage
 from skimage.draw import ellipse, polygon
 
-from xbuslib import boundaries, originals, runs
+from xbuslib.analyses.calibration import boundaries
+from xbuslib.data import originals
 from xbuslib.errors import StudyError
+from xbuslib.runs import record
 
 
 def independent(prediction, reference, spacing):
@@ -106,7 +108,7 @@ def test_cropped_is_not_other(name, monkeypatch):
 
 @pytest.fixture(scope="module")
 def table(smoke_study, phantom_root):
-    return originals.case_table(smoke_study, str(phantom_root))
+    return smoke_study.case_table(str(phantom_root))
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +116,7 @@ def one_run(smoke_study, tmp_path_factory):
     """The study with one run, whose maps are made up: the reference mask moved, nothing, everything, …"""
     folder = tmp_path_factory.mktemp("boundaries") / "seed_0"
     shutil.copytree(smoke_study.run_folder("unet", 0), folder)
-    ids = list(runs.probabilities(folder))
+    ids = list(record.probabilities(folder))
     masks = smoke_study.prepared.masks[smoke_study.prepared.rows(ids)].astype(np.float16)
     masks[0], masks[1] = 0, 1
     np.savez(folder / "probabilities.npz", case_ids=np.array(ids), probabilities=masks)
@@ -177,18 +179,18 @@ def test_the_case_table_is_the_study_s_with_its_normals(smoke_study, table):
 
 def test_other_files_are_refused(smoke_study, phantom_root, tmp_path):
     other = shutil.copytree(phantom_root, tmp_path / "other")
-    case = originals.case_table(smoke_study, str(other)).iloc[0]
+    case = smoke_study.case_table(str(other)).iloc[0]
     Image.fromarray(255 - np.asarray(Image.open(case["image"]).convert("L"))).save(case["image"])
     with pytest.raises(StudyError, match=r"other images or masks than study smoke-study.*-p data DIR"):
-        originals.case_table(smoke_study, str(other))
+        smoke_study.case_table(str(other))
 
 
 def test_missing_files_are_named(smoke_study, tmp_path):
     with pytest.raises(StudyError, match=r"(?s)dataset \(phantom\) are needed once more.*nowhere"):
-        originals.case_table(smoke_study, str(tmp_path / "nowhere"))
+        smoke_study.case_table(str(tmp_path / "nowhere"))
     blu = dataclasses.replace(smoke_study, facts=smoke_study.facts | {"dataset": "blu"})
     with pytest.raises(StudyError, match="XBUS_DATA"):
-        originals.case_table(blu)
+        blu.case_table()
 
 
 def test_two_masks_are_one_reference(tmp_path):

@@ -9,9 +9,10 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 from torchmetrics.functional.classification import binary_calibration_error
 
-from xbuslib import calibration, calibration_study
-from xbuslib.calibration import VALUES, counts
+from xbuslib.analyses.calibration import reliability
 from xbuslib.errors import StudyError
+from xbuslib.evaluation import calibration
+from xbuslib.evaluation.calibration import VALUES, counts
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def test_bins_of_folds_are_pooled_by_their_pixels():
     who = {"system": "unet", "paper_name": "U-Net", "seed": 0, "region": "whole image", "state": "before"}
     parts = [counts(np.array([0.25, 0.25]), np.array([True, True])), counts(np.array([0.25]), np.array([False]))]
     bins = pd.concat([calibration.reliability(part).assign(fold=fold, **who) for fold, part in enumerate(parts)])
-    row = calibration_study.pooled(bins).set_index("low").loc[3 / 15]
+    row = reliability.pooled(bins).set_index("low").loc[3 / 15]
     assert (row["pixels"], row["lesion"], row["probability"]) == (3, pytest.approx(2 / 3), pytest.approx(0.25))
 
 
@@ -123,7 +124,7 @@ def test_bins_of_folds_are_pooled_by_their_pixels():
 
 @pytest.fixture(scope="module")
 def swept(smoke_study):
-    return calibration_study.sweep(smoke_study)
+    return reliability.sweep(smoke_study)
 
 
 def test_the_sweep_at_one_half_is_the_study_s_dice(smoke_study, swept):
@@ -135,7 +136,7 @@ def test_the_sweep_at_one_half_is_the_study_s_dice(smoke_study, swept):
 def test_the_summary_of_a_sweep_by_hand():
     rows = pd.DataFrame([{"system": "unet", "paper_name": "U-Net", "fold": fold, "seed": 0, "threshold": t, "dice": d}
                          for fold in (0, 1) for t, d in ((0.25, 0.6), (0.5, 0.5 + 0.1 * fold), (0.75, 0.595))])
-    row = calibration_study.sweep_summary(rows, 0.5).iloc[0]
+    row = reliability.sweep_summary(rows, 0.5).iloc[0]
     assert row["dice"] == pytest.approx(0.55) and row["dice_sd"] == pytest.approx(0.1 / np.sqrt(2))
     assert row["highest_at"] == 0.25 and row["gain_there"] == pytest.approx(0.05)
     assert (row["flat_from"], row["flat_to"]) == (0.25, 0.75)
@@ -145,8 +146,8 @@ def test_scores_of_a_study_are_those_of_its_maps(smoke_study):
     """One run's scores, counted once more from its maps; a temperature of one changes nothing."""
     temperatures = pd.DataFrame([{"system": row.system, "fold": row.fold, "seed": row.seed, "temperature": 1.0}
                                  for row in smoke_study.runs.itertuples()])
-    found = calibration_study.honesty(smoke_study, temperatures)
-    who, _, maps, masks = next(calibration_study.validated(smoke_study))
+    found = reliability.honesty(smoke_study, temperatures)
+    who, _, maps, masks = next(reliability.validated(smoke_study))
     mine = found.rows["system"].eq(who["system"]) & found.rows["fold"].eq(who["fold"])
     rows = found.rows[mine].set_index(["region", "state"])
     theirs = binary_calibration_error(torch.tensor(clipped(maps.ravel())), torch.tensor(masks.ravel()).long(), 15)
@@ -154,10 +155,10 @@ def test_scores_of_a_study_are_those_of_its_maps(smoke_study):
     assert rows.loc[("lesion region", "before"), "brier"] == pytest.approx(
         np.concatenate([(clipped(p) - m)[calibration.lesion_region(m)] ** 2
                         for p, m in zip(maps, masks, strict=True)]).mean(), abs=1e-12)
-    for region in calibration_study.REGIONS:
+    for region in reliability.REGIONS:
         before, after = rows.loc[(region, "before")], rows.loc[(region, "after")]
-        assert before[calibration_study.SCORES].tolist() == after[calibration_study.SCORES].tolist()
-    table = calibration_study.summary(found, "whole image").set_index("system")
+        assert before[reliability.SCORES].tolist() == after[reliability.SCORES].tolist()
+    table = reliability.summary(found, "whole image").set_index("system")
     folds = found.rows.query("system == 'unet' and region == 'whole image' and state == 'before'")["ece"]
     assert len(table) == 6 and table.loc["unet", "ece before"] == pytest.approx(folds.mean())
     assert table.loc["unet", "ece before_sd"] == pytest.approx(folds.std(ddof=1))

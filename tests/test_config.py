@@ -2,8 +2,9 @@
 
 import pytest
 
-from xbuslib import config, recipes
+from xbuslib import config
 from xbuslib.errors import StudyError
+from xbuslib.training import recipes
 
 
 def test_paper_profile_is_section_2_3():

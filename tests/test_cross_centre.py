@@ -14,15 +14,17 @@ from typer.testing import CliRunner
 
 from tests.conftest import REAL_DATA
 from tests.test_figures_study import overlaps
-from xbuslib import cross_centre as cc
-from xbuslib import cross_centre_drop as cd
-from xbuslib import figures_cross_centre, prompts, runs
-from xbuslib.cases import lesions
+from xbuslib.analyses.cross_centre import drop as cd
+from xbuslib.analyses.cross_centre import figures
+from xbuslib.analyses.cross_centre import targets as cc
 from xbuslib.cli import app
-from xbuslib.datasets import phantom
-from xbuslib.datasets import phantom_acoustics as acoustics
-from xbuslib.datasets import phantom_scanners as scanners
+from xbuslib.data.cases import lesions
+from xbuslib.data.phantom import acoustics as acoustics
+from xbuslib.data.phantom import phantom
+from xbuslib.data.phantom import scanners as scanners
 from xbuslib.errors import StudyError
+from xbuslib.prompts import words
+from xbuslib.runs import record
 
 # ---- the two scanners -----------------------------------------------------------------------------------------
 
@@ -133,7 +135,7 @@ def test_the_studys_own_images_give_the_scores_of_its_runs(study):
         assert set(rows["policy"]) <= {"first_pass", "none"}
         for metric in ("dice", "iou", "fpr", "fpr_released"):
             assert np.array_equal(both[metric], both[f"{metric}_kept"])
-        of_run = runs.probabilities(folder)
+        of_run = record.probabilities(folder)
         for case, found in zip(cases["case_id"], maps, strict=True):
             assert np.abs(found - of_run[case]).max() < 6e-4  # the run keeps half precision
 
@@ -141,8 +143,8 @@ def test_the_studys_own_images_give_the_scores_of_its_runs(study):
 def test_what_a_hospital_does_not_give_is_never_said_and_no_mask_is_read(study, hospital, monkeypatch):
     target, = cc.open_targets(study, "busbra", str(hospital))
     assert target.label == "BUS-BRA (hospital)" and target.given == ["birads"] and target.scale is None
-    told, build = [], prompts.build
-    monkeypatch.setattr(prompts, "build", lambda *args, **more: told.append(build(*args, **more)) or told[-1])
+    told, build = [], words.build
+    monkeypatch.setattr(words, "build", lambda *args, **more: told.append(build(*args, **more)) or told[-1])
     rows, maps = cc.apply_run(study.run_folder("xbusnet", 0), target.cases, target.rescaled)
     said = pd.concat(told)
     assert set(said["local_text"]) == {"BI-RADS 4", "a lesion"}
@@ -182,11 +184,11 @@ def test_lengths_are_told_in_the_pixels_of_the_study(study):
     region = np.zeros((64, 64), bool)
     region[10:20, 40:60] = True
     frames = [tuple(int(side) for side in prepared.original_sizes[0]) for prepared in (plain.rescaled, twice.rescaled)]
-    small, large = (prompts.measure(region, frame) for frame in frames)
+    small, large = (words.measure(region, frame) for frame in frames)
     assert large.box == pytest.approx([2 * side for side in small.box])
-    assert prompts.quadrant(small.centre, frames[0]) == prompts.quadrant(large.centre, frames[1]) == "upper right"
+    assert words.quadrant(small.centre, frames[0]) == words.quadrant(large.centre, frames[1]) == "upper right"
     edges = (1.5 * max(small.box), 3 * max(small.box))
-    assert [prompts.size_word(found.box, edges) for found in (small, large)] == ["small", "medium"]
+    assert [words.size_word(found.box, edges) for found in (small, large)] == ["small", "medium"]
     assert twice.rescaled.boxes == pytest.approx(2 * held.boxes) and plain.rescaled.boxes == pytest.approx(held.boxes)
 
 
@@ -198,7 +200,7 @@ def test_the_default_targets_are_both_scanners_with_other_patients(study):
     classes = cc.size_classes(study, targets)
     assert classes.groupby("dataset")["used"].sum().eq(1).all()
     assert np.allclose(classes[["small", "medium", "large"]].sum(axis=1), 1)
-    edges = np.mean([runs.read(Path(folder))["size_edges_px"] for folder in study.runs["folder"]], axis=0)
+    edges = np.mean([record.read(Path(folder))["size_edges_px"] for folder in study.runs["folder"]], axis=0)
     sides = targets[1].prepared.long_sides * targets[1].scale
     assert classes.iloc[-1]["small"] == pytest.approx((sides <= edges[0]).mean())
     sides = cc.datasets_side_by_side(study, targets).set_index("dataset")
@@ -351,11 +353,11 @@ def test_figures_draw_the_table_and_no_words_overlap():
                        (("unet", "U-Net"), ("xbusnet", "XBusNet"))])
     source = there[there["target"].str.endswith("A")].drop(columns="target")
     drops, gains = cd.drops(source, there), cd.ensemble_gain(there, there[there["fold"] == 0])
-    figure = figures_cross_centre.drop(drops, gains, label)
+    figure = figures.drop(drops, gains, label)
     dots = [line.get_xdata()[0] for line in figure.axes[1].lines if line.get_marker() == "o"]
     assert dots == pytest.approx(list(drops.loc[drops["target"].str.endswith("A"), "difference"]))
     assert overlaps(figure) == []
-    assert overlaps(figures_cross_centre.groups(cd.by_group(source, there), label)) == []
+    assert overlaps(figures.groups(cd.by_group(source, there), label)) == []
 
 
 @pytest.fixture
@@ -383,13 +385,13 @@ def test_real_samples_as_targets(study, samples):
 
 @pytest.mark.parametrize(("name", "folder"), [("busi", "BUSI-sample"), ("busbra", "BUS-BRA-sample")])
 def test_real_samples_are_trained_on_too(samples, outputs, name, folder):
-    from xbuslib import study as studies
     from xbuslib.config import resolve
+    from xbuslib.runs.fold import open_source, run_fold
 
-    source = studies.open_source(name, samples / folder, None, resolve("smoke", ["iterations=1"]), f"{name}-smoke")
+    source = open_source(name, samples / folder, None, resolve("smoke", ["iterations=1"]), f"{name}-smoke")
     train, val = source.split(0)
     assert not set(train["patient_id"]) & set(val["patient_id"]) and len(train) + len(val) == len(source.cases)
-    path = studies.run_fold("unet", 0, resolve("smoke", ["iterations=1"]), source, study=f"{name}-smoke")
-    assert runs.read(path)["dataset"] == name and len(pd.read_csv(path / "per_image.csv")) == len(val)
+    path = run_fold("unet", 0, resolve("smoke", ["iterations=1"]), source, study=f"{name}-smoke")
+    assert record.read(path)["dataset"] == name and len(pd.read_csv(path / "per_image.csv")) == len(val)
 
 

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from xbuslib import datasets, images
-from xbuslib.cases import lesions
-from xbuslib.datasets import blu
-from xbuslib.datasets.check import check, size_bins
+from xbuslib.data import blu, catalogue, images
+from xbuslib.data.cases import lesions
+from xbuslib.data.catalogue import size_bins
+from xbuslib.data.check import check
 from xbuslib.errors import StudyError
 
 
@@ -28,11 +28,11 @@ def edit_table(root, change):
 
 
 def first_lesion(root):
-    return lesions(datasets.load("phantom", root)).iloc[0]
+    return lesions(catalogue.load("phantom", root)).iloc[0]
 
 
 def test_case_table_of_the_phantom(phantom_root):
-    table = datasets.load("phantom", phantom_root)
+    table = catalogue.load("phantom", phantom_root)
     assert len(table) == 20 and (table["pathology"] == "normal").sum() >= 1
     assert table["pixel_mm"].between(0.02, 0.3).all()  # published in cm
     assert table["echogenicity"].notna().any() and table["shape"].isna().sum() == (table["pathology"] == "normal").sum()
@@ -42,7 +42,7 @@ def test_case_table_of_the_phantom(phantom_root):
 def test_missing_column(copy):
     edit_table(copy, lambda t: t.drop(columns="Margin"))
     with pytest.raises(StudyError, match=r"clinical-data.*\.xlsx: missing column\(s\) Margin"):
-        datasets.load("phantom", copy)
+        catalogue.load("phantom", copy)
 
 
 def test_all_faults_in_one_message(copy):
@@ -54,7 +54,7 @@ def test_all_faults_in_one_message(copy):
 
     edit_table(copy, change)
     with pytest.raises(StudyError) as caught:
-        datasets.load("phantom", copy)
+        catalogue.load("phantom", copy)
     ids = pd.read_excel(copy / blu.TABLE)["Image_filename"].str.removesuffix(".png")
     for case, column in zip(ids, ("shape", "birads", "pixel_mm"), strict=False):
         assert f"{case}, {column}" in str(caught.value)
@@ -64,7 +64,7 @@ def test_missing_image_file(copy):
     case = first_lesion(copy)
     (copy / blu.IMAGES / f"{case.case_id}.png").unlink()
     with pytest.raises(StudyError, match=f"{case.case_id}, image: .*no such file"):
-        datasets.load("phantom", copy)
+        catalogue.load("phantom", copy)
 
 
 @pytest.mark.parametrize("fault", ["size", "truncated", "empty", "text"])
@@ -83,14 +83,14 @@ def test_unusable_files_are_all_named_and_nothing_is_written(copy, tmp_path, fau
     else:
         Path(case["mask"]).write_text("not a picture")
     with pytest.raises(StudyError, match=f"{case.case_id}: .*{messages[fault]}"):
-        images.prepare(datasets.load("phantom", copy), 64, tmp_path / "p.npz")
+        images.prepare(catalogue.load("phantom", copy), 64, tmp_path / "p.npz")
     assert list(tmp_path.glob("*.npz")) == []
     problems = check("phantom", copy)["problems"]
     assert len(problems) == 1 and case.case_id in problems[0]
 
 
 def test_prepare_is_kept_until_a_source_changes(copy, tmp_path):
-    table, path = datasets.load("phantom", copy), tmp_path / "p.npz"
+    table, path = catalogue.load("phantom", copy), tmp_path / "p.npz"
     first = images.prepare(table, 64, path)
     written = path.stat().st_mtime_ns
     assert images.prepare(table, 64, path).fingerprint == first.fingerprint and path.stat().st_mtime_ns == written
@@ -106,7 +106,7 @@ def test_prepare_is_kept_until_a_source_changes(copy, tmp_path):
 def test_damaged_prepared_file(phantom_root, tmp_path):
     (tmp_path / "p.npz").write_bytes(b"PK broken")
     with pytest.raises(StudyError, match="p.npz is damaged.*delete it"):
-        images.prepare(datasets.load("phantom", phantom_root), 64, tmp_path / "p.npz")
+        images.prepare(catalogue.load("phantom", phantom_root), 64, tmp_path / "p.npz")
 
 
 def test_transparency_is_composited_over_black(tmp_path):
@@ -130,8 +130,8 @@ def test_archive_as_downloaded(phantom_root, tmp_path):
     """The zip and the table, as they come, are read without unpacking by hand."""
     shutil.copy(phantom_root / blu.TABLE, tmp_path)
     shutil.make_archive(str(tmp_path / "images_and_masks"), "zip", phantom_root, blu.IMAGES)
-    unpacked = datasets.load("phantom", phantom_root)
-    assert datasets.load("blu", tmp_path)["case_id"].tolist() == unpacked["case_id"].tolist()
+    unpacked = catalogue.load("phantom", phantom_root)
+    assert catalogue.load("blu", tmp_path)["case_id"].tolist() == unpacked["case_id"].tolist()
 
 
 def test_blu_as_published(blu_root):

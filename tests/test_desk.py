@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xbuslib import datasets, ensemble, widget
-from xbuslib.ensemble import Given
-from xbuslib.widget import Desk, Example
+from xbuslib.data import catalogue
+from xbuslib.lesion import ensemble, widget
+from xbuslib.lesion.ensemble import Given
+from xbuslib.lesion.widget import Desk, Example
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -22,7 +23,7 @@ def members(smoke_study):
 
 @pytest.fixture(scope="module")
 def examples(phantom_root):
-    table = datasets.load("phantom", phantom_root)
+    table = catalogue.load("phantom", phantom_root)
     return [Example(row.case_id, row.image, "0.08", Given(row.shape, row.margin, row.birads), row.mask)
             for row in table.head(2).itertuples()]
 
@@ -117,7 +118,7 @@ def test_variations_compare_with_what_is_shown(desk):
 
 def test_the_reference_of_an_example(desk, examples, monkeypatch):
     """A mask that is the reference itself has Dice 1."""
-    from xbuslib.images import read_mask
+    from xbuslib.data.images import read_mask
 
     monkeypatch.setattr(desk, "found", SimpleNamespace(mask=read_mask(examples[0].mask)))
     assert widget.against_reference(desk)["dice"] == pytest.approx(1)

@@ -7,9 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xbuslib import detection, originals, predict_again, prompts, runs
-from xbuslib.detection import Detections, match
+from xbuslib.analyses.calibration import detection
+from xbuslib.analyses.calibration.detection import Detections, match
 from xbuslib.errors import StudyError
+from xbuslib.prompts import words
+from xbuslib.runs import record
+from xbuslib.runs.trained import Again, every_run, load_system, predict
 
 
 def scene(*boxes):
@@ -121,7 +124,7 @@ def test_rates_at_the_threshold_by_hand(found):
 
 @pytest.fixture(scope="module")
 def table(smoke_study, phantom_root):
-    return originals.case_table(smoke_study, str(phantom_root))
+    return smoke_study.case_table(str(phantom_root))
 
 
 def only(study, system, fold):
@@ -133,20 +136,20 @@ def only(study, system, fold):
 def test_a_system_predicts_again_what_its_run_folder_holds(smoke_study, table, system):
     """The validation images under the default policy, from the weights: the maps of probabilities.npz."""
     folder = Path(smoke_study.run_folder(system, 1))
-    model, run = runs.load_system(folder)
-    held = runs.probabilities(folder)
+    model, run = load_system(folder)
+    held = record.probabilities(folder)
     cases = table.set_index("case_id").loc[list(held)].reset_index()
-    maps = predict_again.predict(model, run, cases, smoke_study.prepared, *run["scorings"][0])
+    maps = predict(model, run, cases, smoke_study.prepared, *run["scorings"][0])
     assert maps.dtype == np.float16
     assert np.abs(maps.astype(np.float32) - np.stack(list(held.values()))).max() < 2e-3
 
 
 def test_training_images_are_those_that_the_run_did_not_validate(smoke_study, table, monkeypatch):
     study, said = only(smoke_study, "xbusnet", 0), []
-    build = prompts.build
-    monkeypatch.setattr(prompts, "build", lambda *args, **options: said.append(build(*args, **options)) or said[-1])
-    (again,) = predict_again.every_run(study, table)
-    validated = set(runs.probabilities(Path(study.runs["folder"].iloc[0])))
+    build = words.build
+    monkeypatch.setattr(words, "build", lambda *args, **options: said.append(build(*args, **options)) or said[-1])
+    (again,) = every_run(study, table)
+    validated = set(record.probabilities(Path(study.runs["folder"].iloc[0])))
     kinds = table.set_index("case_id")["pathology"]
     assert set(again.training_ids) == set(kinds[kinds != "normal"].index) - validated
     assert again.normal_ids == list(kinds[kinds == "normal"].index) and len(again.normals) == len(again.normal_ids)
@@ -158,16 +161,16 @@ def test_training_images_are_those_that_the_run_did_not_validate(smoke_study, ta
 
 def test_other_training_images_are_refused(smoke_study, table):
     study = only(smoke_study, "unet", 0)
-    trained_on = next(iter(runs.probabilities(smoke_study.run_folder("unet", 1))))
+    trained_on = next(iter(record.probabilities(smoke_study.run_folder("unet", 1))))
     with pytest.raises(StudyError, match=r"trained on \d+ images, but \d+ lesions"):
-        list(predict_again.every_run(study, table[table["case_id"] != trained_on]))
+        list(every_run(study, table[table["case_id"] != trained_on]))
 
 
 def test_false_area_of_normal_images(smoke_study, table):
     case = table.loc[table["pathology"] == "normal", "case_id"].iloc[0]
     maps = np.zeros((1, 64, 64), np.float16)
     maps[0, :16, :32] = 0.5  # an eighth of the frame, at the threshold
-    again = predict_again.Again("unet", "U-Net", 0, 0, [], maps[:0], [case], maps)
+    again = Again("unet", "U-Net", 0, 0, [], maps[:0], [case], maps)
     rows = detection.false_area(smoke_study, [again], table)
     width, height = smoke_study.prepared.original_sizes[smoke_study.prepared.rows([case])[0]]
     pixel = table.set_index("case_id").loc[case, "pixel_mm"]

@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pandas as pd
 import pytest
 
-from xbuslib.datasets import blu
-from xbuslib.datasets.download import download_blu
+from xbuslib.data import blu
+from xbuslib.data.download import download_blu
 from xbuslib.errors import StudyError
 
 

@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from xbuslib import explain, models, runs, selection
+from xbuslib.analyses.cases import gradcam, selection
 from xbuslib.config import resolve
-from xbuslib.errors import StudyError
-from xbuslib.models import Prompts
+from xbuslib.models import registry
+from xbuslib.models.system import Prompts
+from xbuslib.runs import record
+from xbuslib.runs.trained import load_system
 
 SIDE = 64
 
@@ -36,7 +38,7 @@ def test_grad_cam_is_the_formula(stride):
                           nn.Conv2d(5, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 1, 3, padding=1)).eval()
     images, regions = torch.rand(2, 1, 16, 16), np.zeros((2, 16, 16), bool)
     regions[0, 2:6, 3:9] = regions[1, 8:, :5] = True
-    maps, grid = explain.grad_cam(model, model[1], images, regions)
+    maps, grid = gradcam.grad_cam(model, model[1], images, regions)
     assert grid == f"{16 // stride}×{16 // stride}"
     for i in (0, 1):
         expected = formula(model, model[1], images[i:i + 1], regions[i])
@@ -46,24 +48,24 @@ def test_grad_cam_is_the_formula(stride):
 
 
 def test_under_a_head_of_one_convolution_the_map_is_the_logit_map():
-    """Why LAYERS stays one stage away from the head."""
+    """Why `cam_layer` stays one stage away from the head."""
     torch.manual_seed(0)
     body, head = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.Tanh()), nn.Conv2d(6, 1, 1, bias=False)
     model, image = nn.Sequential(body, head).eval(), torch.randn(1, 1, 16, 16)  # logits of both signs
     region = np.zeros((1, 16, 16), bool)
     region[0, 4:8, 4:8] = True
-    maps, _ = explain.grad_cam(model, body, image, region)
+    maps, _ = gradcam.grad_cam(model, body, image, region)
     logits = model(image)[0, 0].relu().detach().numpy()
     assert maps[0] == pytest.approx((logits - logits.min()) / np.ptp(logits), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", registry.names())
 def test_every_system_has_a_layer_with_gradients(name):
     torch.manual_seed(0)
-    system, layer = models.build(name, resolve("smoke")).eval(), explain.LAYERS[name]
+    system, layer = registry.build(name, resolve("smoke")).eval(), registry.system_class(name).cam_layer
     images = torch.rand(1, 1, SIDE, SIDE)
     texts = system.encode_texts(["a lesion"]) if {"global_text", "local_text"} & set(system.prompts) else None
-    view = explain.Scene(images, system.encode_images(images), Prompts(texts, texts, torch.tensor([[0.4, 0.6]])))
+    view = gradcam.Scene(images, system.encode_images(images), Prompts(texts, texts, torch.tensor([[0.4, 0.6]])))
     trained = {id(p) for p in system.parameters() if p.requires_grad}
     order, kept = [], []
     for path, module in system.named_modules():
@@ -71,7 +73,7 @@ def test_every_system_has_a_layer_with_gradients(name):
             module.register_forward_hook(lambda module, given, out, path=path: order.append(path))
     system.get_submodule(layer.path).register_forward_hook(lambda module, given, out: kept.append(out))
 
-    logits = explain.OneInput(system, view)(images)
+    logits = gradcam.OneInput(system, view)(images)
     gradient, = torch.autograd.grad(logits.sum(), kept[0])
     assert logits.shape == (1, 1, SIDE, SIDE) and gradient.ndim == 4 and gradient.abs().max() > 0
     later = order[order.index(layer.path) + 1:]
@@ -81,8 +83,8 @@ def test_every_system_has_a_layer_with_gradients(name):
 
 
 def test_layers_are_named_for_the_registry():
-    assert list(explain.LAYERS) == models.names()
-    table = explain.layer_table(["bussam", "unet"])
+    assert gradcam.with_layer(registry.names()) == registry.names()
+    table = gradcam.layer_table(["bussam", "unet"])
     assert table["paper_name"].tolist() == ["BUSSAM", "UNet"]
 
 
@@ -91,11 +93,11 @@ def test_target_is_the_prediction_or_the_highest_twentieth():
     logits[0] -= 3
     logits[0, 4:6, 4] = 0.9
     logits[1] = -10 - np.arange(400).reshape(20, 20)
-    regions, names = explain.target_regions(logits, 0.7)  # logit of 0.7: 0.847
+    regions, names = gradcam.target_regions(logits, 0.7)  # logit of 0.7: 0.847
     assert names == ["predicted lesion", "top 5% of logits"]
     assert np.argwhere(regions[0]).tolist() == [[4, 4], [5, 4]]
     assert np.flatnonzero(regions[1]).tolist() == list(range(20))
-    flat, _ = explain.target_regions(np.full((1, 20, 20), -1.0), 0.5)  # ties still give one twentieth
+    flat, _ = gradcam.target_regions(np.full((1, 20, 20), -1.0), 0.5)  # ties still give one twentieth
     assert flat.sum() == 20
 
 
@@ -103,29 +105,29 @@ def test_shares_of_a_map_made_by_hand():
     mask, cam = np.zeros((9, 9), bool), np.zeros((9, 9))
     mask[3:6, 3:6] = True
     cam[4, 4], cam[3, 3], cam[2, 3], cam[0, 0], cam[8, 1] = 2, 1, 1, 0.5, 0.5
-    assert explain.shares(cam, mask) == pytest.approx({"inside": 0.4, "near": 0.4, "elsewhere": 0.2})
+    assert gradcam.shares(cam, mask) == pytest.approx({"inside": 0.4, "near": 0.4, "elsewhere": 0.2})
     some = np.random.default_rng(0).random((9, 9))
-    assert sum(explain.shares(some, mask).values()) == pytest.approx(1)
-    assert np.isnan(list(explain.shares(np.zeros((9, 9)), mask).values())).all()
+    assert sum(gradcam.shares(some, mask).values()) == pytest.approx(1)
+    assert np.isnan(list(gradcam.shares(np.zeros((9, 9)), mask).values())).all()
 
 
 def test_similarity_of_equal_reversed_and_empty_maps():
     some = np.random.default_rng(0).random((32, 32))
-    assert explain.similarity(some, some) == pytest.approx((1, 1))
-    rank, ssim = explain.similarity(some, 1 - some)
+    assert gradcam.similarity(some, some) == pytest.approx((1, 1))
+    rank, ssim = gradcam.similarity(some, 1 - some)
     assert rank == pytest.approx(-1) and ssim < 0
     ordered = pd.Series(some.ravel()).rank().to_numpy().reshape(32, 32) / 1024  # ranks do not see a monotone change
-    assert explain.similarity(some, ordered)[0] == pytest.approx(1)
-    assert explain.similarity(some, np.zeros((32, 32)))[0] == 0
-    assert np.isnan(explain.similarity(np.zeros((32, 32)), some)).all()
+    assert gradcam.similarity(some, ordered)[0] == pytest.approx(1)
+    assert gradcam.similarity(some, np.zeros((32, 32)))[0] == 0
+    assert np.isnan(gradcam.similarity(np.zeros((32, 32)), some)).all()
 
 
 @pytest.mark.parametrize("modules", [None, ("fuse.1", "head")])
 def test_random_weights_are_put_back(smoke_study, modules):
-    system, run = runs.load_system(smoke_study.run_folder("xbusnet", 0))
+    system, run = load_system(smoke_study.run_folder("xbusnet", 0))
     before = {key: value.clone() for key, value in system.state_dict().items()}
-    untrained = explain.untrained_weights(run, 5)
-    with pytest.raises(KeyError), explain.randomised(system, untrained, modules):
+    untrained = gradcam.untrained_weights(run, 5)
+    with pytest.raises(KeyError), gradcam.randomised(system, untrained, modules):
         changed = {key for key, value in system.state_dict().items() if not torch.equal(value, before[key])}
         raise KeyError
     assert all(torch.equal(value, before[key]) for key, value in system.state_dict().items())
@@ -143,7 +145,7 @@ def chosen(smoke_study):
 
 @pytest.fixture(scope="module")
 def look(smoke_study, chosen):
-    return explain.look(smoke_study, chosen)
+    return gradcam.look(smoke_study, chosen)
 
 
 @pytest.mark.parametrize("name", ["unet", "bussam", "xbusnet"])
@@ -151,11 +153,11 @@ def test_systems_are_shown_what_they_were_scored_on(smoke_study, chosen, name):
     """Image, features and prompts of the scene give the probabilities that the run holds."""
     cases = chosen[chosen["fold"] == 0].merge(smoke_study.cases.drop(columns="fold"), on="case_id")
     folder = smoke_study.run_folder(name, 0)
-    system, run = runs.load_system(folder)
-    view = explain.scene(system, run, folder, cases, smoke_study.prepared)
+    system, run = load_system(folder)
+    view = gradcam.scene(system, run, folder, cases, smoke_study.prepared)
     with torch.no_grad():
         found = system(*view)[:, 0].sigmoid().numpy()
-    held = runs.probabilities(folder)
+    held = record.probabilities(folder)
     for case, probabilities in zip(cases["case_id"], found, strict=True):
         assert probabilities == pytest.approx(held[case], abs=0.02)  # float32 here, perhaps bfloat16 there
 
@@ -189,7 +191,7 @@ def test_summary_flags_what_does_not_change(look):
     table.loc[table["system"] == "unet", "spearman_all"] = [0.2, 0.6, 0.7, 0.9]
     table.loc[table["system"] == "uresnet", "spearman_all"] = [0.2, 0.6, 0.1, 0.3]
     table.loc[table["system"] == "xbusnet", ["inside", "near", "elsewhere", "spearman_all"]] = np.nan
-    found = explain.summary(table).set_index("system")
+    found = gradcam.summary(table).set_index("system")
     assert found.loc["unet", "spearman_all"] == pytest.approx(0.6)
     assert found["sanity"].loc[["unet", "uresnet", "xbusnet"]].tolist() == \
         ["hardly changes with random weights", "changes", "no activation to compare"]
@@ -199,11 +201,12 @@ def test_summary_flags_what_does_not_change(look):
 def test_layers_in_words():
     rows = [("UNet", "decoder.1", "16×16"), *((f"X{i}", "fuse.0", "64×64") for i in range(4))]
     table = pd.DataFrame(rows, columns=["paper_name", "layer", "grid"])
-    assert explain.layers_in_words(table) == "decoder.1, 16×16 (UNet); fuse.0, 64×64 (all others)"
-    assert explain.layers_in_words(table.tail(4)) == "fuse.0, 64×64 (X0, X1, X2, X3)"
+    assert gradcam.layers_in_words(table) == "decoder.1, 16×16 (UNet); fuse.0, 64×64 (all others)"
+    assert gradcam.layers_in_words(table.tail(4)) == "fuse.0, 64×64 (X0, X1, X2, X3)"
 
 
 def test_a_system_without_a_layer(smoke_study, chosen, monkeypatch):
-    monkeypatch.delitem(explain.LAYERS, "uresnet")
-    with pytest.raises(StudyError, match="no layer is named for uresnet"):
-        explain.look(smoke_study, chosen)
+    """It is left out of the figure, and the others are drawn."""
+    monkeypatch.setattr(registry.system_class("uresnet"), "cam_layer", None)
+    found = gradcam.look(smoke_study, chosen)
+    assert set(found.table["system"]) == set(smoke_study.systems) - {"uresnet"}

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from tests.conftest import REPOSITORY
-from xbuslib import export, runs
 from xbuslib.errors import StudyError
+from xbuslib.runs import export, record
 
 
 def png(side: int = 64) -> bytes:
@@ -65,7 +65,7 @@ def test_everything_but_weights_maps_and_paths(study, tmp_path):
         "notebooks/04_train_fold_xbusnet_fold_0_seed_0.ipynb",
         "notebooks/05_overall_performance.ipynb"])
     scores = pd.read_csv(out / "per_image.csv", keep_default_na=False)
-    whole = runs.collect(study.name)
+    whole = record.collect(study.name)
     assert len(scores) == len(whole) and scores["default"].sum() < len(whole)
     assert scores["dice"].mean() == pytest.approx(whole["dice"].mean(), abs=1e-6)
     assert len(pd.read_csv(out / "runs.csv")) == 12

@@ -13,11 +13,11 @@ import torch
 from benchmarks import procedures
 from benchmarks.step import held_gb
 from tests.conftest import REPOSITORY
-from xbuslib import inference, precision
-from xbuslib.conditioning import TextTable
 from xbuslib.config import resolve
-from xbuslib.models import layers_cpu
-from xbuslib.study import open_source
+from xbuslib.inference.predict import encode
+from xbuslib.models import layers_cpu, precision
+from xbuslib.prompts.conditioning import TextTable
+from xbuslib.runs.fold import open_source
 
 CPU = torch.device("cpu")
 PROMPTED = ["xbusnet", "cliptnseg", "bussam"]
@@ -71,7 +71,7 @@ def test_kept_features_are_those_of_the_encoder_to_the_bit(name, make_bench):
     n = bench.plan.config.prediction_batch
     pictures = torch.from_numpy(bench.prepared.images[bench.rows[:n]])[:, None]
     with torch.no_grad():
-        assert torch.equal(inference.encode(bench.system, pictures, bench.plan, CPU),
+        assert torch.equal(encode(bench.system, pictures, bench.plan, CPU),
                            bench.system.encode_images(pictures.float() / 255))
         if "local_text" in bench.system.prompts:
             texts = ["oval shape", "irregular shape"]

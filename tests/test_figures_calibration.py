@@ -5,9 +5,11 @@ import pandas as pd
 import pytest
 
 from tests.test_figures_study import LABEL, overlaps
-from xbuslib import calibration, calibration_study, detection, figures_boundaries, figures_calibration, models
+from xbuslib.analyses.calibration import boundaries_figures, detection, figures, reliability
+from xbuslib.evaluation import calibration
+from xbuslib.models import registry
 
-NAMES = {name: entry.paper for name, entry in models.REGISTRY.items()}
+NAMES = {name: entry.paper for name, entry in registry.REGISTRY.items()}
 
 
 def made_up(folds, row):
@@ -23,15 +25,15 @@ def bins():
         probabilities = rng.beta(0.3, 0.5, 4000)
         counted = calibration.counts(probabilities, rng.random(4000) < probabilities**1.5)
         return pd.concat([calibration.reliability(counted, calibration.scaled(t)).assign(state=state)
-                          for state, t in zip(calibration_study.STATES, (1, 2.0), strict=True)])
+                          for state, t in zip(reliability.STATES, (1, 2.0), strict=True)])
     return made_up(3, both).assign(region="lesion region")
 
 
 def test_reliability_draws_the_pooled_bins(bins):
-    figure = figures_calibration.reliability(bins, "lesion region", LABEL)
+    figure = figures.reliability(bins, "lesion region", LABEL)
     assert overlaps(figure) == []
     upper = next(axis for axis in figure.axes if axis.get_title() == NAMES["ukan"])
-    pooled = calibration_study.pooled(bins).query("system == 'ukan' and state == 'after'")
+    pooled = reliability.pooled(bins).query("system == 'ukan' and state == 'after'")
     lines = [line for line in upper.lines if line.get_linewidth() == 1.6]
     assert np.allclose(lines[1].get_xdata(), pooled["probability"])
     assert np.allclose(lines[1].get_ydata(), pooled["lesion"])
@@ -39,9 +41,9 @@ def test_reliability_draws_the_pooled_bins(bins):
 
 
 def test_sweep_draws_the_mean_over_folds():
-    rows = made_up(5, lambda rng: pd.DataFrame({"threshold": calibration_study.THRESHOLDS,
+    rows = made_up(5, lambda rng: pd.DataFrame({"threshold": reliability.THRESHOLDS,
                                                 "dice": np.sort(rng.uniform(size=19))[::-1]}))
-    figure = figures_calibration.sweep(rows, 0.5, LABEL)
+    figure = figures.sweep(rows, 0.5, LABEL)
     assert overlaps(figure) == []
     axis = next(axis for axis in figure.axes if axis.get_title() == NAMES["bussam"])
     mean = rows[rows["system"] == "bussam"].groupby("threshold")["dice"].mean()
@@ -58,7 +60,7 @@ def test_froc_ends_at_the_study_s_threshold(silent):
         "case_id": rng.choice(["c0", "c1", "c2", "c3"], 6), "normal": False, "score": rng.uniform(0.5, 1, 6),
         "hit": rng.random(6) < 0.5}))
     curves = detection.curves(detection.Detections(images, parts.iloc[:0] if silent else parts))
-    figure = figures_calibration.froc(curves, LABEL)
+    figure = figures.froc(curves, LABEL)
     assert overlaps(figure) == []
     axis = next(axis for axis in figure.axes if axis.get_title() == NAMES["unet"])
     dot = next(line for line in axis.lines if line.get_marker() == "o")
@@ -75,7 +77,7 @@ def contours(rng):
 
 def test_distances_tell_found_from_penalised():
     rows = made_up(5, contours)
-    figure = figures_boundaries.distances(rows, LABEL)
+    figure = boundaries_figures.distances(rows, LABEL)
     assert overlaps(figure) == []
     axis, part = figure.axes[0], rows[rows["system"] == "xbusnet"]
     y = list(NAMES).index("xbusnet")
@@ -84,14 +86,14 @@ def test_distances_tell_found_from_penalised():
     hollow = next(line for line in drawn if line.get_markerfacecolor() == "white")
     assert list(hollow.get_xdata()) == [70] * part["empty"].sum()
     assert sum(len(line.get_xdata()) for line in drawn) == len(part)
-    assert figures_boundaries.distances(rows.assign(pixel_mm=np.nan), LABEL) is None
+    assert boundaries_figures.distances(rows.assign(pixel_mm=np.nan), LABEL) is None
 
 
 def test_false_area_draws_every_fold_and_image():
     rows = made_up(5, lambda rng: pd.DataFrame({"case_id": [f"case{i}" for i in (45, 61, 209, 213)],
                                                 "false_percent": rng.uniform(0, 8, 4) * (rng.random(4) < 0.5)}))
-    figure = figures_boundaries.false_area(rows, LABEL)
+    figure = boundaries_figures.false_area(rows, LABEL)
     assert overlaps(figure) == []
     drawn = np.concatenate([line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) == 60])
     assert sorted(drawn) == pytest.approx(sorted(rows["false_percent"]))
-    assert figures_boundaries.false_area(rows.iloc[:0], LABEL) is None
+    assert boundaries_figures.false_area(rows.iloc[:0], LABEL) is None

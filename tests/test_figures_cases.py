@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from xbuslib import figures_cases, models
-from xbuslib.figures_runs import FALSE_NEGATIVE, FALSE_POSITIVE
-from xbuslib.images import Prepared
+from xbuslib.analyses.cases import figures
+from xbuslib.data.images import Prepared
+from xbuslib.display.masks import FALSE_NEGATIVE, FALSE_POSITIVE
+from xbuslib.models import registry
 
 SIDE = 32
 RULES = ("high contrast", "small", "low contrast, heterogeneous", "irregular echotexture")
@@ -25,9 +26,9 @@ def prepared():
 
 
 def rows(count):
-    systems = models.names()[:count]
+    systems = registry.names()[:count]
     return pd.DataFrame([{"rule": rule, "case_id": f"case{i:03d}", "system": name,
-                          "paper_name": models.REGISTRY[name].paper, "dice": (i + place) / 16}
+                          "paper_name": registry.REGISTRY[name].paper, "dice": (i + place) / 16}
                          for i, rule in enumerate(RULES) for place, name in enumerate(systems)])
 
 
@@ -66,12 +67,12 @@ def check_texts(figure):
 @pytest.mark.parametrize(("count", "shape"), [(1, (4, 2)), (6, (4, 7)), (7, (4, 8)), (12, (8, 7))])
 def test_figure_2_has_every_panel_with_its_dice(prepared, count, shape):
     table = rows(count)
-    figure = figures_cases.error_grid(prepared, table, maps(table), 0.5, TITLE)
+    figure = figures.error_grid(prepared, table, maps(table), 0.5, TITLE)
     said = check_texts(figure)
     blocks = shape[0] // 4
     assert len(figure.axes) == shape[0] * shape[1]
     assert sorted(text for text in said if text.startswith("Dice")) == sorted(f"Dice {d:.2f}" for d in table["dice"])
-    assert {models.REGISTRY[name].paper for name in models.names()[:count]} <= set(said)
+    assert {registry.REGISTRY[name].paper for name in registry.names()[:count]} <= set(said)
     assert said.count("image") == blocks and said.count("small case001") == blocks
     assert {"false positive", "false negative", "reference"} <= set(said) and figure.get_figwidth() < 7.5
 
@@ -81,7 +82,7 @@ def test_panels_show_the_errors_of_their_own_system_and_case(prepared):
     found = {key: prepared.masks[0].astype(float) for key in maps(table)}  # perfect, but for two panels
     found["unet", "case001"] = np.zeros((SIDE, SIDE))
     found["uresnet", "case002"] = np.ones((SIDE, SIDE))
-    figure = figures_cases.error_grid(prepared, table, found, 0.5, TITLE)
+    figure = figures.error_grid(prepared, table, found, 0.5, TITLE)
     pictures = {(row, column): figure.axes[3 * row + column].images[0].get_array() for row in range(4)
                 for column in (1, 2)}
     grey = prepared.images / 255
@@ -98,7 +99,7 @@ def test_figure_3_says_where_a_map_is_empty(prepared, count):
     found = maps(table)
     found["unet", "case002"] = np.zeros((SIDE, SIDE))
     caption = "Target: sum of the logits over the predicted lesion. Layers: " + "a.module.path, 16×16 (System); " * 8
-    figure = figures_cases.cam_grid(prepared, table, found, TITLE, caption)
+    figure = figures.cam_grid(prepared, table, found, TITLE, caption)
     said = check_texts(figure)
     assert said.count("no activation") == 1 and any(text.startswith("Target: sum of the logits") for text in said)
     assert "Grad-CAM, share of the panel's maximum" in said
@@ -107,20 +108,20 @@ def test_figure_3_says_where_a_map_is_empty(prepared, count):
 def test_heat_leaves_the_image_where_there_is_none():
     image, cam = np.full((4, 4), 100, np.uint8), np.zeros((4, 4))
     cam[1, 1] = 1
-    picture = figures_cases.heat_overlay(image, cam)
+    picture = figures.heat_overlay(image, cam)
     assert picture[0, 0] == pytest.approx([100 / 255] * 3)
-    assert picture[1, 1] == pytest.approx(0.2 * 100 / 255 + 0.8 * np.array(figures_cases.HEAT(1.0)[:3]))
+    assert picture[1, 1] == pytest.approx(0.2 * 100 / 255 + 0.8 * np.array(figures.HEAT(1.0)[:3]))
     assert picture.min() >= 0 and picture.max() <= 1
 
 
 def test_bars_of_the_errors_have_their_lengths():
-    table = pd.DataFrame({"paper_name": [models.REGISTRY[name].paper for name in models.names()]})
-    for place, name in enumerate(figures_cases.ERRORS):
+    table = pd.DataFrame({"paper_name": [registry.REGISTRY[name].paper for name in registry.names()]})
+    for place, name in enumerate(figures.ERRORS):
         table[name] = np.arange(12) * (place + 1.0)
-    figure = figures_cases.composition(table, TITLE)
+    figure = figures.composition(table, TITLE)
     check_texts(figure)
     bars = {container.get_label(): list(container) for container in figure.axes[0].containers}
-    for name, (label, colour, _) in figures_cases.ERRORS.items():
+    for name, (label, colour, _) in figures.ERRORS.items():
         sign = -1 if name.startswith("missed") else 1
         assert [bar.get_width() for bar in bars[label]] == pytest.approx((sign * table[name]).tolist())
         assert to_rgb(colour) == (FALSE_NEGATIVE if sign < 0 else FALSE_POSITIVE)
@@ -130,15 +131,15 @@ def test_bars_of_the_errors_have_their_lengths():
 
 def test_activation_shows_shares_and_says_what_is_empty():
     rng = np.random.default_rng(0)
-    names = [models.REGISTRY[name].paper for name in models.names()]
-    summary = pd.DataFrame({"system": models.names(), "paper_name": names, "cases": 4, "without_activation": 0,
+    names = [registry.REGISTRY[name].paper for name in registry.names()]
+    summary = pd.DataFrame({"system": registry.names(), "paper_name": names, "cases": 4, "without_activation": 0,
                             "inside": 0.5, "near": 0.3, "elsewhere": 0.2, "spearman_all": rng.uniform(-1, 1, 12),
                             "spearman_after": rng.uniform(-1, 1, 12)})
     summary.loc[3, ["inside", "near", "elsewhere", "without_activation"]] = [np.nan, np.nan, np.nan, 4]
     table = pd.DataFrame([{"system": name, "case_id": f"case{i}", "inside_area": 0.1, "near_area": 0.2,
                            "elsewhere_area": 0.7, "spearman_all": 0.1 * i, "spearman_after": np.nan}
-                          for name in models.names() for i in range(4)])
-    figure = figures_cases.activation(summary, table, TITLE)
+                          for name in registry.names() for i in range(4)])
+    figure = figures.activation(summary, table, TITLE)
     said = check_texts(figure)
     assert "4 of 4 maps without activation" in said and "spread evenly" in said
     inside = figure.axes[0].containers[0]

@@ -4,8 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xbuslib import figures_study, models, statistics, tables_paper
-from xbuslib.analysis import fold_means
+from xbuslib.analyses.performance import figures, paper_tables
+from xbuslib.analyses.performance.comparisons import compare_all
+from xbuslib.evaluation import statistics
+from xbuslib.evaluation.aggregation import fold_means
+from xbuslib.models import registry
 
 LABEL = ("simulated phantom, profile quick, 96 px, 200 iterations, CLIP random, ResNet-18 random, SAM random, "
          "5 folds, seed 0")
@@ -18,14 +21,14 @@ def rows():
     return pd.DataFrame([
         {"system": name, "paper_name": entry.paper, "policy": "none", "attributes": "none", "fold": fold, "seed": 0,
          "case_id": f"case{fold}{i}", "dice": rng.uniform(), "iou": rng.uniform()}
-        for name, entry in models.REGISTRY.items() for fold in range(5) for i in range(6)])
+        for name, entry in registry.REGISTRY.items() for fold in range(5) for i in range(6)])
 
 
 @pytest.fixture(scope="module")
 def tests(rows):
     found = pd.concat([pd.DataFrame([statistics.compare(rows, "xbusnet", name, metric)
-                                     for name in models.names() if name != "xbusnet"]) for metric in ("dice", "iou")])
-    return found.assign(p_holm=found["p"], against_name=[models.REGISTRY[name].paper for name in found["against"]])
+                                     for name in registry.names() if name != "xbusnet"]) for metric in ("dice", "iou")])
+    return found.assign(p_holm=found["p"], against_name=[registry.REGISTRY[name].paper for name in found["against"]])
 
 
 def overlaps(figure):
@@ -54,40 +57,40 @@ def sized(rows):
 
 
 def test_distribution_draws_every_image_and_fold_mean(rows):
-    figure = figures_study.distribution(rows, LABEL)
+    figure = figures.distribution(rows, LABEL)
     points, diamonds = drawn(figure.axes[0], "."), drawn(figure.axes[0], "D")
     means = fold_means(rows, ["system"], ["dice"])
-    for i, name in enumerate(models.names()):
+    for i, name in enumerate(registry.names()):
         own = rows[rows["system"] == name]
         assert sorted(points[i]) == sorted(own["dice"])
         assert sorted(diamonds[i]) == pytest.approx(sorted(means.loc[means["system"] == name, "dice"]))
     assert [t.get_text().replace("\n", " ") for t in figure.axes[0].get_yticklabels()] == [
-        entry.paper for entry in models.REGISTRY.values()]
+        entry.paper for entry in registry.REGISTRY.values()]
     assert overlaps(figure) == []
 
 
 def test_fold_spread_pairs_within_folds(rows):
-    figure = figures_study.fold_spread(rows, LABEL)
+    figure = figures.fold_spread(rows, LABEL)
     table = rows.groupby(["system", "fold"])["dice"].mean().unstack("fold")
-    first_fold = drawn(figure.axes[1], figures_study.MARKERS[0])[0]
-    others = [name for name in models.names() if name != "xbusnet"]
+    first_fold = drawn(figure.axes[1], figures.MARKERS[0])[0]
+    others = [name for name in registry.names() if name != "xbusnet"]
     assert first_fold == pytest.approx([table.loc["xbusnet", 0] - table.loc[name, 0] for name in others])
-    assert drawn(figure.axes[0], "|")[0] == pytest.approx([table.loc[name].mean() for name in models.names()])
+    assert drawn(figure.axes[0], "|")[0] == pytest.approx([table.loc[name].mean() for name in registry.names()])
     assert overlaps(figure) == []
-    alone = figures_study.fold_spread(rows[rows["system"] == "unet"], LABEL)
+    alone = figures.fold_spread(rows[rows["system"] == "unet"], LABEL)
     assert len(alone.axes) == 1
 
 
 def test_seeds_are_drawn_where_there_are_several(rows):
-    assert figures_study.seed_spread(rows, LABEL) is None
-    figure = figures_study.seed_spread(pd.concat([rows, rows.assign(seed=1, dice=rows["dice"] / 2)]), LABEL)
+    assert figures.seed_spread(rows, LABEL) is None
+    figure = figures.seed_spread(pd.concat([rows, rows.assign(seed=1, dice=rows["dice"] / 2)]), LABEL)
     whole, half = drawn(figure.axes[0], "o"), drawn(figure.axes[0], "s")
     assert len(whole) == 12 and np.ravel(whole) == pytest.approx(2 * np.ravel(half))
     assert overlaps(figure) == []
 
 
 def test_forest_draws_intervals_and_names_their_p(tests):
-    figure = figures_study.forest(tests, LABEL)
+    figure = figures.forest(tests, LABEL)
     for axis, metric in zip(figure.axes, ("dice", "iou"), strict=True):
         part = tests[tests["metric"] == metric]
         assert np.ravel(drawn(axis, "o")) == pytest.approx(part["mean_difference"].to_numpy())
@@ -96,38 +99,38 @@ def test_forest_draws_intervals_and_names_their_p(tests):
         assert len(axis.texts) == 11 and all(" r = " in text.get_text() for text in axis.texts)
     assert figure._suptitle.get_text().startswith("XBusNet minus")
     assert overlaps(figure) == []
-    assert "Nothing to compare" in figures_study.forest(tests.iloc[:0], LABEL)._suptitle.get_text()
+    assert "Nothing to compare" in figures.forest(tests.iloc[:0], LABEL)._suptitle.get_text()
 
 
 def test_a_curve_through_a_line_is_the_line():
     size = pd.Series(np.geomspace(50, 500, 60))
     score, grid = 0.2 + 0.1 * np.log(size / 50), np.array([60.0, 100.0, 400.0])
-    for line in figures_study.curve(size, score, grid):
+    for line in figures.curve(size, score, grid):
         assert line == pytest.approx(0.2 + 0.1 * np.log(grid / 50), abs=1e-9)
 
 
 def test_the_band_holds_the_curve_and_stays_within_the_scale():
     rng = np.random.default_rng(0)
     size = pd.Series(rng.uniform(50, 500, 80))
-    middle, low, high = figures_study.curve(size, pd.Series(rng.integers(0, 2, 80) * 1.0), np.geomspace(50, 500, 9))
+    middle, low, high = figures.curve(size, pd.Series(rng.integers(0, 2, 80) * 1.0), np.geomspace(50, 500, 9))
     assert (low < middle).all() and (middle < high).all() and low.min() >= 0 and high.max() <= 1
     assert (high - low).max() < 0.8
 
 
 def test_size_curves_have_a_panel_per_system(rows):
-    figure = figures_study.size_curves(sized(rows), LABEL)
+    figure = figures.size_curves(sized(rows), LABEL)
     titles = [axis.get_title().replace("\n", " ") for axis in figure.axes]
-    assert titles == [entry.paper for entry in models.REGISTRY.values()]
+    assert titles == [entry.paper for entry in registry.REGISTRY.values()]
     assert sorted(drawn(figure.axes[0], ".")[0]) == sorted(sized(rows)["size"].unique())
     assert overlaps(figure) == []
 
 
 def test_missed_lesions_are_counted_in_their_bin(rows):
-    table = pd.DataFrame([(name, size, i, 7 if size != "> 250" else 0) for i, name in enumerate(models.names()[:5])
+    table = pd.DataFrame([(name, size, i, 7 if size != "> 250" else 0) for i, name in enumerate(registry.names()[:5])
                           for size in ("≤ 110", "111–250", "> 250")], columns=["system", "bin", "missed", "n"])
-    table["paper_name"] = [models.REGISTRY[name].paper for name in table["system"]]
+    table["paper_name"] = [registry.REGISTRY[name].paper for name in table["system"]]
     table = table.sample(frac=1, random_state=0).sort_values("bin", kind="stable")  # order of rows must not matter
-    figure = figures_study.missed_map(table, LABEL)
+    figure = figures.missed_map(table, LABEL)
     said = {(round(text.get_position()[1]), text.get_text()) for text in figure.axes[0].texts}
     assert {(i, f"{i} of 7") for i in range(5)} | {(i, "none") for i in range(5)} == said
     shown = figure.axes[0].images[0].get_array()
@@ -135,26 +138,26 @@ def test_missed_lesions_are_counted_in_their_bin(rows):
 
 
 def test_ablations_draw_the_interaction(rows):
-    own = rows[rows["system"].isin(tables_paper.ABLATIONS)]
-    figure = figures_study.ablations(own, LABEL)
+    own = rows[rows["system"].isin(paper_tables.ABLATIONS)]
+    figure = figures.ablations(own, LABEL)
     mean = {name: group.groupby("fold")["dice"].mean().mean() for name, group in own.groupby("system")}
     thick = {line.get_label(): line.get_ydata() for line in figure.axes[1].lines if line.get_linewidth() > 2}
     assert thick["with LFE"] == pytest.approx([mean["xbusnet"], mean["xbusnet-no-sfa"]])
     assert thick["without LFE"] == pytest.approx([mean["xbusnet-no-lfe"], mean["xbusnet-no-lfe-no-sfa"]])
     assert overlaps(figure) == []
-    some = figures_study.ablations(own[own["system"] != "xbusnet-no-lfe"], LABEL)
+    some = figures.ablations(own[own["system"] != "xbusnet-no-lfe"], LABEL)
     assert "without LFE (not complete)" in {line.get_label() for line in some.axes[1].lines}
 
 
 def test_figures_of_near_random_predictions(smoke_study):
     """Two folds, many a Dice of 0: everything is drawn all the same."""
     rows = smoke_study.default
-    for figure in (figures_study.distribution(rows, LABEL), figures_study.fold_spread(rows, LABEL),
-                   figures_study.forest(statistics.compare_all(smoke_study), LABEL),
-                   figures_study.size_curves(tables_paper.sized(smoke_study, "pixels"), LABEL),
-                   figures_study.missed_map(tables_paper.table_2(smoke_study), LABEL),
-                   figures_study.ablations(rows[rows["system"].isin(tables_paper.ABLATIONS)], LABEL),
-                   figures_study.effects(statistics.interaction(rows), LABEL)):
+    for figure in (figures.distribution(rows, LABEL), figures.fold_spread(rows, LABEL),
+                   figures.forest(compare_all(smoke_study), LABEL),
+                   figures.size_curves(paper_tables.sized(smoke_study, "pixels"), LABEL),
+                   figures.missed_map(paper_tables.table_2(smoke_study), LABEL),
+                   figures.ablations(rows[rows["system"].isin(paper_tables.ABLATIONS)], LABEL),
+                   figures.effects(statistics.interaction(rows), LABEL)):
         figure.draw_without_rendering()
         assert "simulated phantom" in figure._suptitle.get_text()
-    assert figures_study.ablations(rows[rows["system"] == "unet"].iloc[:0], LABEL) is not None
+    assert figures.ablations(rows[rows["system"] == "unet"].iloc[:0], LABEL) is not None

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from xbuslib import folds
+from xbuslib.data import folds
 from xbuslib.errors import StudyError
 
 
@@ -60,8 +60,8 @@ def test_no_lists(tmp_path):
 
 
 def test_released_lists_partition_the_252(blu_root):
-    from xbuslib.cases import lesions
-    from xbuslib.datasets import load
+    from xbuslib.data.cases import lesions
+    from xbuslib.data.catalogue import load
 
     table = lesions(load("blu", blu_root))
     fold = folds.read(blu_root / "released_folds", table)

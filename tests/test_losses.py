@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from xbuslib import losses
+from xbuslib.training import losses
 
 BIG = 40.0  # sigmoid(±40) is 1 and 0
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage.measure import perimeter_crofton, regionprops
 
-from xbuslib.measure import lesion
+from xbuslib.evaluation.measure import lesion
 
 
 def ellipse(a, b, degrees, pixel=(1.0, 1.0), shape=(300, 400), centre=(190.3, 140.6)):

@@ -1,4 +1,4 @@
-"""Memory that a step frees is there for the next one (xbuslib/memory.py)."""
+"""Memory that a step frees is there for the next one (xbuslib/models/memory.py)."""
 
 import platform
 import subprocess
@@ -35,7 +35,7 @@ def test_kept_memory_is_not_handed_out_again_page_by_page():
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
-    from xbuslib import memory
+    from xbuslib.models import memory
 
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("asked a library that has no mallopt"))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
 
-from xbuslib.metrics import PAPER, RELEASED, per_image
+from xbuslib.evaluation.metrics import PAPER, RELEASED, per_image
 
 
 def masks(tp, fp, fn, tn):
@@ -68,8 +68,8 @@ def test_columns():
 
 def test_predicting_nothing_on_blu(blu_root):
     """Dice .482, IoU .466, FPR .167, FNR .5 for an empty prediction on BLU, in the released family."""
-    from xbuslib.datasets import load
-    from xbuslib.images import read_mask
+    from xbuslib.data.catalogue import load
+    from xbuslib.data.images import read_mask
 
     references = [read_mask(path) for path in load("blu", blu_root)["mask"].dropna()]
     mean = per_image([np.zeros_like(r) for r in references], references).mean()

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from tests.conftest import REAL_DATA
-from xbuslib import datasets, folds, images
-from xbuslib.cases import lesions
-from xbuslib.datasets.check import check
+from xbuslib.data import catalogue, folds, images
+from xbuslib.data.cases import lesions
+from xbuslib.data.check import check
 from xbuslib.errors import StudyError
 
 
@@ -49,7 +49,7 @@ def busbra(tmp_path):
 
 
 def test_several_busi_masks_are_one_union(busi, tmp_path):
-    table = datasets.load("busi", busi)
+    table = catalogue.load("busi", busi)
     assert list(table["case_id"]) == ["benign (2)", "benign (10)", "malignant (1)", "normal (3)"]
     prepared = images.prepare(lesions(table), 64, tmp_path / "p.npz")
     row = prepared.rows(["benign (2)"])[0]
@@ -63,7 +63,7 @@ def test_several_busi_masks_are_one_union(busi, tmp_path):
 
 
 def test_a_changed_second_mask_is_another_dataset(busi):
-    table = datasets.load("busi", busi)
+    table = catalogue.load("busi", busi)
     before = images.source_fingerprint(table, 64)
     picture(busi / "Dataset_BUSI_with_GT" / "benign" / "benign (2)_mask_1.png", (20, 30, 30, 40))
     assert images.source_fingerprint(table, 64) != before
@@ -73,7 +73,7 @@ def test_busi_faults_are_named(busi):
     picture(busi / "Dataset_BUSI_with_GT" / "normal" / "normal (3)_mask.png", (1, 1, 5, 5))
     (busi / "Dataset_BUSI_with_GT" / "malignant" / "malignant (1)_mask.png").unlink()
     with pytest.raises(StudyError, match=r"(?s)malignant \(1\): no file.*normal \(3\): a normal image whose mask"):
-        datasets.load("busi", busi)
+        catalogue.load("busi", busi)
     assert check("busi", busi)["problems"]
 
 
@@ -83,7 +83,7 @@ def test_a_busi_mask_of_another_size(busi):
 
 
 def test_busbra_keeps_a_patient_together_and_invents_nothing(busbra):
-    table = datasets.load("busbra", busbra)
+    table = catalogue.load("busbra", busbra)
     assert list(table["patient_id"]) == ["1", "1"] and list(table["birads"]) == ["2", "4"]
     assert table[["shape", "margin", "pixel_mm"]].isna().all().all() and set(table["device"]) == {"Logiq 5"}
     with pytest.raises(StudyError, match="1 patients cannot fill 2 folds"):
@@ -93,14 +93,14 @@ def test_busbra_keeps_a_patient_together_and_invents_nothing(busbra):
 def test_busbra_faults_are_named(busbra):
     (busbra / "Masks" / "mask_0001-r.png").unlink()
     with pytest.raises(StudyError, match="bus_0001-r, mask: .*no such file"):
-        datasets.load("busbra", busbra)
+        catalogue.load("busbra", busbra)
     table = pd.read_csv(busbra / "bus_data.csv").drop(columns="Pathology")
     table.to_csv(busbra / "bus_data.csv", index=False)
     with pytest.raises(StudyError, match="missing column.s. Pathology"):
-        datasets.load("busbra", busbra)
+        catalogue.load("busbra", busbra)
     (busbra / "bus_data.csv").unlink()
     with pytest.raises(StudyError, match=r"no bus_data\.csv"):
-        datasets.load("busbra", busbra)
+        catalogue.load("busbra", busbra)
 
 
 @pytest.mark.parametrize(("name", "folder"), [("busi", "BUSI-sample"), ("busbra", "BUS-BRA-sample")])

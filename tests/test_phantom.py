@@ -11,9 +11,9 @@ from scipy import stats
 from scipy.ndimage import binary_dilation, label
 from skimage.measure import regionprops
 
-from xbuslib.datasets import phantom
-from xbuslib.datasets import phantom_acoustics as acoustics
-from xbuslib.datasets import phantom_lesion as lesion
+from xbuslib.data.phantom import acoustics as acoustics
+from xbuslib.data.phantom import lesion as lesion
+from xbuslib.data.phantom import phantom
 from xbuslib.errors import StudyError
 
 BLU = Path(__file__).parents[2] / "shared" / "data" / "BLU"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from xbuslib import precision
+from xbuslib.models import precision
 
 
 @pytest.fixture(autouse=True)

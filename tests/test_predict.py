@@ -11,20 +11,24 @@ import pytest
 from PIL import Image
 
 from tests.conftest import REPOSITORY
-from xbuslib import cli, datasets, ensemble, lesion_page, lesion_report, measure, originals, reading, runs
+from xbuslib import cli
 from xbuslib.config import resolve
-from xbuslib.ensemble import Given, given
+from xbuslib.data import catalogue, originals
 from xbuslib.errors import StudyError
-from xbuslib.lesion_report import Report
-from xbuslib.predict import predict
-from xbuslib.study import open_source, run_fold
+from xbuslib.evaluation import measure
+from xbuslib.lesion import ensemble, page, reading, structured_report
+from xbuslib.lesion.ensemble import Given, given
+from xbuslib.lesion.predict import predict
+from xbuslib.lesion.structured_report import Report
+from xbuslib.runs import record
+from xbuslib.runs.fold import open_source, run_fold
 
 FILES = {"mask.png", "probability.png", "maps.npz", "overlay.png", "report.json", "report.html"}
 
 
 @pytest.fixture(scope="module")
 def cases(phantom_root):
-    return datasets.load("phantom", phantom_root).set_index("case_id", drop=False)
+    return catalogue.load("phantom", phantom_root).set_index("case_id", drop=False)
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +58,11 @@ def test_an_image_of_the_study_gets_the_probabilities_of_its_run_folder(system, 
     """
     config = resolve("smoke", ["iterations=2", "folds=2", "amp=false"])
     folder = run_fold(system, 0, config, open_source("phantom", phantom_root, None, config, "new"), study="new")
-    held, member = runs.probabilities(folder), ensemble.load(folder)
+    held, member = record.probabilities(folder), ensemble.load(folder)
     for case_id in sorted(held)[:4]:
         row = cases.loc[case_id]
         one = ensemble.segment([member], reading.read(row["image"]), Given(row["shape"], row["margin"], row["birads"]))
-        assert np.abs(one.members[0] - held[case_id]).max() < 0.0006  # of half precision, see runs.halved
+        assert np.abs(one.members[0] - held[case_id]).max() < 0.0006  # of half precision, see record.halved
         assert np.ptp(held[case_id]) > 0.01  # a flat map would agree with any other
 
 
@@ -102,15 +106,15 @@ def test_size_and_place_are_what_is_fixed(members, picture):
 
 def test_the_first_pass_is_the_models_own(members, picture):
     """Without a word, size and place come from the map that the model gives under an empty prompt."""
-    from xbuslib import prompts
+    from xbuslib.prompts import words
 
     member = members[0]
-    blank, _ = ensemble._pass(member, ensemble.look(member, picture), prompts.Finding(None, None, picture.frame),
+    blank, _ = ensemble._pass(member, ensemble.look(member, picture), words.Finding(None, None, picture.frame),
                               Given(), tuple(member.run["size_edges_px"]))
-    finding = prompts.from_first_pass(blank, picture.frame, 0.30)
+    finding = words.from_first_pass(blank, picture.frame, 0.30)
     row = ensemble.segment([member], picture, Given()).said.iloc[0]
-    assert row["quadrant"] == prompts.quadrant(finding.centre, picture.frame)
-    assert row["size"] == prompts.size_word(finding.box, tuple(member.run["size_edges_px"]))
+    assert row["quadrant"] == words.quadrant(finding.centre, picture.frame)
+    assert row["size"] == words.size_word(finding.box, tuple(member.run["size_edges_px"]))
 
 
 # ---- what a user says -----------------------------------------------------------------------------------------
@@ -175,36 +179,36 @@ def box(picture, *parts):
 def test_the_report_holds_the_measurements_and_the_given_words(found, picture):
     said = given("irregular", "spiculated,indistinct", "4c")
     mask = box(picture, np.s_[50:150, 60:260], np.s_[300:310, 20:30])
-    report = lesion_report.make(picture, with_mask(found, mask), said)
+    report = structured_report.make(picture, with_mask(found, mask), said)
     assert report.lesion == measure.lesion(mask, (0.08, 0.08)) and report.lesion.regions == 2
     assert report.lesion.area == pytest.approx(100 * 200 * 0.0064)
     assert "2 separate regions" in report.statement and "upper left" in report.statement
     assert report.attributes.model_dump() == {"shape": "irregular", "margin": "spiculated&indistinct", "birads": "4c",
                                               "size": None, "quadrant": None}
-    page = lesion_page.html(report, {"overlay": b"x"})
+    html = page.html(report, {"overlay": b"x"})
     for text in ("Research use only, not a medical device", "not circumscribed: spiculated, indistinct", "BI-RADS 4c",
                  "128.0 mm²", "parallel", "simulated phantom", "CLIP random", picture.path.name,
                  "upper left quadrant"):
-        assert text in page, text
-    assert "src=\"http" not in page and "href" not in page
+        assert text in html, text
+    assert "src=\"http" not in html and "href" not in html
 
 
 def test_nothing_found_is_said_without_numbers(found, picture):
-    report = lesion_report.make(picture, with_mask(found, box(picture)), Given())
+    report = structured_report.make(picture, with_mask(found, box(picture)), Given())
     assert report.lesion is None and report.statement.startswith("No lesion above threshold")
     assert report.agreement.runs_with_lesion == 0 and report.agreement.longest_diameter is None
-    page = lesion_page.html(report, {"overlay": b"x"})
-    assert "No lesion above threshold" in page and "diameter</th>" not in page and " mm²" not in page
+    html = page.html(report, {"overlay": b"x"})
+    assert "No lesion above threshold" in html and "diameter</th>" not in html and " mm²" not in html
     assert json.loads(report.model_dump_json())["lesion"] is None
 
 
 def test_pixels_without_a_size_stay_pixels(found, picture):
     mask = box(picture, np.s_[50:150, 60:260])
-    report = lesion_report.make(reading.with_pixel_size(picture, None), with_mask(found, mask), Given())
+    report = structured_report.make(reading.with_pixel_size(picture, None), with_mask(found, mask), Given())
     assert report.lesion.unit == "px" and report.lesion.area == 20_000
     assert any("pixel size is unknown" in note for note in report.image.notes)
-    page = lesion_page.html(report, {"overlay": b"x"})
-    assert "20000 px²" in page and " mm²" not in page
+    html = page.html(report, {"overlay": b"x"})
+    assert "20000 px²" in html and " mm²" not in html
 
 
 def test_agreement_over_runs(found, picture):
@@ -214,7 +218,7 @@ def test_agreement_over_runs(found, picture):
     maps[0, 10:50, 10:50] = 1
     two = replace(found, members=maps, probability=originals.at_size(maps.mean(axis=0), *picture.frame),
                   disagreement=originals.at_size(maps.std(axis=0, ddof=1), *picture.frame))
-    agreement = lesion_report.make(picture, two, Given()).agreement
+    agreement = structured_report.make(picture, two, Given()).agreement
     assert (agreement.runs, agreement.runs_with_lesion) == (2, 1)
     width, height = picture.frame
     assert agreement.area[0] == agreement.area[1] == pytest.approx(
@@ -224,7 +228,7 @@ def test_agreement_over_runs(found, picture):
 def test_what_a_system_does_not_read_is_said(smoke_study, picture):
     member = ensemble.load(smoke_study.run_folder("unet", 0))
     asked = given("oval", quadrant="upper left")
-    report = lesion_report.make(picture, ensemble.segment([member], picture, asked), asked)
+    report = structured_report.make(picture, ensemble.segment([member], picture, asked), asked)
     assert report.agreement is None and report.model.reads == []
     assert any("changed nothing" in sentence and "margin" in sentence for sentence in report.model.caveats)
     assert any("neither size nor place" in sentence for sentence in report.model.caveats)
@@ -236,31 +240,31 @@ def test_what_a_system_does_not_read_is_said(smoke_study, picture):
 def test_what_is_written_is_read_again(found, picture, tmp_path):
     mask = box(picture, np.s_[50:150, 60:260])
     two = with_mask(found, mask)
-    report = lesion_report.make(picture, two, Given())
-    folder = lesion_page.write(tmp_path / "a", picture, two, report)
+    report = structured_report.make(picture, two, Given())
+    folder = page.write(tmp_path / "a", picture, two, report)
     assert {path.name for path in folder.iterdir()} == FILES | {"disagreement.png"}
-    again, read_mask, probability = lesion_page.read(folder)
+    again, read_mask, probability = page.read(folder)
     assert again == report and np.array_equal(read_mask, mask) and np.array_equal(probability, mask)
     with Image.open(folder / "probability.png") as held:
         assert held.mode.startswith("I;16") and held.size == picture.frame
     assert np.array_equal(np.load(folder / "maps.npz")["members"], two.members)
     (folder / "report.json").write_text("{}")
     with pytest.raises(StudyError, match="no complete report"):
-        lesion_page.read(folder)
+        page.read(folder)
 
 
 def test_results_are_replaced_whole_or_not_at_all(found, picture, tmp_path, monkeypatch):
-    report = lesion_report.make(picture, found, Given())
-    folder = lesion_page.write(tmp_path / "a", picture, found, report)
+    report = structured_report.make(picture, found, Given())
+    folder = page.write(tmp_path / "a", picture, found, report)
     (folder / "extra").write_text("of the first run")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with monkeypatch.context() as patch:
-        patch.setattr(lesion_page, "html", lambda *arguments: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patch.setattr(page, "html", lambda *arguments: (_ for _ in ()).throw(OSError(28, "No space left")))
         with pytest.raises(StudyError, match="No space left"):
-            lesion_page.write(tmp_path / "a", picture, found, report)
+            page.write(tmp_path / "a", picture, found, report)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    lesion_page.write(tmp_path / "a", picture, found, report)
+    page.write(tmp_path / "a", picture, found, report)
     assert not (folder / "extra").exists() and [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
@@ -268,7 +272,7 @@ def test_a_folder_of_something_else_is_left_alone(found, picture, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.tex").write_text("mine")
     with pytest.raises(StudyError, match="holds no earlier report"):
-        lesion_page.write(tmp_path / "a", picture, found, lesion_report.make(picture, found, Given()))
+        page.write(tmp_path / "a", picture, found, structured_report.make(picture, found, Given()))
     assert (tmp_path / "a" / "thesis.tex").read_text() == "mine"
 
 
@@ -295,7 +299,7 @@ def test_command_does_the_good_images_and_lists_the_bad(smoke_study, cases, tmp_
     assert "text.png is no image" in done.stderr and "absent.png" in done.stderr
     assert [row["image"] for row in json.loads(done.stdout)] == ["case001.png", "case002.png"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case001", "case002"]
-    report, mask, _ = lesion_page.read(tmp_path / "out" / "case001")
+    report, mask, _ = page.read(tmp_path / "out" / "case001")
     assert mask.shape == (report.image.height, report.image.width) and report.image.pixel_mm == (0.07, 0.07)
     assert report.model.folds == [0, 1] and report.attributes.margin == "circumscribed"
     assert isinstance(report, Report)

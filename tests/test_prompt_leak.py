@@ -6,23 +6,25 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xbuslib import metrics, prompt_leak, prompts
+from xbuslib.analyses.prompts import leak
 from xbuslib.config import resolve
-from xbuslib.images import read_mask
-from xbuslib.study import open_source
+from xbuslib.data.images import read_mask
+from xbuslib.evaluation import metrics
+from xbuslib.prompts import words
+from xbuslib.runs.fold import open_source
 
 
 def test_numbers_come_from_the_text():
-    finding = prompts.Finding((139, 101), (374.0, 250.0), (640, 480))
-    assert prompt_leak.read_numbers(prompts.released_global_text(finding)) == ((139, 101), (374, 250))
+    finding = words.Finding((139, 101), (374.0, 250.0), (640, 480))
+    assert leak.read_numbers(words.released_global_text(finding)) == ((139, 101), (374, 250))
     with pytest.raises(ValueError, match="no box"):
-        prompt_leak.read_numbers(prompts.global_text("small", "upper left"))
+        leak.read_numbers(words.global_text("small", "upper left"))
 
 
 def test_shapes_by_hand():
-    assert np.array_equal(prompt_leak.draw_box((3, 1), (2, 1), (5, 3)),
+    assert np.array_equal(leak.draw_box((3, 1), (2, 1), (5, 3)),
                           np.array([[0, 0, 0, 0, 0], [0, 1, 1, 1, 0], [0, 0, 0, 0, 0]], bool))
-    ellipse = prompt_leak.draw_ellipse((200, 100), (149.5, 79.5), (300, 160))
+    ellipse = leak.draw_ellipse((200, 100), (149.5, 79.5), (300, 160))
     assert ellipse.sum() == pytest.approx(np.pi * 100 * 50, rel=0.005)  # πab
     assert np.ptp(np.flatnonzero(ellipse.any(axis=0))) + 1 == 200  # as wide as the box
 
@@ -31,14 +33,14 @@ def test_only_the_words_enter_the_guess(phantom_root, outputs):
     """A centroid that moves within its quadrant moves the drawing from numbers and leaves those from words alone."""
     source = open_source("phantom", phantom_root, None, resolve("smoke"), "test")
     prepared, rows = source.prepared, source.prepared.rows(source.cases["case_id"])
-    edges = prompts.size_edges(prepared.long_sides[rows])
-    known = edges, prompt_leak.typical_boxes(prepared, rows, edges), prompt_leak.typical_places(prepared, rows)
+    edges = words.size_edges(prepared.long_sides[rows])
+    known = edges, leak.typical_boxes(prepared, rows, edges), leak.typical_places(prepared, rows)
     row = rows[0]
     moved = prepared.centroids.copy()
     half = prepared.original_sizes[row] / 2
     moved[row] = np.where(moved[row] < half, 0.1, 1.9) * half  # to the corner of its own quadrant
-    before = prompt_leak.drawings(prepared, row, *known)
-    after = prompt_leak.drawings(dataclasses.replace(prepared, centroids=moved), row, *known)
+    before = leak.drawings(prepared, row, *known)
+    after = leak.drawings(dataclasses.replace(prepared, centroids=moved), row, *known)
     assert {name: np.array_equal(before[name], after[name]) for name in before} == {
         "numbers, ellipse": False, "numbers, box": False, "words, best place": True,
         "words, quadrant centre": True, "no words": True}
@@ -46,8 +48,8 @@ def test_only_the_words_enter_the_guess(phantom_root, outputs):
 
 def test_scores_of_the_phantom_are_complete(phantom_root, outputs):
     source = open_source("phantom", phantom_root, None, resolve("smoke"), "test")
-    scores = prompt_leak.score(source.cases, source.prepared, source.fold_of)
-    assert len(scores) == len(source.cases) * len(prompt_leak.DRAWN_FROM) and scores["dice"].between(0, 1).all()
+    scores = leak.score(source.cases, source.prepared, source.fold_of)
+    assert len(scores) == len(source.cases) * len(leak.DRAWN_FROM) and scores["dice"].between(0, 1).all()
     dice = scores.groupby("drawn")["dice"].mean()
     assert dice["numbers, ellipse"] > 0.8 > dice["words, best place"]
 
@@ -55,7 +57,7 @@ def test_scores_of_the_phantom_are_complete(phantom_root, outputs):
 def test_figures_of_the_specification_on_the_real_data(blu_root, outputs):
     """Section 3 of the specification: ellipse .873 (median .887) and .781, two-class .930; box .797 and .668."""
     source = open_source("blu", blu_root, blu_root / "released_folds", resolve("smoke"), "test")
-    scores = prompt_leak.score(source.cases, source.prepared, source.fold_of).set_index("drawn")
+    scores = leak.score(source.cases, source.prepared, source.fold_of).set_index("drawn")
     mean = scores.groupby("drawn")[["dice", "iou", "dice_two_class"]].mean()
     assert mean.loc["numbers, ellipse"].to_list() == pytest.approx([0.873, 0.781, 0.930], abs=1e-3)
     assert mean.loc["numbers, box", ["dice", "iou"]].to_list() == pytest.approx([0.797, 0.668], abs=1e-3)
@@ -70,7 +72,7 @@ def test_the_authors_own_sentences_say_as_much(blu_root, outputs):
     released = pd.concat([pd.read_csv(path) for path in sorted((blu_root / "released_folds").glob("val_fold*.csv"))])
     sentence = released.set_index("Image Name")["Sentence"]
     masks = [read_mask(path) for path in source.cases["mask"]]
-    drawn = [prompt_leak.draw_ellipse(*prompt_leak.read_numbers(sentence[f"{case}.png"]), mask.shape[::-1])
+    drawn = [leak.draw_ellipse(*leak.read_numbers(sentence[f"{case}.png"]), mask.shape[::-1])
              for case, mask in zip(source.cases["case_id"], masks, strict=True)]
     dice = metrics.per_image(drawn, masks)["dice"]
     assert dice.mean() == pytest.approx(0.873, abs=1e-3) and dice.median() == pytest.approx(0.887, abs=1e-3)

@@ -12,8 +12,9 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, UltrasoundImageStorage, generate_uid
 
-from xbuslib import images, reading
+from xbuslib.data import images
 from xbuslib.errors import StudyError
+from xbuslib.lesion import reading
 
 RAMP = np.tile(np.arange(40, dtype=np.uint8) * 6, (36, 1))  # 36 rows, 40 columns, grey 0 to 234
 

@@ -10,14 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from xbuslib import augmentation, inference, losses, models, prompts, recipes, runs, study, training
-from xbuslib.conditioning import MixedPrompts
 from xbuslib.config import resolve
 from xbuslib.errors import StudyError
+from xbuslib.inference.predict import at_native_size, predict_policy, probability_maps, views
 from xbuslib.models.bussam import BUSSAM
-from xbuslib.models.system import Prompts, System
+from xbuslib.models.system import Prompts, System, count
 from xbuslib.models.ukan import UKAN
-from xbuslib.training import TrainingData, WeightAverage
+from xbuslib.prompts import words
+from xbuslib.prompts.conditioning import MixedPrompts
+from xbuslib.runs import record
+from xbuslib.runs.fold import open_source, run_fold
+from xbuslib.training import augmentation, loop, losses, recipes
+from xbuslib.training.loop import TrainingData, WeightAverage
 
 CPU = torch.device("cpu")
 
@@ -128,7 +132,7 @@ def test_batches_kept_dropped_and_in_order():
 
     def draw(times, *given):
         queue = []
-        return [training.next_batch(queue, 7, 3, generator, *given) for _ in range(times)]
+        return [loop.next_batch(queue, 7, 3, generator, *given) for _ in range(times)]
 
     kept = draw(6, True, "kept")
     assert [len(batch) for batch in kept] == [3, 3, 1] * 2 and sorted(chain(*kept[:3])) == list(range(7))
@@ -139,13 +143,13 @@ def test_batches_kept_dropped_and_in_order():
 
 def test_parameter_groups_of_ukan():
     system = UKAN("quick", "random")
-    optimiser = training.make_optimiser(system, plan("ukan", recipe="official"))
+    optimiser = loop.make_optimiser(system, plan("ukan", recipe="official"))
     assert isinstance(optimiser, torch.optim.Adam)
     sizes = {group["name"]: sum(p.numel() for p in group["params"]) for group in optimiser.param_groups}
     assert {group["name"]: group["lr"] for group in optimiser.param_groups} == {"kan": 1e-2, "other": 1e-4}
-    assert sizes["kan"] == 3 * 10 * (2 * 96**2 + 2 * 128**2) and sum(sizes.values()) == models.count(system)[0]
+    assert sizes["kan"] == 3 * 10 * (2 * 96**2 + 2 * 128**2) and sum(sizes.values()) == count(system)[0]
     assert all(group["weight_decay"] == 1e-4 for group in optimiser.param_groups)
-    plain = training.make_optimiser(system, plan("ukan"))
+    plain = loop.make_optimiser(system, plan("ukan"))
     assert [group["name"] for group in plain.param_groups] == ["other"]
 
 
@@ -187,18 +191,18 @@ def test_weight_average_by_hand():
 def test_the_average_is_the_result():
     torch.manual_seed(3)
     system, last = Dot(), {}
-    step, settings = training.train_step, plan("dot", "smoke", 7, recipe="strong", iterations=5, amp=False)
+    step, settings = loop.train_step, plan("dot", "smoke", 7, recipe="strong", iterations=5, amp=False)
 
     def watch(system, *given):
         result = step(system, *given)
         last.update({key: value.clone() for key, value in system.trainable_state().items()})
         return result
 
-    training.train_step = watch
+    loop.train_step = watch
     try:
-        training.fit(system, data(), settings, seed=5, device=CPU)
+        loop.fit(system, data(), settings, seed=5, device=CPU)
     finally:
-        training.train_step = step
+        loop.train_step = step
     assert not torch.equal(system.conv.weight, last["conv.weight"])
     torch.testing.assert_close(system.conv.weight, last["conv.weight"], atol=0.02, rtol=0)  # but not far from it
 
@@ -208,7 +212,7 @@ def test_killed_and_resumed_gives_the_same_result_under_strong(tmp_path, monkeyp
     results = []
     for kill in (None, 7, None):
         torch.manual_seed(3)
-        system, done, step = Dot(), [], training.train_step
+        system, done, step = Dot(), [], loop.train_step
 
         def stop(*given, kill=kill, done=done, step=step):
             if len(done) == kill:
@@ -217,10 +221,10 @@ def test_killed_and_resumed_gives_the_same_result_under_strong(tmp_path, monkeyp
             return step(*given)
 
         with monkeypatch.context() as patch:
-            patch.setattr(training, "train_step", stop)
+            patch.setattr(loop, "train_step", stop)
             checkpoint = tmp_path / "checkpoint.pt" if kill or results else None
             try:
-                results.append((training.fit(system, data(), settings, 5, CPU, checkpoint), system.trainable_state()))
+                results.append((loop.fit(system, data(), settings, 5, CPU, checkpoint), system.trainable_state()))
             except KeyboardInterrupt:
                 held = torch.load(checkpoint, weights_only=True)
                 assert held["step"] == 6 and "average" in held
@@ -250,8 +254,8 @@ def look(ramp, point, **overrides):
     settings = plan("ramp", "smoke", recipe="strong", amp=False, **overrides)
     image = torch.randint(0, 255, (1, 1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     system, cases = Ramp(ramp), pd.DataFrame({"case_id": ["a"], "shape": ["oval"], "margin": [None], "birads": ["3"]})
-    seen = inference.views(system, image, settings, CPU)
-    finding = prompts.Finding((9, 9), (point * 64 - 0.5, 30.0), (64, 64), (point, 0.5))
+    seen = views(system, image, settings, CPU)
+    finding = words.Finding((9, 9), (point * 64 - 0.5, 30.0), (64, 64), (point, 0.5))
 
     class Held:
         original_sizes = np.array([[64, 64]])
@@ -263,8 +267,8 @@ def look(ramp, point, **overrides):
         device = CPU
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prompts, "from_reference", lambda prepared, row: finding)
-        maps, said = inference.predict_policy(system, cases, Held(), "reference", "none", (5.0, 8.0), seen, Texts(),
+        patch.setattr(words, "from_reference", lambda prepared, row: finding)
+        maps, said = predict_policy(system, cases, Held(), "reference", "none", (5.0, 8.0), seen, Texts(),
                                               settings, CPU)
     return maps[0], said, image[0, 0].float() / 255
 
@@ -288,8 +292,8 @@ def test_views_are_one_or_two_and_hold_their_own_features():
             return images[..., 0].float()  # (B, 1, S) the left column
 
     image = torch.randint(0, 255, (3, 1, 64, 64), dtype=torch.uint8)
-    one = inference.views(Encoded(), image, plan("x", "smoke", amp=False), CPU)
-    two = inference.views(Encoded(), image, plan("x", "smoke", recipe="strong", amp=False), CPU)
+    one = views(Encoded(), image, plan("x", "smoke", amp=False), CPU)
+    two = views(Encoded(), image, plan("x", "smoke", recipe="strong", amp=False), CPU)
     assert [view.mirrored for view in one] == [False] and [view.mirrored for view in two] == [False, True]
     assert torch.equal(two[1].images, image.flip(-1)) and torch.equal(two[0].features, image[..., 0].float() / 255)
     assert torch.equal(two[1].features, image[..., -1].float() / 255)
@@ -304,12 +308,12 @@ def test_native_size_goes_in_and_the_common_size_comes_out():
     settings = plan("anatosegnet", recipe="official")
     image = torch.zeros(2, 1, 352, 352, dtype=torch.uint8)
     image[..., 100:200, 60:300] = 255
-    view, = inference.views(Bright(), image, settings, CPU)
-    maps = inference.predict(Bright(), view.images, None, Prompts(), settings, CPU)
+    view, = views(Bright(), image, settings, CPU)
+    maps = probability_maps(Bright(), view.images, None, Prompts(), settings, CPU)
     assert view.images.shape == (2, 1, 256, 256) and maps.shape == (2, 352, 352)
     truth = (image[0, 0] > 0).numpy()
     assert 2 * ((maps[0] > 0.5) & truth).sum() / ((maps[0] > 0.5).sum() + truth.sum()) > 0.98
-    masks = inference.at_native_size(image > 0, settings)
+    masks = at_native_size(image > 0, settings)
     assert masks.dtype == torch.bool and masks.float().mean() == pytest.approx(truth.mean(), rel=0.02)
 
 
@@ -340,18 +344,18 @@ def test_pictures_come_from_images_with_the_same_words():
 
 @pytest.fixture
 def source(phantom_root, outputs):
-    return study.open_source("phantom", phantom_root, None, resolve("smoke"), "s")
+    return open_source("phantom", phantom_root, None, resolve("smoke"), "s")
 
 
 def run(source, system, **overrides):
-    return study.run_fold(system, 0, resolve("smoke", {"recipe": "official", "iterations": 2} | overrides), source,
+    return run_fold(system, 0, resolve("smoke", {"recipe": "official", "iterations": 2} | overrides), source,
                           study=f"s{len(overrides)}")
 
 
 @pytest.mark.parametrize("system", list(recipes.OFFICIAL))
 def test_official_smoke(source, system):
     path = run(source, system)
-    facts, rows = runs.read(path), pd.read_csv(path / "per_image.csv")
+    facts, rows = record.read(path), pd.read_csv(path / "per_image.csv")
     assert facts["plan"] == recipes.of_run(facts).record() and facts["plan"]["recipe"] == "official"
     assert rows["dice"].between(0, 1).all()
     history = pd.read_csv(path / "history.csv")
@@ -368,7 +372,7 @@ def test_strong_smoke_repeats_exactly(source):
 def test_system_without_official_recipe_leaves_nothing_behind(source):
     with pytest.raises(StudyError, match="xbusnet has no official recipe"):
         run(source, "xbusnet")
-    assert not list(runs.folder("s0", "xbusnet", 0, 0).parent.glob("**/*"))
+    assert not list(record.folder("s0", "xbusnet", 0, 0).parent.glob("**/*"))
 
 
 def test_bussam_trains_on_its_own_logits():

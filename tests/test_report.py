@@ -13,8 +13,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from xbuslib import analysis, report
 from xbuslib.errors import StudyError
+from xbuslib.report.page import Item, build
+from xbuslib.runs import record
 
 TABLE = """Systems compared, *{label}*
 
@@ -118,7 +119,7 @@ def text_of(path):
 
 
 def test_every_page_is_sound_and_loads_nothing(study):
-    page = report.build(study.name)
+    page = build(study.name)
     assert page == study / "report" / "index.html"
     pages = [page, *(study / "report" / "notebooks").rglob("*.html")]
     assert len(pages) == 4
@@ -128,7 +129,7 @@ def test_every_page_is_sound_and_loads_nothing(study):
 
 
 def test_label_and_every_caveat_stand_before_anything_else(study, smoke_study):
-    text = text_of(report.build(study.name))
+    text = text_of(build(study.name))
     first = text.index("Contents")
     assert all(0 < text.index(sentence) < first for sentence in [smoke_study.label, *smoke_study.caveats])
     assert len(smoke_study.caveats) == 3
@@ -137,7 +138,7 @@ def test_label_and_every_caveat_stand_before_anything_else(study, smoke_study):
 
 
 def test_the_papers_seven_come_first_and_absent_ones_are_said(study):
-    page = check_page(report.build(study.name))
+    page = check_page(build(study.name))
     contents = page.path.read_text().split("What the paper shows")[1].split("</ul>")[0]
     said = [re.sub("<[^>]+>", "", item) for item in re.findall(r"<li.*?</li>", contents)]
     assert [words[:8].rstrip(":, ") for words in said] == ["Table 1", "Table 2", "Table 3", "Table 4", "Figure 1",
@@ -147,7 +148,7 @@ def test_the_papers_seven_come_first_and_absent_ones_are_said(study):
 
 
 def test_tables_are_tables_with_caption_notes_and_files(study):
-    html = report.build(study.name).read_text()
+    html = build(study.name).read_text()
     table = html.split('id="tables-05-table_1"')[1].split("</div>\n</div>")[0].split('<p class="links">')
     assert "<caption>Systems compared, <em>simulated phantom</em></caption>" in table[0]
     assert re.search(r'<th scope="col"[^>]*>FPR ↓</th>', table[0])
@@ -159,11 +160,11 @@ def test_tables_are_tables_with_caption_notes_and_files(study):
 @pytest.mark.parametrize("stem, name", [("table_1", "Table 1"), ("class_by_birads", "Class by BI-RADS"),
                                         ("froc", "FROC")])
 def test_items_are_named_after_their_files(stem, name):
-    assert report.Item(f"figures/01/{stem}", "", {}, []).name == name
+    assert Item(f"figures/01/{stem}", "", {}, []).name == name
 
 
 def test_sections_are_questions_in_order_with_the_papers_items_first(study):
-    html = report.build(study.name).read_text()
+    html = build(study.name).read_text()
     headings = [re.sub("<[^>]+>", "", heading) for heading in re.findall(r"<h2.*?</h2>", html)]
     assert headings == ["Contents", "03 What is each branch made of?", "04 How good is one system on one fold?",
                         "05 Which &lt;system&gt; is best?", "06 Notebook 06", "08 Notebook 08", "How was it run?"]
@@ -173,7 +174,7 @@ def test_sections_are_questions_in_order_with_the_papers_items_first(study):
 
 
 def test_dice_of_every_run_links_to_its_notebook(study, smoke_study):
-    html = report.build(study.name).read_text()
+    html = build(study.name).read_text()
     rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', html.split('id="notebook-04"')[1], re.DOTALL)
     shown = {name: [float(re.sub("<[^>]+>", "", cell)) for cell in re.findall("<td.*?</td>", cells, re.DOTALL)]
              for name, cells in rows[:len(smoke_study.systems)]}
@@ -188,9 +189,9 @@ def test_facts_of_the_runs(study, smoke_study):
     edit = next((study / "runs" / "unet" / "fold_1").glob("*/run.json"))
     edit.write_text(edit.read_text().replace('"dirty": true', '"dirty": false').replace(
         f'"commit": "{smoke_study.facts["commit"]}"', '"commit": "0123456789abcdef"'))
-    text = text_of(report.build(study.name))
+    text = text_of(build(study.name))
     assert "commit 01234567: 1 run" in text and ": 11 runs" in text
-    minutes = sum(analysis.runs.read(Path(folder))["seconds"]["total"] for folder in smoke_study.runs["folder"]) / 60
+    minutes = sum(record.read(Path(folder))["seconds"]["total"] for folder in smoke_study.runs["folder"]) / 60
     assert f"{minutes:.1f} minutes in 12 runs" in text
     for words in (smoke_study.facts["precision"], smoke_study.facts["device"], "profile smoke",
                   "0, 1", "ResNet-18 random", "first_pass",
@@ -201,7 +202,7 @@ def test_facts_of_the_runs(study, smoke_study):
 def test_notebooks_are_pages_with_their_code(study):
     executed(study, "05_overall_performance", "Which?", markdown="See [the protocol](../docs/protocol.md), [paper]"
              "(https://arxiv.org/abs/2509.07213) and $C_x$.")
-    report.build(study.name)
+    build(study.name)
     path = study / "report" / "notebooks" / "05_overall_performance.html"
     page, html = check_page(path), path.read_text()
     assert "&lt;i&gt;" in html and "&lt;b&gt;0.5&lt;/b&gt;" in html  # code and output as written, not as HTML
@@ -214,7 +215,7 @@ def test_a_notebook_that_failed_and_one_that_never_ran_are_said(study):
     executed(study, "05_overall_performance", "Which?", failed=True)
     (study / "study.json").write_text('{"systems": [], "folds": [], "seeds": [], "overrides": ["iterations=2"], '
                                       '"notebooks": [], "analyses": ["05_overall_performance", "07_ablations"]}')
-    text = text_of(report.build(study.name))
+    text = text_of(build(study.name))
     top = text[:text.index("Contents")]
     assert "Notebook 05_overall_performance stopped with an error" in top
     assert "Not executed in this study: 07_ablations." in top and "iterations=2" in text
@@ -224,7 +225,7 @@ def test_what_an_earlier_execution_left_is_named_but_not_shown(study):
     executed(study, "05_overall_performance", "Which?", started="2100-01-01T00:00:00+00:00")
     for path in (study / "tables" / "05").glob("table_1.*"):
         os.utime(path, (5e9, 5e9))  # as if written after the notebook had started
-    html = report.build(study.name).read_text()
+    html = build(study.name).read_text()
     assert "tables-05-table_1" in html and "tables-05-table_3" not in html
     assert "not shown: tables/05/by_policy.csv, " in html
     assert "Table 3, XBusNet by fold, is absent" in html
@@ -233,7 +234,7 @@ def test_what_an_earlier_execution_left_is_named_but_not_shown(study):
 def test_a_notebook_older_than_a_run_is_said(study):
     executed(study, "05_overall_performance", "Which?", started="2001-01-01T00:00:00")
     executed(study, "03_model_anatomy", "What?", started="2001-01-01T00:00:00")  # reads no runs
-    text = text_of(report.build(study.name))
+    text = text_of(build(study.name))
     top = text[:text.index("Contents")]
     assert "05_overall_performance was executed before the newest run" in top and "03_model_anatomy was" not in top
 
@@ -241,16 +242,16 @@ def test_a_notebook_older_than_a_run_is_said(study):
 def test_a_partial_study_is_refused_or_says_so(study):
     shutil.rmtree(study / "runs" / "uresnet" / "fold_1")
     with pytest.raises(StudyError, match="uresnet, fold 1, seed 0"):
-        report.build(study.name)
+        build(study.name)
     assert not (study / "report").exists()
-    text = text_of(report.build(study.name, partial=True))
+    text = text_of(build(study.name, partial=True))
     assert "This study is partial" in text[:text.index("Contents")] and "missing" in text.split("U-ResNet")[1][:40]
 
 
 def test_what_rests_on_no_run_is_not_labelled_as_one(study, smoke_study):
     executed(study, "10_paper_audit", "Do the paper's numbers follow?")
     drawn(study, "figures", "10", "two_scales")
-    html = report.build(study.name).read_text()
+    html = build(study.name).read_text()
     figure = re.search(r'id="figures-10-two_scales".*?</figure>', html, re.DOTALL)[0]
     assert "no run of this study is read" in figure and "phantom" not in figure
     page = text_of(study / "report" / "notebooks" / "10_paper_audit.html")
@@ -261,7 +262,7 @@ def test_a_study_without_notebooks_and_with_an_odd_name(study):
     odd = study.rename(study.with_name("a&b <i>#1 %41"))
     for folder in ("tables", "figures", "notebooks"):
         shutil.rmtree(odd / folder)
-    page = check_page(report.build(odd.name))
+    page = check_page(build(odd.name))
     assert "<h1>Report of study a&amp;b &lt;i&gt;#1 %41</h1>" in page.path.read_text()
     assert page.path.read_text().count("is absent") == 7
 

@@ -7,9 +7,14 @@ import pandas as pd
 import pytest
 import torch
 
-from xbuslib import figures_robustness, inference, metrics, models, prompts, robustness, variations, workflow
+from xbuslib.analyses.robustness import figures, robustness, variations
 from xbuslib.errors import StudyError
-from xbuslib.prompts import Finding
+from xbuslib.evaluation import metrics
+from xbuslib.inference.predict import predict_policy, probability_maps, views
+from xbuslib.models.system import Prompts
+from xbuslib.prompts import words
+from xbuslib.prompts.words import Finding
+from xbuslib.workflow.study import prompted
 
 EDGES = (110.0, 250.0)
 NAMED = {variation.name: variation for variation in variations.VARIATIONS}
@@ -61,7 +66,7 @@ def test_contradiction_by_hand():
     assert triples(variations.contradictory(CASES)) == [
         ("irregular", "not circumscribed - spiculated", "5"), ("oval", "circumscribed", "3"),
         (None, "not circumscribed - spiculated", "5"), ("oval", None, "3")]  # what is missing stays missing
-    said = prompts.local_text(*triples(variations.contradictory(CASES))[0])
+    said = words.local_text(*triples(variations.contradictory(CASES))[0])
     assert said == "irregular shape, spiculated margin, BI-RADS 5"
 
 
@@ -85,9 +90,9 @@ def test_wrong_sizes_in_words_and_in_numbers():
     findings = [Finding((side, side / 2), (10, 10), (400, 400)) for side in (60.0, 110.0, 180.0, 300.0)]
 
     def words(name):
-        return [prompts.size_word(NAMED[name].finding(finding, EDGES).box, EDGES) for finding in findings]
+        return [words.size_word(NAMED[name].finding(finding, EDGES).box, EDGES) for finding in findings]
 
-    assert [prompts.size_word(finding.box, EDGES) for finding in findings] == ["small", "small", "medium", "large"]
+    assert [words.size_word(finding.box, EDGES) for finding in findings] == ["small", "small", "medium", "large"]
     assert words("size one up") == ["medium", "medium", "large", "medium"]
     assert words("size one down") == ["medium", "medium", "small", "medium"]
     assert words("size opposite") == ["large", "large", "medium", "small"]
@@ -103,9 +108,9 @@ def test_wrong_quadrants():
 
     def changed(name):
         other = NAMED[name].finding(finding, EDGES)
-        return prompts.quadrant(other.centre, other.frame), other.inside, other.centre, other.box
+        return words.quadrant(other.centre, other.frame), other.inside, other.centre, other.box
 
-    assert prompts.quadrant(finding.centre, finding.frame) == "upper left"
+    assert words.quadrant(finding.centre, finding.frame) == "upper left"
     assert changed("left for right") == ("upper right", (0.75, 0.1), (300, 19), (60, 30))
     assert changed("upper for lower") == ("lower left", (0.25, 0.9), (99, 280), (60, 30))
     assert changed("opposite quadrant") == ("lower right", (0.75, 0.9), (300, 280), (60, 30))
@@ -120,10 +125,10 @@ def test_synonyms_by_hand_and_for_the_whole_vocabulary():
     assert variations.synonyms("a small lesion in the upper left quadrant of the image") == \
         "a little mass in the top left quarter of the picture"
     assert variations.synonyms("an oval-shaped thing") == "an oval-shaped thing"  # a part of a word is no word
-    from xbuslib.cases import MARGINS, SHAPES
-    for word in (*SHAPES, *MARGINS, *prompts.SIZES, "upper", "lower"):
+    from xbuslib.data.cases import MARGINS, SHAPES
+    for word in (*SHAPES, *MARGINS, *words.SIZES, "upper", "lower"):
         assert variations.synonyms(word) != word
-    assert len(set(map(variations.synonyms, (*SHAPES, *MARGINS, *prompts.SIZES)))) == 12  # meanings stay apart
+    assert len(set(map(variations.synonyms, (*SHAPES, *MARGINS, *words.SIZES)))) == 12  # meanings stay apart
 
 
 @pytest.mark.parametrize("text", [
@@ -222,12 +227,12 @@ def test_varied_prompts_against_the_plain_way(evaluated):
         cases = variations.contradictory(subject.cases)
         if name == "bussam":
             points = torch.tensor([[1 - f.inside[0], f.inside[1]] for f in subject.references], device=subject.device)
-            given = models.Prompts(point=points.float())
+            given = Prompts(point=points.float())
         else:
-            texts = [prompts.local_text(case.shape, case.margin, case.birads) for case in cases.itertuples()]
-            given = models.Prompts(local_text=subject.texts(texts))
+            texts = [words.local_text(case.shape, case.margin, case.birads) for case in cases.itertuples()]
+            given = Prompts(local_text=subject.texts(texts))
         view, = subject.seen
-        maps = inference.predict(subject.system, view.images, view.features, given, subject.plan, subject.device)
+        maps = probability_maps(subject.system, view.images, view.features, given, subject.plan, subject.device)
         dice = metrics.per_image(maps >= 0.5, subject.masks)["dice"]
         rows = found.rows[(found.rows["variation"] == variation) & (found.rows["fold"] == 0)
                           & found.rows["baseline"].isin(["reference", "none"])]
@@ -241,10 +246,10 @@ def test_mirrored_views_and_first_pass_as_inference_does_them(evaluated):
     subject.plan = replace(subject.plan, flip_average=True)
     rows = study.prepared.rows(subject.cases["case_id"])
     pictures = torch.from_numpy(study.prepared.images[rows])[:, None]
-    subject.seen = inference.views(subject.system, pictures, subject.plan, subject.device)
+    subject.seen = views(subject.system, pictures, subject.plan, subject.device)
     assert len(subject.seen) == 2
     for policy in ("first_pass", "paper", "reference"):
-        maps, _ = inference.predict_policy(subject.system, subject.cases, study.prepared, policy, "metadata",
+        maps, _ = predict_policy(subject.system, subject.cases, study.prepared, policy, "metadata",
                                            subject.edges, subject.seen, subject.texts, subject.plan, subject.device)
         dice = metrics.per_image(maps >= 0.5, subject.masks)["dice"]
         assert [answer.dice for answer in subject.ask(policy)] == pytest.approx(dice.tolist(), abs=1e-6)
@@ -339,18 +344,18 @@ def test_figures_name_what_they_show(evaluated):
     for name in ("xbusnet", "xbusnet-no-gfe"):
         rows = evaluated[name][1].rows
         table, by_size = robustness.summary(rows), robustness.summary(rows, ("size",))
-        for figure in (figures_robustness.changes(table, "simulated phantom"),
-                       figures_robustness.flips(table, "simulated phantom"),
-                       figures_robustness.changes_by_size(by_size, "simulated phantom")):
+        for figure in (figures.changes(table, "simulated phantom"),
+                       figures.flips(table, "simulated phantom"),
+                       figures.changes_by_size(by_size, "simulated phantom")):
             assert len(figure.axes) == table["baseline"].nunique()
             assert set(table["variation"]) <= {tick.get_text() for tick in figure.axes[0].get_yticklabels()}
             assert "simulated phantom" in figure.get_suptitle()
-    figure = figures_robustness.first_pass(FOUND, robustness.hits(FOUND), "simulated phantom")
+    figure = figures.first_pass(FOUND, robustness.hits(FOUND), "simulated phantom")
     assert [text.get_text() for text in figure.axes[0].texts] == [str(n) for n in (2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 1)]
 
 
 @pytest.mark.parametrize("systems,asked", [
     (["unet", "bussam", "xbusnet"], "xbusnet"), (["unet", "cliptnseg", "bussam"], "cliptnseg"), (["unet", "ukan"], "")])
 def test_a_study_asks_a_system_that_reads_prompts(systems, asked):
-    """Without any, the workflow leaves this notebook out (workflow.settle)."""
-    assert workflow.prompted(systems) == asked
+    """Without any, the workflow leaves this notebook out (settle)."""
+    assert prompted(systems) == asked

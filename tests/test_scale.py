@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
-from xbuslib import datasets, images, npz, statistics
+from xbuslib.data import arrays, catalogue, images
 from xbuslib.errors import StudyError
+from xbuslib.evaluation import statistics
 
 PICTURE = (1024, 1024)  # 1 MB each
 SMALL = """
@@ -39,7 +40,7 @@ def in_small_memory(code):
 
 def test_numpy_reads_what_is_written_row_by_row(tmp_path):
     given = rows(5)
-    npz.write(tmp_path / "a.npz", iter(given), 5, case_ids=np.array(list("abcde")), fingerprint=np.array("f"))
+    arrays.write(tmp_path / "a.npz", iter(given), 5, case_ids=np.array(list("abcde")), fingerprint=np.array("f"))
     with np.load(tmp_path / "a.npz") as held:
         assert sorted(held.files) == ["boxes", "case_ids", "fingerprint", "images", "long_sides", "masks"]
         for name in given[0]:
@@ -53,7 +54,7 @@ def test_numpy_reads_what_is_written_row_by_row(tmp_path):
 def test_what_numpy_wrote_is_read_and_mapped_where_it_is_not_compressed(tmp_path, save, mapped):
     given = {name: np.stack([row[name] for row in rows(5)]) for name in rows(1)[0]}
     save(tmp_path / "a.npz", **given)
-    read = npz.read(tmp_path / "a.npz")
+    read = arrays.read(tmp_path / "a.npz")
     assert all(np.array_equal(read[name], given[name]) for name in given)
     assert read["images"].flags.writeable != mapped and read["boxes"].flags.writeable
 
@@ -64,7 +65,7 @@ def test_a_file_beyond_memory_is_written_and_looked_into(tmp_path):
     write = in_small_memory(f"npz.write(Path({str(path)!r}), ({{'images': np.full({PICTURE}, i, np.uint8)}} "
                             "for i in range(128)), 128)")
     assert write.returncode == 0, write.stderr
-    look = in_small_memory(f"pictures = npz.read(Path({str(path)!r}))['images']\n"
+    look = in_small_memory(f"pictures = arrays.read(Path({str(path)!r}))['images']\n"
                            "print(pictures.shape, pictures[[3, 127], 5, 7], pictures[100].mean())")
     assert look.stdout.strip() == "(128, 1024, 1024) [  3 127] 100.0", look.stderr
     whole = in_small_memory(f"np.load({str(path)!r})['images']")
@@ -73,7 +74,7 @@ def test_a_file_beyond_memory_is_written_and_looked_into(tmp_path):
 
 def test_a_file_cut_short_is_refused(tmp_path):
     path = tmp_path / "p.npz"
-    npz.write(path, iter(rows(5)), 5)
+    arrays.write(path, iter(rows(5)), 5)
     content = path.read_bytes()
     path.write_bytes(content[:-30])
     with pytest.raises(StudyError, match="p.npz is damaged.*delete it"):
@@ -81,7 +82,7 @@ def test_a_file_cut_short_is_refused(tmp_path):
     with zipfile.ZipFile(path, "w") as held:
         held.writestr("images.npy", content[content.index(b"\x93NUMPY"):][:200])  # a header, and too little behind it
     with pytest.raises(ValueError, match="cut short|EOF"):
-        npz.read(path)
+        arrays.read(path)
 
 
 # ---- the prepared images ----------------------------------------------------------------------------------------
@@ -90,7 +91,7 @@ def test_a_file_cut_short_is_refused(tmp_path):
 def test_prepared_in_blocks_is_each_case_decoded(phantom_root, tmp_path, monkeypatch):
     """Blocks smaller than the dataset, the last one not full, against decoding case by case."""
     monkeypatch.setattr(images, "BLOCK", 3)
-    table = datasets.load("phantom", phantom_root)
+    table = catalogue.load("phantom", phantom_root)
     prepared = images.prepare(table, 64, tmp_path / "p.npz")
     assert prepared.case_ids.tolist() == table["case_id"].tolist()
     for position, row in enumerate(table.itertuples()):
@@ -103,7 +104,7 @@ def test_prepared_in_blocks_is_each_case_decoded(phantom_root, tmp_path, monkeyp
 
 def test_a_file_prepared_in_one_piece_stays_valid(phantom_root, tmp_path):
     """As numpy.savez wrote it before: the same fingerprint, so it is read and not made again."""
-    table, path = datasets.load("phantom", phantom_root), tmp_path / "old.npz"
+    table, path = catalogue.load("phantom", phantom_root), tmp_path / "old.npz"
     new = images.prepare(table, 64, tmp_path / "new.npz")
     np.savez(path, **dataclasses.asdict(new))
     written = path.stat().st_mtime_ns
@@ -146,7 +147,7 @@ def test_linked_phantom_is_a_dataset_that_every_stage_reads(outputs, monkeypatch
 
     monkeypatch.setattr(scale, "SIMULATED", 10)
     scale.make(outputs / "data", 25)
-    table = datasets.load("phantom", outputs / "data")
+    table = catalogue.load("phantom", outputs / "data")
     assert len(table) == 25 and table["case_id"].is_unique
     assert table["pathology"].tolist()[:10] == table["pathology"].tolist()[10:20]
     for stage in ("load the case table", "prepare (decode)", "open again", "split into folds", "prompts of a fold",

@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xbuslib import analysis, datasets, selection
+from xbuslib.analyses.cases import selection
+from xbuslib.data import catalogue
+from xbuslib.data.images import Prepared
 from xbuslib.errors import StudyError
-from xbuslib.images import Prepared
+from xbuslib.runs.study import open_study
 
 N = 12
 NAMES = [f"case{i:03d}" for i in range(N)]
@@ -169,7 +171,7 @@ def test_only_folds_of_every_system_are_chosen_from(smoke_study, tmp_path, monke
     shutil.copytree(smoke_study.folder.parent, tmp_path / "o", ignore=shutil.ignore_patterns("*.safetensors"))
     monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path / "o"))
     shutil.rmtree(tmp_path / "o" / smoke_study.name / "runs" / "uresnet" / "fold_1")
-    held = analysis.open_study(smoke_study.name, partial=True)
+    held = open_study(smoke_study.name, partial=True)
     assert set(selection.candidates(held)["fold"]) == {0}
     none = (held.runs["fold"] == 0) == (held.runs["system"] == "uresnet")  # fold 0 of one, fold 1 of the others
     with pytest.raises(StudyError, match="no fold that all of its 6 systems"):
@@ -177,6 +179,6 @@ def test_only_folds_of_every_system_are_chosen_from(smoke_study, tmp_path, monke
 
 
 def test_the_words_of_the_rules_are_those_of_the_published_table(blu_root):
-    table = datasets.load("blu", blu_root)
+    table = catalogue.load("blu", blu_root)
     assert {"anechoic", "hypoechoic", "heterogeneous", "complex cystic/solid"} <= set(table["echogenicity"])
     assert table["tissue"].dropna().str.startswith("heterogeneous").sum() > 50

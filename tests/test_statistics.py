@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from xbuslib import statistics
+from xbuslib.analyses.performance.comparisons import COLUMNS, compare_all
 from xbuslib.errors import StudyError
+from xbuslib.evaluation import statistics
 
 
 def scores(**systems):
@@ -138,8 +139,8 @@ def test_unknown_metrics_are_refused():
 
 
 def test_a_study_against_scipy_and_statsmodels(smoke_study):
-    table = statistics.compare_all(smoke_study)
-    assert list(table.columns) == statistics.COLUMNS
+    table = compare_all(smoke_study)
+    assert list(table.columns) == COLUMNS
     assert list(table["metric"].unique()) == ["dice", "iou"] and len(table) == 2 * 5
     wide = smoke_study.default.pivot(index="case_id", columns="system", values="iou")
     for row in table[table["metric"] == "iou"].itertuples():
@@ -155,9 +156,9 @@ def test_a_study_against_scipy_and_statsmodels(smoke_study):
 
 
 def test_holm_counts_only_the_comparisons_made(smoke_study):
-    one = statistics.compare_all(smoke_study, metrics=("dice",), others=["unet"])
+    one = compare_all(smoke_study, metrics=("dice",), others=["unet"])
     assert list(one["against"]) == ["unet"] and one["p_holm"].equals(one["p"])
-    assert statistics.compare_all(smoke_study, system="ukan").empty
+    assert compare_all(smoke_study, system="ukan").empty
 
 
 def test_fold_spread_by_hand():

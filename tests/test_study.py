@@ -9,32 +9,37 @@ import pandas as pd
 import pytest
 import torch
 
-from xbuslib import inference, prompts, recipes, runs, study
-from xbuslib.conditioning import TextTable
 from xbuslib.config import resolve
 from xbuslib.errors import StudyError
-from xbuslib.metrics import PAPER, RELEASED, per_image
+from xbuslib.evaluation.metrics import PAPER, RELEASED, per_image
+from xbuslib.inference.predict import predict_policy, views
+from xbuslib.prompts import words
+from xbuslib.prompts.conditioning import TextTable
+from xbuslib.runs import record
+from xbuslib.runs.fold import open_source, run_fold
+from xbuslib.runs.trained import load_system
+from xbuslib.training import recipes
 
 
 @pytest.fixture
 def source(phantom_root, outputs):
-    return study.open_source("phantom", phantom_root, None, resolve("smoke"), "s")
+    return open_source("phantom", phantom_root, None, resolve("smoke"), "s")
 
 
 def run(source, **given):
-    return study.run_fold("xbusnet", 0, resolve("smoke", given.pop("overrides", None)), source,
+    return run_fold("xbusnet", 0, resolve("smoke", given.pop("overrides", None)), source,
                           **({"study": "s", "seed": 0} | given))
 
 
 def test_run_folder(source):
     path = run(source)
-    facts, rows = runs.read(path), pd.read_csv(path / "per_image.csv", keep_default_na=False)
-    assert {file.name for file in path.iterdir()} == set(runs.FILES)
+    facts, rows = record.read(path), pd.read_csv(path / "per_image.csv", keep_default_na=False)
+    assert {file.name for file in path.iterdir()} == set(record.FILES)
     assert {"config", "config_digest", "dataset_fingerprint", "folds_checksum", "scorings", "weights", "seed", "commit",
             "dirty", "versions", "device", "seconds", "peak_memory_gb"} <= facts.keys()
     assert [w["weights"] for w in facts["weights"]] == ["random", "random"]
     pairs = [tuple(pair) for pair in facts["scorings"]]
-    assert pairs == prompts.scorings(("global_text", "local_text"))
+    assert pairs == words.scorings(("global_text", "local_text"))
     for pair in pairs:
         mine = rows[(rows["policy"] == pair[0]) & (rows["attributes"] == pair[1])]
         assert sorted(mine["case_id"]) == sorted(source.split(0)[1]["case_id"])
@@ -47,7 +52,7 @@ def test_scores_follow_from_the_maps(source):
     path = run(source)
     rows = pd.read_csv(path / "per_image.csv", keep_default_na=False)
     rows = rows.query("policy == 'first_pass' and attributes == 'metadata'")
-    maps = runs.probabilities(path)
+    maps = record.probabilities(path)
     index = source.prepared.rows(rows["case_id"])
     again = per_image([maps[case] >= 0.5 for case in rows["case_id"]], source.prepared.masks[index])
     np.testing.assert_allclose(rows[PAPER].to_numpy(float), again[PAPER].to_numpy(), atol=1e-12)
@@ -55,7 +60,7 @@ def test_scores_follow_from_the_maps(source):
 
 def test_half_precision_keeps_each_side_of_the_threshold():
     maps = np.array([0.5, 0.49999, 0.50001, 0.2, 0.9999], np.float32)
-    half = runs.halved(maps, 0.5)
+    half = record.halved(maps, 0.5)
     assert half.dtype == np.float16 and ((half >= 0.5) == (maps >= 0.5)).all()
     np.testing.assert_allclose(half, maps, atol=3e-4)
 
@@ -78,23 +83,23 @@ def test_finished_run_is_kept_and_not_overwritten(source):
 
 def test_trained_system_comes_back(source):
     path = run(source)
-    system, facts = runs.load_system(path)
+    system, facts = load_system(path)
     plan = recipes.of_run(facts)
     _, val = source.split(0)
     pictures = torch.from_numpy(source.prepared.images[source.prepared.rows(val["case_id"])])[:, None]
     cpu = torch.device("cpu")
     system.to(memory_format=torch.channels_last)
-    seen = inference.views(system, pictures, plan, cpu)
+    seen = views(system, pictures, plan, cpu)
     texts, edges = TextTable(system, cpu), tuple(facts["size_edges_px"])
-    maps, _ = inference.predict_policy(system, val, source.prepared, "first_pass", "metadata", edges, seen,
+    maps, _ = predict_policy(system, val, source.prepared, "first_pass", "metadata", edges, seen,
                                        texts, plan, cpu)
-    kept = runs.probabilities(path)
+    kept = record.probabilities(path)
     np.testing.assert_allclose(maps, np.stack([kept[case] for case in val["case_id"]]), atol=1e-3)
 
 
 def test_no_validation_mask_reaches_a_first_pass_prompt(source):
     """Other validation masks: the same prompts and predictions under first_pass and none, others under reference."""
-    system, facts = runs.load_system(run(source))
+    system, facts = load_system(run(source))
     plan, cpu = recipes.of_run(facts), torch.device("cpu")
     _, val = source.split(0)
     rows = source.prepared.rows(val["case_id"])
@@ -103,10 +108,10 @@ def test_no_validation_mask_reaches_a_first_pass_prompt(source):
     forged["boxes"][rows], forged["centroids"][rows], forged["long_sides"][rows] = 3, 1.0, 3
     forged = dataclasses.replace(source.prepared, **forged)
     pictures = torch.from_numpy(source.prepared.images[rows])[:, None]
-    seen, texts = inference.views(system, pictures, plan, cpu), TextTable(system, cpu)
+    seen, texts = views(system, pictures, plan, cpu), TextTable(system, cpu)
 
     def predict(prepared, policy):
-        return inference.predict_policy(system, val, prepared, policy, "metadata", tuple(facts["size_edges_px"]),
+        return predict_policy(system, val, prepared, policy, "metadata", tuple(facts["size_edges_px"]),
                                         seen, texts, plan, cpu)
 
     for policy in ("first_pass", "none"):
@@ -120,26 +125,26 @@ def test_no_validation_mask_reaches_a_first_pass_prompt(source):
 
 def test_faulty_requests(source, tmp_path, monkeypatch):
     with pytest.raises(StudyError, match="unknown system 'unet9'; the systems are"):
-        study.run_fold("unet9", 0, resolve("smoke"), source, study="s")
+        run_fold("unet9", 0, resolve("smoke"), source, study="s")
     with pytest.raises(StudyError, match="there is no fold 7; the folds are 0 … 4"):
-        study.run_fold("xbusnet", 7, resolve("smoke"), source, study="s")
+        run_fold("xbusnet", 7, resolve("smoke"), source, study="s")
     with pytest.raises(StudyError, match="dataset blu needs its folder: --data DIR"):
-        study.open_source("blu", None, None, resolve("smoke"), "s")
+        open_source("blu", None, None, resolve("smoke"), "s")
     (tmp_path / "blu").symlink_to(source.root)
     monkeypatch.setenv("XBUS_DATA", str(tmp_path))
-    assert study.open_source("blu", None, None, resolve("smoke"), "s").root == tmp_path / "blu"
+    assert open_source("blu", None, None, resolve("smoke"), "s").root == tmp_path / "blu"
     with pytest.raises(StudyError, match="no folder .*nowhere"):
-        study.open_source("blu", tmp_path / "nowhere", None, resolve("smoke"), "s")
+        open_source("blu", tmp_path / "nowhere", None, resolve("smoke"), "s")
 
 
 def test_damaged_weights_and_run_file(source):
     path = run(source)
     (path / "weights.safetensors").write_bytes(b"no")
     with pytest.raises(StudyError, match="cannot read .*weights.safetensors.*run the fold again"):
-        runs.load_system(path)
+        load_system(path)
     (path / "run.json").write_text("{")
     with pytest.raises(StudyError, match="is no finished run"):
-        runs.read(path)
+        record.read(path)
 
 
 def test_output_folder_that_cannot_be_written(source, tmp_path, monkeypatch):
@@ -156,10 +161,10 @@ def test_full_disk_keeps_the_checkpoint(source, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runs.np, "savez_compressed", full)
+    monkeypatch.setattr(record.np, "savez_compressed", full)
     with pytest.raises(StudyError, match="No space left on device.*free space"):
         run(source)
-    assert not runs.folder("s", "xbusnet", 0, 0).exists()
+    assert not record.folder("s", "xbusnet", 0, 0).exists()
     monkeypatch.undo()
     os.environ["XBUS_OUTPUTS"] = str(source.root.parent / "after")  # undo also removed the fixture's setting
     try:

@@ -6,14 +6,14 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from xbuslib import models
-from xbuslib.conditioning import TextTable
 from xbuslib.config import resolve
-from xbuslib.losses import soft_dice_loss
+from xbuslib.models import registry
 from xbuslib.models.system import Prompts, count
+from xbuslib.prompts.conditioning import TextTable
+from xbuslib.training.losses import soft_dice_loss
 
 SIZE = 64
-SYSTEMS = models.names()
+SYSTEMS = registry.names()
 
 # Trained parameters in use, by the specification (specs: 31.04 M, 71.88 M, …); by hand in each system's own test.
 PAPER_COUNTS = {
@@ -32,7 +32,7 @@ READS = {
 def named(request):
     """(name, system) at the quick size; module scope builds each once."""
     torch.manual_seed(0)
-    return request.param, models.build(request.param, resolve("quick", {"image_size": SIZE}))
+    return request.param, registry.build(request.param, resolve("quick", {"image_size": SIZE}))
 
 
 def given(system, batch, seed=0):
@@ -75,7 +75,7 @@ def test_gradients_reach_what_is_trained_and_nothing_else(named):
 def test_weights_go_through_safetensors(named):
     name, system = named
     torch.manual_seed(0)
-    other = models.build(name, resolve("quick", {"image_size": SIZE}))  # same seed: same frozen encoders
+    other = registry.build(name, resolve("quick", {"image_size": SIZE}))  # same seed: same frozen encoders
     other.load_state_dict(load(save({k: v.contiguous() for k, v in system.trainable_state().items()})), strict=False)
     inputs = given(system, 2)
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_two_images_can_be_learned_by_heart(named):
     """Lesion Dice over 0.9 on two discs, in training mode as the loss sees it."""
     name, _ = named
     torch.manual_seed(1)
-    system = models.build(name, resolve("quick", {"image_size": SIZE})).train()
+    system = registry.build(name, resolve("quick", {"image_size": SIZE})).train()
     y, x = np.mgrid[:SIZE, :SIZE]
     discs = [(x - cx) ** 2 + (y - cy) ** 2 < 14 ** 2 for cx, cy in ((20, 24), (40, 36))]
     masks = torch.tensor(np.stack(discs))[:, None]
@@ -137,7 +137,7 @@ def test_embedding_texts_at_once_or_one_by_one(named):
 @pytest.mark.parametrize("name", PAPER_COUNTS)
 def test_parameter_counts_of_the_paper_profile(name):
     torch.manual_seed(0)
-    trained, frozen = count(models.build(name, resolve("paper", {"weights": "random"})))
+    trained, frozen = count(registry.build(name, resolve("paper", {"weights": "random"})))
     assert trained == PAPER_COUNTS[name]
     if name == "bussam":
         assert frozen == 93_670_448
@@ -147,7 +147,7 @@ def test_parameter_counts_of_the_paper_profile(name):
 
 def test_ablations_take_away_just_their_component():
     """Counts of the ablations from those of the parts of the full model."""
-    build = lambda name: models.build(name, resolve("quick"))  # noqa: E731
+    build = lambda name: registry.build(name, resolve("quick"))  # noqa: E731
     full = build("xbusnet")
     parts = {name: count(module)[0] for name, module in full.named_children()}
     sfa = count(full.gfe.sfa)[0] + count(full.lfe.sfa)[0]
@@ -165,7 +165,7 @@ def test_non_square_sources_are_stretched_to_the_square(tmp_path):
     """A 30×90 source enters every system as a square; its lesion is found where it is."""
     from PIL import Image
 
-    from xbuslib.images import decode
+    from xbuslib.data.images import decode
 
     mask = np.zeros((30, 90), np.uint8)
     mask[:15, 60:] = 255

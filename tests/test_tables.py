@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xbuslib import analysis, datasets, folds, printed, tables, tables_paper
-from xbuslib.cases import lesions
+from xbuslib.analyses.performance import paper_tables, printed
+from xbuslib.data import catalogue, folds
+from xbuslib.data.cases import lesions
+from xbuslib.display import tables
 from xbuslib.errors import StudyError
+from xbuslib.runs.study import open_study
 
 FRAME = pd.DataFrame({
     "paper_name": ["UNet", "A_B", "A_B"], "system": ["unet", "ab", "ab"], "policy": ["none", "first_pass", "paper"],
@@ -110,14 +113,14 @@ def test_save_writes_three_files_and_the_csv_has_every_number(tmp_path):
 
 
 def every_table(study):
-    yield tables_paper.table_1(study), None
-    yield tables_paper.printed_1(study), None
-    yield tables_paper.table_3(study), None
-    yield tables_paper.per_fold(study), None
-    yield tables_paper.table_4(study), None
-    for by in tables_paper.MEASURES:
-        yield tables_paper.table_2(study, by), "bin"
-        yield tables_paper.by_bin(tables_paper.table_2(study, by)), None
+    yield paper_tables.table_1(study), None
+    yield paper_tables.printed_1(study), None
+    yield paper_tables.table_3(study), None
+    yield paper_tables.per_fold(study), None
+    yield paper_tables.table_4(study), None
+    for by in paper_tables.MEASURES:
+        yield paper_tables.table_2(study, by), "bin"
+        yield paper_tables.by_bin(paper_tables.table_2(study, by)), None
 
 
 def test_latex_of_every_table_has_its_rules_and_equal_rows(smoke_study):
@@ -136,7 +139,7 @@ def test_latex_of_every_table_has_its_rules_and_equal_rows(smoke_study):
 
 
 def test_table_1_from_the_files(smoke_study):
-    table = tables_paper.table_1(smoke_study)
+    table = paper_tables.table_1(smoke_study)
     assert list(table["system"].unique()) == ["unet", "uresnet", "bussam", "xbusnet"]  # ablations stand in Table 4
     assert len(table) == 1 + 1 + 4 + 6
     for row in table.itertuples():
@@ -150,7 +153,7 @@ def test_table_1_from_the_files(smoke_study):
 
 
 def test_printed_figures_stand_beside_their_own_family(smoke_study):
-    table = tables_paper.table_1(smoke_study).set_index(["system", "policy", "attributes"])
+    table = paper_tables.table_1(smoke_study).set_index(["system", "policy", "attributes"])
     unet, xbusnet = table.loc[("unet", "none", "none")], table.loc[("xbusnet", "first_pass", "metadata")]
     assert unet["dice_printed"] == 0.604 and np.isnan(unet["dice_two_class_printed"])
     assert xbusnet["iou_two_class_printed"] == 0.815 and np.isnan(xbusnet["iou_printed"])
@@ -158,24 +161,24 @@ def test_printed_figures_stand_beside_their_own_family(smoke_study):
     columns = list(table.columns)
     assert columns[columns.index("dice"):][:3] == ["dice", "dice_sd", "dice_printed"]
 
-    side = tables_paper.printed_1(smoke_study).set_index("system")
+    side = paper_tables.printed_1(smoke_study).set_index("system")
     assert side.loc["bussam", "ours_fnr"] == pytest.approx(table.loc[("bussam", "first_pass", "none"), "fnr"])
     assert side.loc["xbusnet", "ours_dice"] == pytest.approx(xbusnet["dice_two_class"])
     assert side.loc["xbusnet", "fpr_printed"] == 0.099 and np.isnan(side.loc["xbusnet", "ours_fpr"])
     assert "ukan" not in side.index
-    assert tables_paper.absent(smoke_study, list(printed.table_1()["system"])) == ["U-KAN", "AnatoSegNet", "CLIP-TNseg"]
+    assert paper_tables.absent(smoke_study, list(printed.table_1()["system"])) == ["U-KAN", "AnatoSegNet", "CLIP-TNseg"]
 
 
 def test_table_3_and_the_table_by_fold_from_the_files(smoke_study):
-    table = tables_paper.table_3(smoke_study)
-    by_fold = tables_paper.per_fold(smoke_study).set_index("system")
+    table = paper_tables.table_3(smoke_study)
+    by_fold = paper_tables.per_fold(smoke_study).set_index("system")
     n = [len(column(smoke_study, "xbusnet", fold, "dice")) for fold in (0, 1)]
     assert table["fold"].tolist() == ["0", "1", "all"] and table["n"].tolist() == [*n, sum(n)]
     means = [np.mean(list(column(smoke_study, "xbusnet", fold, "iou_two_class").values())) for fold in (0, 1)]
     assert table["iou_two_class"].tolist() == pytest.approx([*means, np.mean(means)])
     assert table["iou_two_class_sd"].iloc[-1] == pytest.approx(abs(means[0] - means[1]) / 2**0.5)
     assert not any("printed" in name for name in table)  # other folds than the authors'
-    assert tables_paper.table_3(smoke_study, "ukan").empty
+    assert paper_tables.table_3(smoke_study, "ukan").empty
     for system in smoke_study.systems:
         means = [np.mean(list(column(smoke_study, system, fold, "dice").values())) for fold in (0, 1)]
         assert by_fold.loc[system, ["dice fold 0", "dice fold 1", "dice"]].tolist() == pytest.approx(
@@ -183,17 +186,17 @@ def test_table_3_and_the_table_by_fold_from_the_files(smoke_study):
 
 
 def test_the_authors_folds_are_known_and_get_their_printed_figures(blu_root, smoke_study):
-    cases = lesions(datasets.load("blu", blu_root))
-    assert folds.checksum(folds.read(blu_root / "released_folds", cases)) == tables_paper.RELEASED_FOLDS
-    as_released = replace(smoke_study, facts=smoke_study.facts | {"folds_checksum": tables_paper.RELEASED_FOLDS})
-    table = tables_paper.table_3(as_released)
+    cases = lesions(catalogue.load("blu", blu_root))
+    assert folds.checksum(folds.read(blu_root / "released_folds", cases)) == paper_tables.RELEASED_FOLDS
+    as_released = replace(smoke_study, facts=smoke_study.facts | {"folds_checksum": paper_tables.RELEASED_FOLDS})
+    table = paper_tables.table_3(as_released)
     assert table["dice_two_class_printed"].tolist()[:2] == [0.8846, 0.8910]
 
 
 @pytest.mark.parametrize("by, name, edges", [("pixels", "long_side_px", (110, 250)), ("tertiles", "long_side_px", None),
                                              ("millimetres", "long_side_mm", (10, 20))])
 def test_table_2_from_the_files(smoke_study, by, name, edges):
-    table, size = tables_paper.table_2(smoke_study, by), sizes(smoke_study, name)
+    table, size = paper_tables.table_2(smoke_study, by), sizes(smoke_study, name)
     edges = edges or [int(edge) for edge in np.quantile(list(size.values()), (1 / 3, 2 / 3))]
     assert table.groupby("bin")["n"].first().sum() == len(size) and len(table) == 3 * 6
     for row in table.itertuples():
@@ -206,7 +209,7 @@ def test_table_2_from_the_files(smoke_study, by, name, edges):
             assert row.dice == pytest.approx(np.mean(values), abs=1e-12)
         if len(values) > 1:
             assert row.dice_sd == pytest.approx(np.std(values, ddof=1), abs=1e-12)
-    wide = tables_paper.by_bin(table).set_index("system")
+    wide = paper_tables.by_bin(table).set_index("system")
     largest = table[(table["system"] == "unet") & (table["bin"] == table["bin"].iloc[-1])].iloc[0]
     assert wide.loc["unet", f"missed {largest['bin']}"] == largest["missed"]
     assert wide.loc["unet", f"dice {largest['bin']}"] == pytest.approx(largest["dice"], nan_ok=True)
@@ -216,26 +219,26 @@ def test_edges_belong_to_the_left_bin_and_empty_bins_are_shown(smoke_study):
     sides = np.where(np.arange(len(smoke_study.cases)) < 8, 110.0, 111.0)
     cases = smoke_study.cases.assign(long_side_px=sides, long_side_mm=np.nan)
     held = replace(smoke_study, cases=cases)
-    table = tables_paper.table_2(held)
+    table = paper_tables.table_2(held)
     assert table[table["system"] == "unet"]["n"].tolist() == [8, len(sides) - 8, 0]
     assert table.loc[table["n"] == 0, "dice"].isna().all()
-    assert tables_paper.table_2(held, "millimetres")["n"].eq(0).all()  # no pixel size, no millimetres
+    assert paper_tables.table_2(held, "millimetres")["n"].eq(0).all()  # no pixel size, no millimetres
     table = table.set_index(["system", "bin"])
     assert table.loc[("unet", "≤ 110"), "dice_printed"] == 0.3668
     assert table.loc[("xbusnet", "≤ 110"), "iou_two_class_printed"] == 0.7925
     with pytest.raises(StudyError, match="cannot be binned by 'inches'"):
-        tables_paper.table_2(held, "inches")
+        paper_tables.table_2(held, "inches")
 
 
 def test_missed_lesions_are_averaged_over_seeds(smoke_study):
     rows = smoke_study.per_image[smoke_study.per_image["system"] == "unet"]
     both = pd.concat([rows.assign(dice=0.5), rows.assign(seed=1, dice=np.where(rows["case_id"] == "case001", 0, 0.5))])
     held = replace(smoke_study, per_image=both)
-    assert tables_paper.table_2(held)["missed"].sum() == 0.5 * (rows["case_id"] == "case001").sum() > 0
+    assert paper_tables.table_2(held)["missed"].sum() == 0.5 * (rows["case_id"] == "case001").sum() > 0
 
 
 def test_table_4_from_the_files(smoke_study):
-    table = tables_paper.table_4(smoke_study).set_index("system")
+    table = paper_tables.table_4(smoke_study).set_index("system")
     assert list(table.index) == ["xbusnet", "xbusnet-no-gfe", "xbusnet-no-sfa"]
     assert table.loc["xbusnet-no-gfe", ["lfe", "gfe", "sfa"]].tolist() == [True, False, True]
     dice = {system: np.mean([np.mean(list(column(smoke_study, system, fold, "dice").values())) for fold in (0, 1)])
@@ -250,24 +253,24 @@ def test_table_4_from_the_files(smoke_study):
 
 def test_table_4_without_the_full_model_or_any_ablation(study):
     shutil.rmtree(study / "runs" / "xbusnet")
-    assert tables_paper.table_4(analysis.open_study(study.name))["dice_drop"].isna().all()
-    plain = analysis.open_study(study.name, systems=["unet", "uresnet"])
-    assert tables_paper.table_4(plain).empty and tables_paper.table_3(plain).empty
-    assert "(no rows)" in tables.markdown(tables_paper.table_4(plain), "c")
+    assert paper_tables.table_4(open_study(study.name))["dice_drop"].isna().all()
+    plain = open_study(study.name, systems=["unet", "uresnet"])
+    assert paper_tables.table_4(plain).empty and paper_tables.table_3(plain).empty
+    assert "(no rows)" in tables.markdown(paper_tables.table_4(plain), "c")
 
 
 def test_drops_of_a_partial_study_are_over_the_folds_that_both_have(study):
     shutil.rmtree(study / "runs" / "xbusnet-no-sfa" / "fold_0")
-    held = analysis.open_study(study.name, partial=True)
+    held = open_study(study.name, partial=True)
     with_sfa, without = (np.mean(list(column(held, name, 1, "iou").values())) for name in ("xbusnet", "xbusnet-no-sfa"))
-    table = tables_paper.table_4(held).set_index("system")
+    table = paper_tables.table_4(held).set_index("system")
     assert table.loc["xbusnet-no-sfa", "iou_drop"] == pytest.approx(with_sfa - without)
 
 
 def test_a_partial_study_uses_what_is_there(study):
     shutil.rmtree(study / "runs" / "unet" / "fold_1")
-    held = analysis.open_study(study.name, partial=True)
-    row = tables_paper.table_1(held).set_index("system").loc["unet"]
+    held = open_study(study.name, partial=True)
+    row = paper_tables.table_1(held).set_index("system").loc["unet"]
     assert row["folds"] == 1 and np.isnan(row["dice_sd"])
     left = len(column(held, "unet", 0, "dice"))
-    assert tables_paper.table_2(held).set_index("system").loc["unet", "n"].sum() == left
+    assert paper_tables.table_2(held).set_index("system").loc["unet", "n"].sum() == left

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from xbuslib import recipes, training
 from xbuslib.config import resolve
 from xbuslib.errors import StudyError
 from xbuslib.models.system import Prompts, System
-from xbuslib.training import TrainingData
+from xbuslib.training import loop, recipes
+from xbuslib.training.loop import TrainingData
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def fit(iterations, checkpoint=None, until=None, monkeypatch=None, **overrides):
     system = Dot()
     plan = recipes.plan("dot", resolve("smoke", {"iterations": iterations, "amp": False} | overrides), 7)
     if until is not None:  # a kill after `until` steps
-        step, done = training.train_step, []
+        step, done = loop.train_step, []
 
         def stop(*given):
             if len(done) == until:
@@ -45,8 +45,8 @@ def fit(iterations, checkpoint=None, until=None, monkeypatch=None, **overrides):
             done.append(1)
             return step(*given)
 
-        monkeypatch.setattr(training, "train_step", stop)
-    history = training.fit(system, data(), plan, seed=5, device=CPU, checkpoint=checkpoint)
+        monkeypatch.setattr(loop, "train_step", stop)
+    history = loop.fit(system, data(), plan, seed=5, device=CPU, checkpoint=checkpoint)
     return system, history
 
 
@@ -59,7 +59,7 @@ def test_the_optimiser_steps_channels_last_weights_as_it_does_others():
     theirs = copy.deepcopy(ours)
     ours.to(memory_format=torch.channels_last)
     plan = recipes.plan("dot", resolve("smoke", ["learning_rate=0.1"]), 7)
-    optimiser = training.make_optimiser(ours, plan)
+    optimiser = loop.make_optimiser(ours, plan)
     plain = torch.optim.AdamW(theirs.parameters(), lr=0.1, weight_decay=plan.weight_decay, fused=False)
     for _ in range(3):
         for network, steps in ((ours, optimiser), (theirs, plain)):
@@ -73,7 +73,7 @@ def test_the_optimiser_steps_channels_last_weights_as_it_does_others():
 
 def test_every_image_once_per_epoch():
     queue, generator = [], torch.Generator().manual_seed(0)
-    drawn = [i for _ in range(7) for i in training.next_batch(queue, 7, 4, generator)]
+    drawn = [i for _ in range(7) for i in loop.next_batch(queue, 7, 4, generator)]
     assert len(drawn) == 28 and queue == []
     assert all(sorted(drawn[k:k + 7]) == list(range(7)) for k in range(0, 28, 7))
 

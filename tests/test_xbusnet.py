@@ -4,23 +4,25 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from xbuslib import models, prompts, runs
 from xbuslib.config import resolve
+from xbuslib.models import registry
 from xbuslib.models.layers import SFA, Standardise
 from xbuslib.models.system import Prompts, count
-from xbuslib.study import open_source, run_fold
+from xbuslib.prompts import words
+from xbuslib.runs.fold import open_source, run_fold
+from xbuslib.runs.trained import load_system
 
 
 @pytest.fixture(scope="module")
 def quick():
     torch.manual_seed(0)
-    return models.build("xbusnet", resolve("quick"))
+    return registry.build("xbusnet", resolve("quick"))
 
 
 @pytest.fixture(scope="module")
 def paper():
     torch.manual_seed(0)
-    return models.build("xbusnet", resolve("paper", {"weights": "random"}))
+    return registry.build("xbusnet", resolve("paper", {"weights": "random"}))
 
 
 def inputs(system, batch=2, size=64):
@@ -80,9 +82,9 @@ def test_a_fold_standardises_each_prompt_over_its_own_vocabulary(tmp_path, monke
     monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path))
     config = resolve("smoke", ["iterations=1"])
     source = open_source("phantom", phantom_root, None, config, "s")
-    system = runs.load_system(run_fold("xbusnet", 0, config, source, study="s"))[0]
+    system = load_system(run_fold("xbusnet", 0, config, source, study="s"))[0]
     cases = source.split(0)[0]
-    said = {prompts.local_text(*(value if kept else None for value in (case.shape, case.margin, case.birads)))
+    said = {words.local_text(*(value if kept else None for value in (case.shape, case.margin, case.birads)))
             for case in cases.itertuples() for kept in (True, False)}
     texts = system.encode_texts(sorted(said))
     torch.testing.assert_close(system.standardise["local_text"].mean, texts.mean(dim=0), rtol=1e-3, atol=1e-4)
@@ -167,7 +169,7 @@ def test_encoding_once_equals_encoding_at_every_step(quick):
 
 def test_weights_go_through_safetensors(quick):
     torch.manual_seed(0)
-    other = models.build("xbusnet", resolve("quick"))  # same seed: same random frozen encoder
+    other = registry.build("xbusnet", resolve("quick"))  # same seed: same random frozen encoder
     with torch.no_grad():
         for p in other.lfe.parameters():
             p.add_(1.0)

@@ -37,16 +37,17 @@ def study(dataset: Dataset = "phantom", data: Data = "", folds: Folds = "", prof
           name: Study = "",
           dry_run: Annotated[bool, typer.Option(help="say what would run")] = False) -> None:
     """Run the study: train and score every (system, fold, seed) that is not there yet. ./run_all.sh calls this."""
-    from xbuslib import models, workflow
+    from xbuslib.models import registry
+    from xbuslib.workflow.study import PROFILES, run_study, settle
 
     lists, numbers = fold_request(folds)
     ids = [gpu.strip() for gpu in gpus.split(",") if gpu.strip()]
-    cluster = slurm_profile or (workflow.PROFILES / "slurm" if slurm else None)
-    settings, at_once = workflow.settle(
+    cluster = slurm_profile or (PROFILES / "slurm" if slurm else None)
+    settings, at_once = settle(
         study=name or None, dataset=dataset, data=data, fold_lists=lists, profile=profile, overrides=overrides,
-        systems=models.names() if systems == "all" else systems.split(","), folds=numbers,
+        systems=registry.names() if systems == "all" else systems.split(","), folds=numbers,
         seeds=whole_numbers(seeds, "--seeds"), jobs=jobs or None, gpus=ids, slurm=cluster)
-    worked = workflow.run(settings, at_once, gpus=ids, slurm=cluster, dry_run=dry_run)
+    worked = run_study(settings, at_once, gpus=ids, slurm=cluster, dry_run=dry_run)
     if not dry_run:
         say_results(settings.study, worked)
 
@@ -58,16 +59,17 @@ def fold(system: Annotated[str, typer.Option(help="a name from `xbuslib systems`
          dataset: Dataset = "phantom", data: Data = "", folds: Folds = "", profile: Profile = "quick",
          overrides: Overrides = [], name: Study = "") -> None:  # noqa: B006
     """Train one system on one fold and score it: what notebook 04 runs, without Jupyter."""
-    from xbuslib import models, runs
     from xbuslib.config import resolve
-    from xbuslib.study import open_source, run_fold
+    from xbuslib.models import registry
+    from xbuslib.runs import record
+    from xbuslib.runs.fold import open_source, run_fold
 
     config = resolve(profile, overrides)
-    models.entry(system)  # refused before any data are made or decoded
+    registry.entry(system)  # refused before any data are made or decoded
     where = name or f"{dataset}-{profile}"
     source = open_source(dataset, data, fold_request(folds)[0], config, where)
     path = run_fold(system, fold, config, source, study=where, seed=seed)
-    typer.echo(f"{path}\n{runs.summary(path).round(4).to_string(index=False)}")
+    typer.echo(f"{path}\n{record.summary(path).round(4).to_string(index=False)}")
 
 
 @app.command()
@@ -77,7 +79,7 @@ def notebook(name: Annotated[str, typer.Argument(help="e.g. 04_train_fold")],
              ) -> None:
     """Execute a notebook with papermill; unknown parameters are refused."""
     from xbuslib.config import parse_overrides
-    from xbuslib.notebooks import execute
+    from xbuslib.workflow.notebooks import execute
 
     execute(name, output, parse_overrides(parameters))
     typer.echo(f"{name}: {output}")
@@ -88,7 +90,7 @@ def report(name: Annotated[str, typer.Argument(metavar="STUDY", help="e.g. phant
            partial: Annotated[bool, typer.Option("--partial", help="even if runs are missing")] = False,
            ) -> None:
     """Make a study's report from its finished runs and executed notebooks."""
-    from xbuslib.report import build
+    from xbuslib.report.page import build
 
     typer.echo(build(name, partial))
 
@@ -99,7 +101,7 @@ def export(name: Annotated[str, typer.Argument(metavar="STUDY", help="e.g. phant
            data: Annotated[bool, typer.Option(help="figures, notebooks, metadata too: they show the data")] = True,
            ) -> None:
     """Copy what a finished study's tables rest on: scores, tables, figures, notebooks; no weights, maps or data."""
-    from xbuslib.export import export as write
+    from xbuslib.runs.export import export as write
 
     typer.echo(write(name, out, data))
 
@@ -107,7 +109,7 @@ def export(name: Annotated[str, typer.Argument(metavar="STUDY", help="e.g. phant
 @app.command()
 def systems(profile: Profile = "paper", as_json: AsJson = False) -> None:
     """The systems with their parameter counts, prompts and weights."""
-    from xbuslib.models.catalogue import catalogue
+    from xbuslib.models.overview import catalogue
 
     show(catalogue(profile), as_json, f"systems, profile {profile}")
 
@@ -115,7 +117,7 @@ def systems(profile: Profile = "paper", as_json: AsJson = False) -> None:
 @app.command()
 def runs(name: Annotated[str, typer.Option("--study", help="only this study")] = "", as_json: AsJson = False) -> None:
     """Finished runs and where they are."""
-    from xbuslib.runs import listing
+    from xbuslib.runs.record import listing
 
     show(listing(name or None).to_dict("records"), as_json, "finished runs")
 
@@ -125,7 +127,7 @@ def score(reference: Annotated[Path, typer.Option(help="folder of reference mask
           prediction: Annotated[Path, typer.Option(help="folder of predicted masks, matched by name")],
           out: Annotated[Path, typer.Option(help="CSV file to write")], as_json: AsJson = False) -> None:
     """Score any folder of masks: the paper's metrics, and the released code's beside them."""
-    from xbuslib.scoring import score_folders
+    from xbuslib.evaluation.scoring import score_folders
 
     table = score_folders(reference, prediction, out)
     undefined = int(table["dice"].isna().sum())
@@ -149,11 +151,11 @@ def predict(images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", hel
             frame: Annotated[int | None, typer.Option(help="which of several frames in a file, from 1")] = None,
             as_json: AsJson = False) -> None:
     """Segment and measure any ultrasound image with trained runs. Research use only, not a medical device."""
-    from xbuslib import ensemble, lesion_page, reading
-    from xbuslib.predict import predict as segment
+    from xbuslib.lesion import ensemble, page, reading
+    from xbuslib.lesion.predict import predict as segment
 
     done, faults = segment(images, run, out, ensemble.given(shape, margin, birads), reading.pixel_size(pixel_mm), frame)
-    show([lesion_page.row(folder, report) for folder, report in done.items()], as_json, "segmented images")
+    show([page.row(folder, report) for folder, report in done.items()], as_json, "segmented images")
     for fault in faults:
         typer.echo(f"error: {fault}", err=True)
     raise typer.Exit(1 if faults else 0)
@@ -163,7 +165,7 @@ def predict(images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", hel
 def data_check(dataset: Annotated[str, typer.Argument(help="phantom, blu, busi or busbra")],
                root: Annotated[Path, typer.Option(help="the dataset's folder")], as_json: AsJson = False) -> None:
     """Count what a dataset folder holds and list what is wrong with it; exit code 1 if anything is."""
-    from xbuslib.datasets.check import check
+    from xbuslib.data.check import check
 
     report = check(dataset, root)
     if as_json:
@@ -178,7 +180,7 @@ def data_check(dataset: Annotated[str, typer.Argument(help="phantom, blu, busi o
 def data_download(dataset: Annotated[str, typer.Argument(help="blu")],
                   root: Annotated[Path, typer.Option(help="folder to fetch into")]) -> None:
     """Fetch the published files of a dataset."""
-    from xbuslib.datasets.download import download_blu
+    from xbuslib.data.download import download_blu
 
     if dataset != "blu":
         raise StudyError(f"only blu can be downloaded, not {dataset!r}; for others see README.md")
@@ -191,7 +193,7 @@ def data_phantom(root: Annotated[Path, typer.Option(help="folder to make")],
                  seed: Annotated[int, typer.Option(help="same seed, same bytes")] = 0,
                  scanner: Annotated[str, typer.Option(help="A, or B: another hospital's machine")] = "A") -> None:
     """Make the simulated phantom dataset."""
-    from xbuslib.datasets.phantom import write
+    from xbuslib.data.phantom.phantom import write
 
     typer.echo(f"{n} simulated phantom cases of scanner {scanner} are in "
                f"{write(root, n=n, seed=seed, scanner=scanner)}")
@@ -204,7 +206,7 @@ def data_prepare(parameters: Annotated[list[str], typer.Option("-p", help="key=v
     """Decode a dataset once for a study."""
     from xbuslib.config import parse_overrides, resolve
     from xbuslib.files import write_whole
-    from xbuslib.study import open_source
+    from xbuslib.runs.fold import open_source
 
     given = {"dataset": "phantom", "data": "", "study": "", "profile": "quick", "overrides": [], "fold_lists": ""}
     asked = parse_overrides(parameters)
@@ -241,7 +243,7 @@ def whole_numbers(text: str, option: str) -> list[int]:
 def say_results(study: str, worked: bool) -> None:
     """What a study run ends with: the mean over folds, and where to look."""
     from xbuslib.files import outputs_root
-    from xbuslib.runs import study_summary
+    from xbuslib.runs.record import study_summary
 
     table = study_summary(study)
     show(table.to_dict("records"), False, f"study {study}: mean lesion metrics over folds")

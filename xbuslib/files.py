@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
 from xbuslib.errors import StudyError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -57,3 +59,16 @@ def write_folder(folder: Path, mark: str) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def lock(path: Path) -> FileLock:
+    """A lock beside `path`: two processes started at once must not write the same file or folder.
+
+    Raises StudyError when its folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path.with_name(f".{path.name}.lock"))
+    except OSError as error:
+        raise StudyError(f"cannot write to {path.parent}: {error.strerror}. "
+                         "Check permissions, or set XBUS_OUTPUTS to another folder.") from None

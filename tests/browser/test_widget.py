@@ -89,7 +89,7 @@ def outputs(tmp_path_factory):
 def trained(phantom_root, outputs):
     """One fold trained long enough that words in a prompt move its outline."""
     from xbuslib.config import resolve
-    from xbuslib.study import open_source, run_fold
+    from xbuslib.runs.fold import open_source, run_fold
 
     config = resolve("smoke", ["iterations=60", "folds=2", "learning_rate=2e-3"])
     source = open_source("phantom", phantom_root, None, config, "browser")
@@ -98,13 +98,13 @@ def trained(phantom_root, outputs):
 
 def expected(trained):
     """(margin word, prompt, measurements) that the page must show before and after a change of margin."""
-    from xbuslib import ensemble, lesion_page, widget
+    from xbuslib.lesion import ensemble, page, widget
 
     desk = widget.Desk([ensemble.load(trained)], widget.examples())
 
     def shown():
-        return (lesion_page.prompts_said(desk.report)[-1][1],
-                [value for _, value, _ in lesion_page.measured(desk.report)])
+        return (page.prompts_said(desk.report)[-1][1],
+                [value for _, value, _ in page.measured(desk.report)])
 
     before = shown()
     for word in widget.MARGINS:
@@ -161,15 +161,15 @@ def test_the_report_prints_to_one_sheet_of_a4(trained, tmp_path):
     """With all that can stand on it: an ensemble of five, a long margin, several regions, no pixel size."""
     import numpy as np
 
-    from xbuslib import ensemble, lesion_page, lesion_report, widget
+    from xbuslib.lesion import ensemble, page, structured_report, widget
 
     member, example = ensemble.load(trained), widget.examples()[0]
     given = ensemble.given("irregular", "spiculated,angular,microlobulated,indistinct", "4c", "medium", "lower right")
     picture = widget.reading.with_pixel_size(widget.reading.read(example.path), None)
     found = ensemble.segment([member] * 5, picture, given)
     assert found.disagreement is not None and np.isfinite(found.disagreement).all()
-    report = lesion_report.make(picture, found, given)
-    folder = lesion_page.write(tmp_path / "a", picture, found, report)
+    report = structured_report.make(picture, found, given)
+    folder = page.write(tmp_path / "a", picture, found, report)
     subprocess.run([CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu",
                     f"--user-data-dir={tmp_path / 'profile'}", "--no-pdf-header-footer",
                     f"--print-to-pdf={tmp_path / 'report.pdf'}",

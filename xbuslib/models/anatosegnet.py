@@ -77,6 +77,12 @@ class AnatoSegNet(UResNet):
     the softmax probability, binary cross-entropy on it is two-class cross-entropy, and 0.5 is the argmax.
     """
 
+    official = {  # specification 4.5
+        "epochs": 50, "batch_size": 16, "optimiser": "adam", "weight_decay": 1e-4, "amp": False,
+        "loss": "cross_entropy_loss", "native_size": 256, "augmentation": "flips_or_small_turns",
+        "schedule": ("staircase", {"every_epochs": 20, "factor": 0.1}),
+    }
+
     def __init__(self, size: str, weights: str, scrambled: bool = False):
         super().__init__(size, weights, classes=2)
         self.normalise = Normalise((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

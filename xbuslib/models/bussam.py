@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from xbuslib.models.bussam_parts import GlobalAdapters, bottleneck, cnn_branch, ghpa_layer
 from xbuslib.models.sam import SAM, global_attention
-from xbuslib.models.system import Prompts, System
+from xbuslib.models.system import CamLayer, Prompts, System
 
 CNN_WIDTHS = {"paper": (64, 128, 256), "quick": (16, 32, 64)}  # 5.3; a quarter of it
 MIX = 0.5  # weight of the second adapter and of the CNN map, 5.3
@@ -24,6 +24,13 @@ class BUSSAM(System):
 
     prompts = ("point",)
     frozen = ("sam",)
+    official = {  # specification 5.6
+        "epochs": 100, "batch_size": 8, "rates": {"other": 5e-4}, "weight_decay": 0.1, "amp": False,
+        "loss": "bussam_loss", "native_size": 256, "augmentation": "gamma_turn_scale_contrast",
+        "schedule": ("warm_polynomial", {"warm_up": 250, "power": 0.9}),  # as long as the run
+    }
+    cam_layer = CamLayer("sam.mask_decoder.upscale_layer_norm", (), "first upsampling of SAM's mask decoder, a quarter "
+                         "of its frame; all that follows is frozen")
 
     def __init__(self, size: str, weights: str, image_size: int, adapters: bool = True):
         super().__init__()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from xbuslib.models.encoders import CLIP, CLIP_LAYERS
 from xbuslib.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalise, ResidualBlock
 from xbuslib.models.layers_cpu import PatchConvTranspose2d
-from xbuslib.models.system import Prompts, System
+from xbuslib.models.system import MERGED, Prompts, System
 from xbuslib.models.visual_prompt import draw_weights, mix
 
 
@@ -94,6 +94,13 @@ class CLIPTNseg(System):
 
     prompts = ("local_text",)
     frozen = ("clip",)
+    official = {  # specification 6.7; its cosine is over 20 000 iterations whatever the run's length
+        "iterations": 20_000, "batch_size": 16, "shuffle": False, "loss": "released_dice_loss",
+        "augmentation": "lesion_aware_square", "mix_visual": True,
+        "schedule": ("cosine", {"floor": 1e-6, "length": 20_000}),
+    }
+    cam_layer = MERGED
+
     patch = 16
 
     def __init__(self, size: str, weights: str, image_size: int):

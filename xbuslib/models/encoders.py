@@ -20,7 +20,6 @@ from xbuslib.models.layers import CLIP_MEAN, CLIP_STD, Normalise
 
 CLIP_LAYERS = (3, 7, 9)  # eq. (6) leaves the set open; 0-based blocks named in the released configuration
 STRIDE_FIRST = "conv1-to-layer3"  # a partial ResNet-50 under this name was trained with the stride on the first 1×1
-NAMES = {"clip": "CLIP", "resnet18": "ResNet-18", "resnet50": "ResNet-50", "sam": "SAM"}  # in captions
 # What a weights folder may hold for each encoder, and the hub name that is tried after it.
 FILES = {
     "resnet50": (("resnet50-0676ba61.pth", "resnet50*.safetensors", "resnet50*.pth"), "resnet50.tv_in1k"),
@@ -144,12 +143,6 @@ def find_weights(name: str) -> Path | None:
         raise StudyError(f"XBUS_WEIGHTS={folder} is not a folder")
     patterns, _ = FILES[name]
     return next((path for pattern in patterns for path in sorted(Path(folder).glob(pattern))), None)
-
-
-def said(records: list[dict]) -> str:
-    """ "CLIP random, ResNet-50 pretrained" from the `weights_record`s of one or more systems; "" if there are none."""
-    held = {NAMES.get(record["encoder"], record["encoder"]): record["weights"] for record in records}
-    return ", ".join(f"{name} {weights}" for name, weights in sorted(held.items()))
 
 
 def checksum(module: nn.Module) -> str:

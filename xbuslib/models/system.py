@@ -13,6 +13,20 @@ class Prompts(NamedTuple):
     point: Tensor | None = None  # (B, 2) x and y as fractions of the frame's width and height
 
 
+class CamLayer(NamedTuple):
+    """The layer that Grad-CAM draws a system's map from (Figure 3)."""
+
+    path: str  # of the module
+    after: tuple[str, ...]  # the trained modules between it and the logits
+    reason: str
+
+
+# Under a head of one 1×1 convolution Grad-CAM is the logit map itself (tests/test_explain.py), so a map is taken one
+# stage earlier: the last one from which a non-linear stage still leads to the logits.
+MERGED = CamLayer("fuse.0", ("fuse.1", "head"),
+                  "first of two fusion blocks, at full size: the only place where all branches have met")
+
+
 class System(nn.Module):
     """A segmentation system: image and prompts in, logits out.
 
@@ -22,6 +36,8 @@ class System(nn.Module):
 
     prompts: tuple[str, ...] = ()  # the fields of Prompts that the system reads
     frozen: tuple[str, ...] = ()  # attribute names of the frozen encoders
+    official: dict | None = None  # training as its authors' repository does it, if there is one: see training/recipes
+    cam_layer: CamLayer | None = None  # none: the system is left out of Figure 3
 
     def freeze(self) -> None:
         """Called at the end of __init__ by systems that have frozen encoders."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from xbuslib.models.kan import KANLinear
 from xbuslib.models.layers import Normalise
-from xbuslib.models.system import Prompts, System
+from xbuslib.models.system import CamLayer, Prompts, System
 
 # Channels of the third encoder stage, stage 4 and the bottleneck. `paper` is what U-KAN's training script
 # uses (not its class default 256, 320, 512). `quick` narrows the KAN stages, for CPU runs, and keeps the
@@ -72,6 +72,15 @@ class UKAN(System):
 
     Nothing is pretrained: `weights` is taken for the common signature and has no effect.
     """
+
+    official = {  # specification 3.5
+        "epochs": 400, "batch_size": 8, "last_batch": "dropped", "optimiser": "adam", "weight_decay": 1e-4,
+        "amp": False, "rates": {"kan": 1e-2, "other": 1e-4}, "loss": "ukan_loss", "native_size": 256,
+        "augmentation": "quarter_turns_and_flips",
+        "schedule": ("cosine", {"floor": 1e-5, "length": 400, "every_epochs": 1}),  # one floor for both groups
+    }
+    cam_layer = CamLayer("dec4", ("dec5", "head"), "decoder step at a quarter of the side; what follows up to the "
+                         "head, dec5, is the last non-linear stage")
 
     def __init__(self, size: str, weights: str):
         super().__init__()

@@ -9,7 +9,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from xbuslib.models.layers import Normalise, UpBlock
-from xbuslib.models.system import Prompts, System
+from xbuslib.models.system import CamLayer, Prompts, System
 
 # Channels at strides 1, 2, 4, 8, 16. `paper` is Ronneberger's; `quick` a quarter of it, for CPU runs.
 WIDTHS = {"paper": (64, 128, 256, 512, 1024), "quick": (16, 32, 64, 128, 256)}
@@ -36,6 +36,9 @@ class UNet(System):
 
     Nothing is pretrained: `weights` is taken for the common signature and has no effect.
     """
+
+    cam_layer = CamLayer("decoder.1", ("decoder.2", "decoder.3", "head"),
+                         "decoder step at a quarter of the side, as in the other systems of one branch")
 
     def __init__(self, size: str, weights: str):
         super().__init__()

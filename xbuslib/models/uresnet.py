@@ -9,13 +9,16 @@ from torch import Tensor, nn
 from xbuslib.models.encoders import resnet, stages
 from xbuslib.models.layers import Normalise, UpBlock
 from xbuslib.models.layers_cpu import PatchConvTranspose2d
-from xbuslib.models.system import Prompts, System
+from xbuslib.models.system import CamLayer, Prompts, System
 
 LAST_WIDTH = 64  # channels of the last decoder step and at full size, as in AnatoSegNet's code
 
 
 class UResNet(System):
     """Grey image (B, 1, H, W) to logits (B, 1, H, W); ImageNet mean and SD, the encoder's own."""
+
+    cam_layer = CamLayer("up2", ("up1", "final", "head"), "decoder step at a quarter of the side; what follows up to "
+                         "the head, up1, is the last non-linear stage")
 
     def __init__(self, size: str, weights: str, classes: int = 1):
         super().__init__()

@@ -10,16 +10,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from xbuslib.models.encoders import CLIP, CLIP_LAYERS, resnet, stages
-from xbuslib.models.layers import (
-    SFA,
-    Normalise,
-    ResidualBlock,
-    Standardise,
-    TransformerBlock,
-    UpBlock,
-)
+from xbuslib.models.layers import SFA, Normalise, ResidualBlock, Standardise, TransformerBlock, UpBlock
 from xbuslib.models.layers_cpu import PatchConvTranspose2d
-from xbuslib.models.system import Prompts, System
+from xbuslib.models.system import MERGED, Prompts, System
 
 
 class Widths(NamedTuple):
@@ -93,6 +86,7 @@ class XBusNet(System):
     """Image (B, 1, H, W), CLIP tokens and two prompts to logits (B, 1, H, W), eqs. (2)–(5)."""
 
     frozen = ("clip",)
+    cam_layer = MERGED
 
     def __init__(self, size: str, weights: str, image_size: int, lfe: bool = True, gfe: bool = True, sfa: bool = True,
                  recompute: bool = False):

@@ -1,0 +1,73 @@
+"""Pictures of contours in millimetres, and of what is predicted where there is no lesion."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from xbuslib.analyses.calibration.boundaries import TOLERANCE_MM
+from xbuslib.analyses.performance.figures import MARKERS, OTHER, OWN, system_axis, system_names, titled
+from xbuslib.display import style
+
+LEAST_MM = 0.05  # left end of the log scales: half a pixel of a breast probe
+
+
+def distances(rows: pd.DataFrame, label: str, system: str = "xbusnet") -> Figure | None:
+    """HD95, ASSD and NSD of every image: points and boxes by system; hollow points where nothing was predicted.
+
+    rows: boundaries.per_image. None if the pixel size of no case is known.
+    """
+    rows = rows.dropna(subset="pixel_mm")
+    if rows.empty:
+        return None
+    names, rng = system_names(rows), np.random.default_rng(0)
+    titles = {"hd95": "HD95 (mm)", "assd": "ASSD (mm)", "nsd": f"NSD at {TOLERANCE_MM:g} mm"}
+    figure, axes = style.subplots(1, 3, size=(10.2, 0.42 * len(names) + 1.7), sharey=True)
+    for axis, (measure, title) in zip(axes, titles.items(), strict=True):
+        for y, name in enumerate(names):
+            part, colour = rows[rows["system"] == name], OWN if name == system else OTHER
+            values = part[measure] if measure == "nsd" else part[measure].clip(lower=LEAST_MM)
+            heights = y + rng.uniform(-0.28, 0.28, len(part))
+            for empty, face in ((False, colour), (True, "white")):
+                shown = (part["empty"] == empty).to_numpy()
+                axis.plot(values[shown], heights[shown], "o", color=colour, markersize=2.6 + empty, alpha=0.55,
+                          markerfacecolor=face, markeredgewidth=0.7 * empty)
+            axis.boxplot(values, positions=[y], orientation="horizontal", widths=0.62, showfliers=False, zorder=3,
+                         boxprops={"color": "0.2"}, whiskerprops={"color": "0.2"}, capprops={"color": "0.2"},
+                         medianprops={"color": "black", "linewidth": 2})
+        axis.set(xlabel=title, **({"xlim": (-0.03, 1.03)} if measure == "nsd" else {"xscale": "log"}))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.grid(axis="x")
+    system_axis(axes[0], names)
+    figure.legend(handles=[Line2D([], [], marker="o", linestyle="", color=OTHER, markersize=3, label="image"),
+                           Line2D([], [], marker="o", linestyle="", color=OTHER, markerfacecolor="white", markersize=4,
+                                  label="nothing predicted: the image's diagonal, NSD 0"),
+                           Line2D([], [], color="black", linewidth=2, label="median, in the box of the quartiles")],
+                  loc="outside lower center", ncols=3)
+    return titled(figure, "Contours at original resolution; log scale for distances", label)
+
+
+def false_area(rows: pd.DataFrame, label: str) -> Figure | None:
+    """What each fold's system marks as lesion on normal images, in percent of the frame; None without such images.
+
+    rows: detection.false_area.
+    """
+    if rows.empty:
+        return None
+    names, cases = system_names(rows), sorted(rows["case_id"].unique())
+    figure, axis = style.subplots(size=(7.2, 0.36 * len(names) + 1.7))
+    for i, case in enumerate(cases):
+        part = rows[rows["case_id"] == case]
+        heights = [list(names).index(name) + 0.5 * ((i + 0.5) / len(cases) - 0.5) for name in part["system"]]
+        axis.plot(part["false_percent"], heights, MARKERS[i % len(MARKERS)], color=style.PALETTE[i % 7], alpha=0.7,
+                  markersize=5, label=case)
+    means = rows.groupby("system")["false_percent"].mean()
+    axis.plot(means[list(names)], range(len(names)), "|", color="black", markersize=15, markeredgewidth=2,
+              label="mean")
+    system_axis(axis, names)
+    axis.set_xscale("symlog", linthresh=0.1)
+    axis.set(xlabel="percent of the frame marked as lesion (log scale beyond 0.1)", xlim=(-0.01, 100))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.grid(axis="x")
+    figure.legend(loc="outside lower center", ncols=6)
+    return titled(figure, "Normal images: a mark per image and fold; anything here is a false alarm", label)

@@ -1,0 +1,192 @@
+"""Figures 2 and 3: chosen cases in rows, systems in columns; where errors and activation lie, over all systems."""
+
+import textwrap
+from math import ceil
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+
+from xbuslib.analyses.cases.gradcam import UNCHANGED
+from xbuslib.data.images import Prepared
+from xbuslib.display import style
+from xbuslib.display.masks import FALSE_NEGATIVE, FALSE_POSITIVE, error_overlay
+
+WIDTH = 7.2  # inches: a printed page between its margins
+PER_BLOCK = 7  # systems side by side; more are wrapped onto another block of rows, so that panels stay legible
+SMALL = 7.5  # points, in panels an inch wide
+HEAT = colormaps["inferno"]
+OUTLINED = [withStroke(linewidth=1.8, foreground="black")]
+ZONES = {"inside": ("inside the lesion", style.PALETTE[0]), "near": ("near its boundary", style.PALETTE[5]),
+         "elsewhere": ("elsewhere", "0.8")}
+ERRORS = {"missed_inside": ("missed, inside the lesion", FALSE_NEGATIVE, ""),
+          "missed_near": ("missed, near its boundary", FALSE_NEGATIVE, "////"),
+          "added_near": ("added, near its boundary", FALSE_POSITIVE, "////"),
+          "added_elsewhere": ("added, elsewhere", FALSE_POSITIVE, "")}
+
+
+def error_grid(prepared: Prepared, panels: pd.DataFrame, maps: dict[tuple[str, str], np.ndarray], threshold: float,
+               title: str) -> Figure:
+    """Figure 2. `panels` (selection.panels): rule, case_id, system, paper_name, dice; `maps` (system, case_id):
+    (S, S) probabilities. The first column is the image alone."""
+    def draw(axis: Axes, panel, image: np.ndarray, mask: np.ndarray) -> None:
+        axis.imshow(error_overlay(image, maps[panel.system, panel.case_id] >= threshold, mask))
+        axis.text(0.04, 0.05, f"Dice {panel.dice:.2f}", transform=axis.transAxes, fontsize=SMALL, color="white",
+                  path_effects=OUTLINED)
+
+    figure, _ = _grid(prepared, panels, draw, title)
+    figure.legend(handles=[Patch(color=FALSE_POSITIVE, label="false positive"),
+                           Patch(color=FALSE_NEGATIVE, label="false negative"), _reference()],
+                  loc="outside lower center", ncols=3)
+    return figure
+
+
+def cam_grid(prepared: Prepared, panels: pd.DataFrame, maps: dict[tuple[str, str], np.ndarray], title: str,
+             caption: str) -> Figure:
+    """Figure 3. `panels` (explain.Look.table): rule, case_id, system, paper_name; `maps` (system, case_id): (S, S)
+    in [0, 1]; `caption` below: target, layers, white outline. Where a map has no activation the panel says so."""
+    def draw(axis: Axes, panel, image: np.ndarray, mask: np.ndarray) -> None:
+        cam = maps[panel.system, panel.case_id]
+        axis.imshow(heat_overlay(image, cam))
+        if not cam.any():
+            axis.text(0.5, 0.06, "no activation", transform=axis.transAxes, fontsize=SMALL, color="white",
+                      ha="center", path_effects=OUTLINED)
+
+    figure, axes = _grid(prepared, panels, draw, title)
+    figure.colorbar(ScalarMappable(Normalize(0, 1), HEAT), ax=axes, location="bottom", shrink=0.45, aspect=40,
+                    label="Grad-CAM, share of the panel's maximum", pad=0.01)
+    figure.supxlabel("\n".join(textwrap.wrap(caption, 125)), fontsize=SMALL)
+    return figure
+
+
+def heat_overlay(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
+    """(S, S, 3) in [0, 1]: the grey image under a map in [0, 1], which is the more opaque the higher it is."""
+    opacity = 0.8 * np.sqrt(cam)[..., None]
+    return (1 - opacity) * image[..., None] / 255.0 + opacity * HEAT(cam)[..., :3]
+
+
+def composition(table: pd.DataFrame, title: str) -> Figure:
+    """Diverging bars of selection.error_composition (and paper_name): false negatives left, false positives right."""
+    figure, axis = style.subplots(size=(WIDTH, 1.5 + 0.3 * len(table)))
+    places = np.arange(len(table))
+    for names, sign in ((("missed_near", "missed_inside"), -1), (("added_near", "added_elsewhere"), 1)):
+        edge = np.zeros(len(table))
+        for name in names:
+            label, colour, hatch = ERRORS[name]
+            values = sign * table[name].to_numpy()
+            axis.barh(places, values, left=edge, color=colour, hatch=hatch, edgecolor="white", linewidth=0.5,
+                      height=0.72, label=label)
+            edge += values
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set(xlabel="area of the errors, % of the lesions' area   (← missed   |   added →)")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+    axis.grid(axis="x")
+    axis.spines["left"].set_visible(False)
+    _name_rows(axis, places, table["paper_name"])
+    handles, labels = axis.get_legend_handles_labels()
+    order = [labels.index(label) for label, *_ in ERRORS.values()]
+    figure.legend([handles[i] for i in order], [labels[i] for i in order], loc="outside lower center", ncols=2)
+    _title(figure, title)
+    return figure
+
+
+def activation(summary: pd.DataFrame, table: pd.DataFrame, title: str) -> Figure:
+    """Where the activation lies, and whether the maps depend on the trained weights (explain.summary and the table
+    it was made of)."""
+    figure, (left, right) = style.subplots(1, 2, size=(WIDTH, 2 + 0.3 * len(summary)), sharey=True,
+                                             width_ratios=(3, 2))
+    first = table.drop_duplicates("case_id")
+    names = ["spread evenly", *summary["paper_name"]]
+    places, edge = np.arange(len(names)), np.zeros(len(names))
+    for zone, (label, colour) in ZONES.items():
+        values = 100 * np.r_[first[f"{zone}_area"].mean(), summary[zone].fillna(0)]
+        left.barh(places, values, left=edge, color=colour, edgecolor="white", linewidth=0.5, height=0.72, label=label)
+        edge += values
+    for place, row in enumerate(summary.itertuples(), 1):
+        if row.without_activation:
+            left.text(98, place, f"{row.without_activation} of {row.cases} maps without activation", ha="right",
+                      va="center", fontsize=SMALL, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+    left.set(xlabel="share of the activation, %", xlim=(0, 100))
+    _name_rows(left, places, names)
+
+    # rows of nan are maps without activation or, "after", systems with nothing trained after the layer
+    for which, marker, colour, shift, label in (("all", "o", style.PALETTE[1], -0.15, "all trained weights"),
+                                                ("after", "D", style.PALETTE[2], 0.15, "those after the layer")):
+        for place, system in enumerate(summary["system"], 1):
+            values = table.loc[table["system"] == system, f"spearman_{which}"].dropna()
+            right.plot(values, [place + shift] * len(values), linestyle="", marker=marker, color=colour, markersize=3,
+                       alpha=0.45)
+        right.plot(summary[f"spearman_{which}"], places[1:] + shift, linestyle="", marker=marker, color=colour,
+                   markersize=6, label=f"{label} at random")
+    right.axvline(UNCHANGED, color="0.4", linestyle="--", linewidth=1, label="taken as unchanged from here")
+    right.set(xlabel="rank correlation with\nthe trained map", xlim=(-1.1, 1.1), xticks=(-1, -0.5, 0, 0.5, 1))
+    right.xaxis.set_major_formatter("{x:g}")
+    right.tick_params(axis="y", length=0)
+    right.grid(axis="x")
+    handles = [*left.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    _title(figure, title)
+    return figure
+
+
+def _grid(prepared: Prepared, panels: pd.DataFrame, draw, title: str) -> tuple[Figure, np.ndarray]:
+    """Cases in rows, the image and the systems in columns, in as many blocks of rows as the systems need."""
+    systems, cases = panels.drop_duplicates("system"), panels.drop_duplicates("case_id")
+    blocks = ceil(len(systems) / PER_BLOCK)
+    across = ceil(len(systems) / blocks)
+    side = (WIDTH - 0.7) / (across + 1)  # of a panel, beside the row labels
+    size = WIDTH, 1.2 + 0.16 * title.count("\n") + blocks * (len(cases) * side + 0.4)
+    figure, axes = style.subplots(blocks * len(cases), across + 1, size=size, squeeze=False)
+    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
+    by_key = {(panel.system, panel.case_id): panel for panel in panels.itertuples()}
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for block in range(blocks):
+        shown = systems.iloc[block * across:(block + 1) * across]
+        for place, case in enumerate(cases.itertuples()):
+            line, row = axes[block * len(cases) + place], prepared.rows([case.case_id])[0]
+            image, mask = prepared.images[row], prepared.masks[row]
+            line[0].imshow(image, cmap="gray", vmin=0, vmax=255)
+            _label_row(line[0], f"{_wrap(case.rule, 15)}\n{case.case_id}")
+            for axis, system in zip(line[1:], shown.itertuples(), strict=False):
+                draw(axis, by_key[system.system, case.case_id], image, mask)
+                outline = axis.contour(mask, levels=[0.5], colors="white", linewidths=0.8)
+                outline.set_path_effects(OUTLINED)
+                if place == 0:
+                    axis.set_title(_wrap(system.paper_name, 13), fontsize=SMALL + 0.5)
+            if place == 0:
+                line[0].set_title("image", fontsize=SMALL + 0.5)
+    _title(figure, title)
+    return figure, axes
+
+
+def _label_row(axis: Axes, text: str) -> None:
+    axis.set_axis_on()
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    axis.set_ylabel(text, fontsize=SMALL)
+
+
+def _name_rows(axis: Axes, places: np.ndarray, names) -> None:
+    axis.set_yticks(places, list(names))
+    axis.invert_yaxis()
+    axis.tick_params(axis="y", length=0)
+
+
+def _reference() -> Line2D:
+    return Line2D([], [], color="white", label="reference", path_effects=[withStroke(linewidth=3, foreground="black")])
+
+
+def _wrap(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def _title(figure: Figure, title: str) -> None:
+    figure.suptitle("\n".join(line for part in title.split("\n") for line in textwrap.wrap(part, 96)), fontsize=9.5)

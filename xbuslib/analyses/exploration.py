@@ -1,0 +1,134 @@
+"""Pictures of a dataset: sizes, classes, places, gaps, and the images themselves with their outlines."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from xbuslib.data.catalogue import SIZE_BINS
+from xbuslib.data.images import read_grey, read_mask
+from xbuslib.display import style
+
+PANEL = 2.4  # inches of one gallery panel
+
+
+def size_histograms(table: pd.DataFrame, label: str) -> Figure:
+    """Longest bounding-box side in original pixels, with the edges of Table 2, and in millimetres.
+
+    table: long_side_px, long_side_mm, pathology; one row per lesion.
+    """
+    figure, (left, right) = style.subplots(1, 2, size=(9, 3.4))
+    _stacked_histogram(left, table, "long_side_px", 25)
+    for edge in SIZE_BINS:
+        left.axvline(edge, color="0.3", linestyle="--", linewidth=1)
+    low, high = SIZE_BINS
+    bounds = (0, low, high, np.inf)
+    top = left.get_ylim()[1]
+    left.set_ylim(0, 1.22 * top)  # room for the counts
+    for start, end, name in zip(bounds[:-1], bounds[1:], (f"≤ {low}", f"{low + 1}–{high}", f"> {high}"), strict=True):
+        count = int(((table["long_side_px"] > start) & (table["long_side_px"] <= end)).sum())
+        middle = (start + min(end, left.get_xlim()[1])) / 2
+        left.text(middle, 1.2 * top, f"{name}\nn = {count}", ha="center", va="top", fontsize=8.5)
+    left.set(xlabel="longest bounding-box side (original pixels)", ylabel="lesions")
+    _stacked_histogram(right, table.dropna(subset="long_side_mm"), "long_side_mm", 2.5)
+    right.set(xlabel="longest bounding-box side (mm)", ylabel="lesions")
+    right.legend(loc="upper right")
+    figure.suptitle(f"Lesion size, {label}")
+    return figure
+
+
+def birads_bars(counts: pd.DataFrame, label: str) -> Figure:
+    """Lesions by BI-RADS category (rows of `counts`), stacked by class (its columns), with the numbers in the bars."""
+    figure, axis = style.subplots(size=(6.4, 3.6))
+    base = np.zeros(len(counts))
+    for name in counts.columns:
+        bars = axis.bar(counts.index, counts[name], bottom=base, label=name, color=style.CLASS_COLOURS.get(name))
+        axis.bar_label(bars, [n if n >= 3 else "" for n in counts[name]], label_type="center", color="white",
+                       fontsize=8)
+        base += counts[name].to_numpy()
+    axis.set(xlabel="BI-RADS category", ylabel="lesions", title=f"Class by BI-RADS category, {label}")
+    axis.legend()
+    return figure
+
+
+def centroid_map(places: pd.DataFrame, label: str) -> Figure:
+    """Where lesions lie in the frame: a 10 × 10 map of centroids and the number in each quadrant.
+
+    places: x and y as fractions of the frame's width and height, quadrant.
+    """
+    figure, axis = style.subplots(size=(5.2, 4.4))
+    counts, _, _ = np.histogram2d(places["y"], places["x"], bins=10, range=((0, 1), (0, 1)))
+    shown = axis.imshow(counts, extent=(0, 1, 1, 0), cmap="Blues", vmin=0)
+    axis.plot(places["x"], places["y"], ".", color="0.25", markersize=3)
+    axis.axhline(0.5, color="0.3", linestyle="--", linewidth=1)
+    axis.axvline(0.5, color="0.3", linestyle="--", linewidth=1)
+    for quadrant, n in places["quadrant"].value_counts().items():
+        x, y = (0.98 if "right" in quadrant else 0.02), (0.97 if "lower" in quadrant else 0.03)
+        axis.text(x, y, f"{quadrant}: {n}", ha="right" if x > 0.5 else "left", va="bottom" if y > 0.5 else "top",
+                  fontsize=8.5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5})
+    axis.set(xlabel="x / width of the frame", ylabel="y / height of the frame (depth)", aspect=1,
+             title=f"Lesion centroids, {label}")
+    figure.colorbar(shown, label="lesions per cell", shrink=0.85)
+    return figure
+
+
+def missing_bars(missing: pd.Series, n: int, label: str) -> Figure:
+    """How many of `n` lesions lack each attribute (index of `missing`), as horizontal bars."""
+    figure, axis = style.subplots(size=(6.4, 0.27 * len(missing) + 1.1))
+    ordered = missing.sort_values()
+    bars = axis.barh(ordered.index.str.replace("_", " "), ordered, color=style.PALETTE[0])
+    axis.bar_label(bars, [f"{count} ({count / n:.0%})" for count in ordered], padding=3, fontsize=8)
+    axis.set(xlim=(0, max(1.0, 1.25 * ordered.max())), xlabel=f"lesions without the attribute (of {n})",
+             title=f"Missing attributes, {label}")
+    return figure
+
+
+def gallery(cases: pd.DataFrame, titles: list[str], label: str, columns: int = 4) -> Figure:
+    """Images at their own size and aspect with the outline of the reference mask and a 10 mm scale bar.
+
+    cases: rows of the case table; regions of the files named in `other_masks` are outlined too.
+    """
+    columns = max(1, min(columns, len(cases)))
+    rows = max(1, -(-len(cases) // columns))
+    figure, axes = style.subplots(rows, columns, squeeze=False,
+                                    size=(max(PANEL * columns, 5.5), (PANEL + 0.35) * rows + 0.6))
+    for axis in axes.flat:
+        axis.set_axis_off()
+    outlined = [_panel(axis, case, title) for axis, case, title in
+                zip(axes.flat, cases.itertuples(), titles, strict=False)]
+    lines = [Line2D([], [], color=style.REFERENCE, label="reference lesion")] if max(outlined, default=0) else []
+    if max(outlined, default=0) > 1:
+        lines.append(Line2D([], [], color=style.SECOND, linestyle="--", label="other annotated region (not used)"))
+    lines.append(Line2D([], [], color="0.5", linewidth=3, label="10 mm"))
+    figure.legend(handles=lines, loc="outside lower center", ncols=3)
+    figure.suptitle(label, y=1.01, va="bottom")  # above the panels' own titles
+    return figure
+
+
+def _panel(axis: Axes, case, title: str) -> int:
+    """One image; returns 0 without an outline, 1 with the reference, 2 with other regions too."""
+    image = read_grey(case.image)
+    axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+    axis.set_title(title, fontsize=8.5)
+    if case.pixel_mm and np.isfinite(case.pixel_mm):
+        height, width = image.shape
+        axis.plot([0.04 * width, 0.04 * width + 10 / case.pixel_mm], [0.96 * height] * 2, color="white", linewidth=2.5)
+    if case.mask is None:
+        return 0
+    axis.contour(read_mask(case.mask), levels=[0.5], colors=style.REFERENCE, linewidths=1.2)
+    others = getattr(case, "other_masks", None)
+    for name in others.split("&") if isinstance(others, str) else []:
+        axis.contour(read_mask(Path(case.image).parent / name.strip()), levels=[0.5], colors=style.SECOND,
+                     linewidths=1.2, linestyles="--")
+    return 1 + isinstance(others, str)
+
+
+def _stacked_histogram(axis: Axes, table: pd.DataFrame, column: str, step: float) -> None:
+    edges = np.arange(0, table[column].max() + 2 * step, step)
+    names = list(style.CLASS_COLOURS)
+    axis.hist([table.loc[table["pathology"] == name, column] for name in names], bins=edges, stacked=True, label=names,
+              color=[style.CLASS_COLOURS[name] for name in names])
+    axis.set_xlim(0, edges[-1])

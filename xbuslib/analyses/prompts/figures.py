@@ -1,0 +1,115 @@
+"""Pictures of prompts: the tokens of a text, a first-pass map, and shapes drawn from the words alone."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyBboxPatch, Rectangle
+
+from xbuslib.data.images import read_grey, read_mask
+from xbuslib.display import style
+from xbuslib.prompts.words import Finding
+
+WRAP = 88  # characters of tokens in one line
+DRAWN = {"numbers, ellipse": style.PALETTE[1], "words, best place": style.PALETTE[5]}  # shown on images
+
+
+def token_chips(texts: dict[str, list[str]]) -> Figure:
+    """Each text (name: its tokens) as a row of boxes; tokens that are a single digit are coloured."""
+    lines = [(name if first else "", part) for name, tokens in texts.items()
+             for first, part in zip([True] + [False] * len(tokens), _wrap(tokens), strict=False)]
+    figure, axis = style.subplots(size=(10.5, 0.42 * len(lines) + 0.6))
+    for y, (name, tokens) in enumerate(lines):
+        axis.text(-1, y, name, ha="right", va="center", fontsize=8.5)
+        x = 0.0
+        for token in tokens:
+            width = len(token) + 1.2
+            axis.add_patch(FancyBboxPatch((x, y - 0.3), width - 0.5, 0.6, boxstyle="round,pad=0,rounding_size=0.25",
+                                          facecolor=style.PALETTE[3] if token.isdigit() else "0.93",
+                                          edgecolor="0.5", linewidth=0.7))
+            axis.text(x + (width - 0.5) / 2, y, token, ha="center", va="center", family="DejaVu Sans Mono", fontsize=8)
+            x += width
+    widest = max(sum(len(token) + 1.2 for token in tokens) for _, tokens in lines)
+    axis.set(xlim=(-max(map(len, texts)) - 3, max(widest, 70)), ylim=(len(lines) - 0.4, -0.6))
+    axis.set_axis_off()
+    axis.set_title("CLIP's tokens; a number becomes one token per digit (orange)")
+    return figure
+
+
+def first_pass_panels(probabilities: np.ndarray, threshold: float, finding: Finding, quadrant: str) -> Figure:
+    """Section 2.7 on one (S, S) map: the map, what passes τ, and the size and place measured on the largest component.
+
+    `finding` is in the pixels of a frame of the map's own size.
+    """
+    figure, axes = style.subplots(1, 3, size=(9.2, 3.3))
+    shown = axes[0].imshow(probabilities, vmin=0, vmax=1, cmap="cividis")
+    figure.colorbar(shown, ax=axes[0], shrink=0.75, label="probability")
+    for axis in axes[1:]:
+        axis.imshow(probabilities >= threshold, cmap="gray_r", vmin=0, vmax=3)
+    (x, y), (width, height) = finding.centre, finding.box
+    axes[2].plot(x, y, "+", color=style.PALETTE[1], markersize=12, markeredgewidth=2)
+    axes[2].add_patch(Rectangle((x - width / 2, y - height / 2), width, height, fill=False,
+                                edgecolor=style.PALETTE[1], linewidth=1.8))
+    axes[2].axhline(finding.frame[1] / 2 - 0.5, color="0.3", linestyle="--", linewidth=1)
+    axes[2].axvline(finding.frame[0] / 2 - 0.5, color="0.3", linestyle="--", linewidth=1)
+    titles = ("a made-up first-pass map", f"at least τ = {threshold:.2f}", f"largest component: {quadrant}")
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set(title=title, xticks=[], yticks=[])
+        axis.spines[:].set_visible(True)
+    return figure
+
+
+def drawn_shapes(cases: pd.DataFrame, drawn: list[dict], scores: pd.DataFrame, label: str) -> Figure:
+    """Reference outline and what is drawn from the prompt alone, for a few cases, with the Dice of each drawing.
+
+    drawn: per case, name of the drawing: (H, W) bool; scores: case_id, drawn, dice.
+    """
+    figure, axes = style.subplots(1, len(cases), size=(3.4 * len(cases), 4.1), squeeze=False)
+    for axis, case, masks in zip(axes[0], cases.itertuples(), drawn, strict=True):
+        axis.imshow(read_grey(case.image), cmap="gray", vmin=0, vmax=255)
+        axis.contour(read_mask(case.mask), levels=[0.5], colors="white", linewidths=1.3)
+        own = scores[scores["case_id"] == case.case_id].set_index("drawn")["dice"]
+        for name, colour in DRAWN.items():
+            axis.contour(masks[name], levels=[0.5], colors=colour, linewidths=1.5, linestyles="--")
+        axis.set_title(f"{case.case_id}\nDice " + ", ".join(f"{own[name]:.2f}" for name in DRAWN))
+        axis.set_axis_off()
+    lines = [Line2D([], [], color="0.6", label="reference (white)")] + [
+        Line2D([], [], color=colour, linestyle="--", label=f"from {name}") for name, colour in DRAWN.items()]
+    figure.legend(handles=lines, loc="outside lower center", ncols=3)
+    figure.suptitle(label, y=1.01, va="bottom")  # above the panels' own titles
+    return figure
+
+
+def leak_boxes(scores: pd.DataFrame, label: str) -> Figure:
+    """Lesion Dice of each drawing over all cases: every case a dot, quartiles a box, median a line, mean a
+    diamond.
+
+    scores: drawn, dice.
+    """
+    names = list(dict.fromkeys(scores["drawn"]))
+    groups = [scores.loc[scores["drawn"] == name, "dice"].to_numpy() for name in names]
+    figure, axis = style.subplots(size=(7.6, 0.55 * len(names) + 1.3))
+    jitter = np.random.default_rng(0)
+    for y, values in enumerate(groups):
+        axis.plot(values, y + jitter.uniform(-0.17, 0.17, len(values)), ".", color="0.6", markersize=3, zorder=1)
+        low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
+        axis.barh(y, high - low, 0.5, left=low, facecolor="none", edgecolor="black", zorder=2)
+        axis.plot([middle] * 2, [y - 0.25, y + 0.25], color=style.PALETTE[0], linewidth=2.2, zorder=3)
+        axis.plot(values.mean(), y, "D", color=style.PALETTE[1], markeredgecolor="white", markersize=7, zorder=4)
+        axis.text(1.02, y, f"mean {values.mean():.3f}", va="center", fontsize=8.5)
+    axis.set(yticks=range(len(names)), yticklabels=names, xlim=(-0.02, 1.0), ylim=(len(names) - 0.5, -0.5),
+             xlabel="lesion Dice at original resolution; no image was read",
+             title=f"Drawn from the prompt alone, {label}")
+    return figure
+
+
+def _wrap(tokens: list[str]) -> list[list[str]]:
+    """Lines of at most WRAP characters."""
+    lines, used = [[]], 0.0
+    for token in tokens:
+        if used + len(token) + 1.2 > WRAP:
+            lines.append([])
+            used = 0.0
+        lines[-1].append(token)
+        used += len(token) + 1.2
+    return lines

@@ -1,0 +1,308 @@
+"""How much of a trained system's score is its prompt: validation prompts varied, nothing trained again.
+
+Every fold's own run is asked about the cases it validated, with the prompts of `variations`. Frozen image features are
+computed once per fold, and a prompt that a system was already asked with is not asked again. Where a variation
+touches the attributes or the wording, the first pass reads it too, as it would in use.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from statsmodels.stats.proportion import proportion_confint
+
+from xbuslib.analyses.robustness.variations import (
+    NO_ATTRIBUTES,
+    POLICY,
+    UNVARIED,
+    VARIATIONS,
+    Variation,
+    applicable,
+    reworded,
+)
+from xbuslib.errors import StudyError
+from xbuslib.evaluation import metrics, statistics
+from xbuslib.files import outputs_root
+from xbuslib.inference.predict import probability_maps, views
+from xbuslib.models import registry
+from xbuslib.models.system import System
+from xbuslib.progress import track
+from xbuslib.prompts import words
+from xbuslib.prompts.conditioning import TextTable, to_tensors
+from xbuslib.prompts.words import QUADRANTS, SIZES, Finding
+from xbuslib.runs import record
+from xbuslib.runs.study import Study, open_study
+from xbuslib.runs.trained import load_system
+from xbuslib.training import recipes
+
+FLIP = 0.05  # change of an image's Dice from which it counts as another decision: a twentieth of the scale, our choice
+REPRODUCED = 0.005  # mean difference to the run's own Dice that other hardware may make; the same gives none
+NOTHING = "nothing"  # a first pass without a pixel above τ
+COLUMNS = {"global_text": ["global_text"], "local_text": ["local_text"], "point": ["x", "y"]}  # of a prompt table
+WHO = ["baseline", "group", "variation", "wrong"]
+
+
+class Answer(NamedTuple):
+    """What a system made of one image under one prompt."""
+
+    dice: float
+    proposal: Finding  # size and place measured on its own map at τ: what a first pass proposes
+    told: tuple  # the prompt as the system read it
+
+
+class Evaluation(NamedTuple):
+    """A system under every variation that can matter to it."""
+
+    rows: pd.DataFrame  # one per baseline, variation, draw and case
+    first_pass: pd.DataFrame  # one per case: size and quadrant, reference and first pass; empty if no prompt says them
+    left_out: list[str]  # names of the variations that cannot matter to the system
+
+
+def open_system(name: str, system: str, partial: bool = False) -> Study:
+    """Study `name` with the runs of `system` alone.
+
+    Raises StudyError if the study has no run of it, or if it reads no prompts, naming those that do; and as
+    open_study does.
+    """
+    registry.entry(system)
+    listed = record.listing(name)
+    if listed.empty:
+        raise StudyError(f"study {name!r} has no finished run under {outputs_root()}; start with ./run_all.sh")
+    records = {row.system: record.read(Path(row.folder)) for row in listed.drop_duplicates("system").itertuples()}
+    prompted = [key for key in registry.names() if key in records and records[key]["scorings"] != [["none", "none"]]]
+    choice = f"ask for one that does with -p system NAME: {', '.join(prompted)}" if prompted else \
+        "no system of this study reads any, so there is nothing to vary"
+    if system not in records:
+        raise StudyError(f"study {name!r} has no run of {system}, whose prompts were to be varied; {choice}")
+    if system not in prompted:
+        raise StudyError(f"{system} reads no prompts, so none can be varied; {choice}")
+    return open_study(name, [system], partial)
+
+
+# ---- one run --------------------------------------------------------------------------------------------------
+
+
+class Subject:
+    """The run that validated a fold (first seed), and its cases in the order in which it scored them."""
+
+    def __init__(self, study: Study, system: str, fold: int):
+        self.system, self.run = load_system(study.run_folder(system, fold))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.system.requires_grad_(False).to(device, memory_format=torch.channels_last)  # as training leaves it
+        self.plan, self.edges, self.device = recipes.of_run(self.run), tuple(self.run["size_edges_px"]), device
+        cases = study.cases[study.cases["fold"] == fold].reset_index(drop=True)
+        self.cases = cases.astype(object).where(cases.notna(), None)  # a missing attribute is None, as in prompts
+        rows = study.prepared.rows(cases["case_id"])
+        self.masks = study.prepared.masks[rows]
+        self.references = [words.from_reference(study.prepared, row) for row in rows]
+        self.blank = [Finding(None, None, finding.frame) for finding in self.references]
+        pictures = torch.from_numpy(study.prepared.images[rows])[:, None]  # (n, 1, S, S)
+        self.seen = views(self.system, pictures, self.plan, device)
+        self.texts, self.kept = TextTable(self.system, device), {}
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """The policies from which changes are counted: all is known, and what can be deployed."""
+        return ("reference", "first_pass") if {"global_text", "point"} & set(self.system.prompts) else ("none",)
+
+    def ask(self, policy: str, variation: Variation = UNVARIED, draw: int = 0) -> list[Answer]:
+        """An answer per case under a baseline's `policy`, varied; `draw` counts the random draws of a variation."""
+        policy, cases = variation.policy or policy, self.cases
+        if variation.cases:
+            cases = variation.cases(cases, np.random.default_rng([draw, self.run["fold"]]))
+        proposals = self.blank
+        if policy in ("first_pass", "paper"):
+            proposals = [answer.proposal for answer in self._answers(cases, self.blank, variation, draw)]
+        findings = [words.combine(policy, reference, proposal, proposal.frame)
+                    for reference, proposal in zip(self.references, proposals, strict=True)]
+        if variation.finding:
+            findings = [variation.finding(finding, self.edges) for finding in findings]
+        return self._answers(cases, findings, variation, draw)
+
+    def _answers(self, cases: pd.DataFrame, findings: list[Finding], variation: Variation,
+                 draw: int) -> list[Answer]:
+        """As predict_policy prompts and predicts, for those prompts of a case that are new."""
+        tables = []
+        for view in self.seen:
+            said = [words.mirror(finding) for finding in findings] if view.mirrored else findings
+            table = words.build(cases, said, self.edges, style=getattr(self.system, "prompt_style", "paper"))
+            tables.append(reworded(table, variation, draw))
+        read = [column for name in self.system.prompts for column in COLUMNS[name]]
+        told = list(zip(*(table[read].itertuples(index=False, name=None) for table in tables), strict=True))
+        new = [i for i in range(len(told)) if (i, told[i]) not in self.kept]
+        if new:
+            maps, tau = self._maps(tables, new), self.plan.config.first_pass_threshold
+            scores = metrics.per_image(maps >= self.plan.config.threshold, self.masks[new])["dice"]
+            for i, found, dice in zip(new, maps, scores, strict=True):
+                proposal = words.from_first_pass(found, findings[i].frame, tau)
+                self.kept[i, told[i]] = Answer(float(dice), proposal, told[i])
+        return [self.kept[i, said] for i, said in enumerate(told)]
+
+    def _maps(self, tables: list[pd.DataFrame], chosen: list[int]) -> np.ndarray:
+        """(len(chosen), S, S) probabilities of the chosen cases, over all views."""
+        maps = []
+        for view, table in zip(self.seen, tables, strict=True):
+            given = to_tensors(self.system, table.iloc[chosen], self.texts)
+            features = None if view.features is None else view.features[chosen]
+            found = probability_maps(self.system, view.images[chosen], features, given, self.plan, self.device)
+            maps.append(found[..., ::-1] if view.mirrored else found)
+        return np.mean(maps, axis=0)
+
+
+# ---- a study --------------------------------------------------------------------------------------------------
+
+
+def evaluate(study: Study, system: str) -> Evaluation:
+    """`system` under its baselines and every variation that can matter, each fold by its own run (first seed).
+
+    Columns of the rows: WHO, policy, attributes ("metadata" or "none": what a baseline's prompt holds), draw, fold,
+    case_id, size (class of the reference by the fold's edges), told (the prompt as read), told_otherwise, dice,
+    dice_baseline, change. Every baseline is there as the variation UNVARIED.
+    """
+    parts, found, read = [], [], ()
+    folds = sorted(study.runs["fold"].unique())
+    for fold in track(folds, "prompt variations", len(folds)):
+        subject = Subject(study, system, fold)
+        read = subject.system.prompts
+        parts += [_asked(subject, baseline) for baseline in subject.baselines]
+        if subject.baselines != ("none",):
+            found.append(_first_pass(subject))
+    rows = pd.concat(parts, ignore_index=True)
+    return Evaluation(rows, pd.concat(found, ignore_index=True) if found else pd.DataFrame(),
+                      [variation.name for variation in applicable(read)[1]])
+
+
+def _asked(subject: Subject, baseline: str) -> pd.DataFrame:
+    """The rows of one fold and baseline."""
+    varied = [v for v in applicable(subject.system.prompts)[0] if not (v.group == POLICY and v.policy == baseline)]
+    before = subject.ask(baseline)
+    known = {"fold": subject.run["fold"], "case_id": subject.cases["case_id"],
+             "size": [words.size_word(finding.box, subject.edges) for finding in subject.references]}
+    parts = []
+    for variation in [UNVARIED, *varied]:
+        for draw in range(variation.draws):
+            after = subject.ask(baseline, variation, draw)
+            parts.append(pd.DataFrame({
+                "baseline": baseline, "group": variation.group, "variation": variation.name, "wrong": variation.wrong,
+                "policy": variation.policy or baseline,
+                "attributes": _attributes(subject.system, variation), "draw": draw, **known,
+                "told": [" | ".join(map(str, answer.told[0])) for answer in after],
+                "told_otherwise": [a.told != b.told for a, b in zip(after, before, strict=True)],
+                "dice": [answer.dice for answer in after], "dice_baseline": [answer.dice for answer in before]}))
+    return pd.concat(parts).assign(change=lambda rows: rows["dice"] - rows["dice_baseline"])
+
+
+def _attributes(system: System, variation: Variation) -> str:
+    """As per_image.csv calls what the prompts hold of shape, margin and BI-RADS."""
+    return "metadata" if "local_text" in system.prompts and variation.cases is not NO_ATTRIBUTES else "none"
+
+
+def reproduced(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The run's own scorings as computed here beside its per_image.csv, a row per scoring: policy, attributes, n,
+    dice, dice_run, largest_difference of an image.
+
+    Raises StudyError if they differ by more than other hardware explains.
+    """
+    scored = [v.name for v in VARIATIONS if v.group == POLICY or v.cases is NO_ATTRIBUTES]  # by study.score too
+    plain = rows[rows["variation"].isin([UNVARIED.name, *scored])]
+    keys = ["policy", "attributes", "fold", "case_id"]
+    first = study.per_image["seed"] == study.per_image.groupby("fold")["seed"].transform("min")
+    both = plain.drop_duplicates(keys).merge(study.per_image.loc[first, [*keys, "dice"]], on=keys,
+                                             suffixes=("", "_run"), validate="1:1")
+    both["difference"] = (both["dice"] - both["dice_run"]).abs()
+    baselines = rows[rows["variation"] == UNVARIED.name].merge(both[keys], on=keys)
+    if len(baselines) < (rows["variation"] == UNVARIED.name).sum() or both["difference"].mean() > REPRODUCED:
+        raise StudyError(f"the weights of study {study.name} do not give the scores of its per_image.csv (mean "
+                         f"difference {both['difference'].mean():.3f} over {len(both)} scores); run its folds again")
+    return both.groupby(["policy", "attributes"], sort=False).agg(
+        n=("dice", "size"), dice=("dice", "mean"), dice_run=("dice_run", "mean"),
+        largest_difference=("difference", "max")).reset_index()
+
+
+def summary(rows: pd.DataFrame, by: tuple[str, ...] = ()) -> pd.DataFrame:
+    """A row per baseline and variation (and value of each column in `by`): WHO, n images, told_otherwise (share whose
+    prompt differs), dice, change with its bootstrap 95 % interval low … high, and the shares worse and better of
+    images whose Dice falls or rises by more than FLIP.
+
+    Draws are averaged per image first. A mean over fewer than two images has no interval.
+    """
+    keys, varied = [*WHO, *by], rows[rows["variation"] != UNVARIED.name]
+    varied = varied.assign(worse=varied["change"] < -FLIP, better=varied["change"] > FLIP)
+    images = varied.groupby([*keys, "fold", "case_id"], sort=False)[
+        ["told_otherwise", "dice", "change", "worse", "better"]].mean().reset_index()
+    table = []
+    for values, some in images.groupby(keys, sort=False):
+        low, high = statistics.interval(some["change"]) if len(some) > 1 else (np.nan, np.nan)
+        means = some[["told_otherwise", "dice", "change", "worse", "better"]].mean()
+        table.append(dict(zip(keys, values, strict=True)) | {"n": len(some)} | means.to_dict()
+                     | {"low": low, "high": high})
+    columns = [*keys, "n", "told_otherwise", "dice", "change", "low", "high", "worse", "better"]
+    order = {name: place for place, name in enumerate(v.name for v in VARIATIONS)}
+    return pd.DataFrame(table, columns=columns).sort_values(
+        ["baseline", "variation", *by], ignore_index=True,
+        key=lambda c: c.map({"variation": order, "size": {s: i for i, s in enumerate(SIZES)}}.get(
+            c.name, {"reference": 0, "first_pass": 1, "none": 2})))
+
+
+def decisions(rows: pd.DataFrame) -> pd.DataFrame:
+    """What all wrong prompts together do, a row per baseline: n images, share of (image, wrong prompt) pairs with a
+    change beyond FLIP (`pairs`, the draws of a variation averaged), share of images that at least one wrong prompt
+    moves so far (`any`) with its Wilson 95 % interval, and the mean `change`.
+    """
+    wrong = rows[rows["wrong"]].assign(flips=lambda r: r["change"].abs() > FLIP)
+    table = []
+    for baseline, some in wrong.groupby("baseline", sort=False):
+        pairs = some.groupby(["fold", "case_id", "variation"])[["flips", "change"]].mean()
+        images = some.groupby(["fold", "case_id"])["flips"].any()
+        low, high = wilson(int(images.sum()), len(images))
+        table.append({"baseline": baseline, "wrong_prompts": some["variation"].nunique(), "n": len(images),
+                      "change": pairs["change"].mean(), "pairs": pairs["flips"].mean(), "any": images.mean(),
+                      "low": low, "high": high})
+    return pd.DataFrame(table, columns=["baseline", "wrong_prompts", "n", "change", "pairs", "any", "low", "high"])
+
+
+# ---- the first pass itself ------------------------------------------------------------------------------------
+
+
+def _first_pass(subject: Subject) -> pd.DataFrame:
+    proposals = [answer.proposal for answer in subject.ask("none")]  # its blank prompt is that of a first pass
+    return pd.DataFrame([{
+        "fold": subject.run["fold"], "case_id": case,
+        "size": words.size_word(reference.box, subject.edges),
+        "size_found": words.size_word(proposal.box, subject.edges) or NOTHING,
+        "quadrant": words.quadrant(reference.centre, reference.frame),
+        "quadrant_found": words.quadrant(proposal.centre, proposal.frame) or NOTHING,
+    } for case, reference, proposal in zip(subject.cases["case_id"], subject.references, proposals, strict=True)])
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share; nan without cases."""
+    return tuple(map(float, proportion_confint(hits, n, method="wilson"))) if n else (np.nan, np.nan)
+
+
+def confusion(found: pd.DataFrame, what: str = "size") -> pd.DataFrame:
+    """Counts: a row per class of the reference ("size" or "quadrant"), a column per class that the first pass found
+    and one for NOTHING."""
+    classes = list(SIZES if what == "size" else QUADRANTS)
+    return pd.crosstab(found[what], found[f"{what}_found"]).reindex(
+        index=classes, columns=[*classes, NOTHING], fill_value=0)
+
+
+def hits(found: pd.DataFrame) -> pd.DataFrame:
+    """Shares with Wilson 95 % intervals: what, hits, n, share, low, high, constant.
+
+    A case without a proposal is no hit. `constant`: the share that always naming the reference's most frequent class
+    would hit, the least that a first pass has to beat; nan where that is no question.
+    """
+    rows = []
+    for what, name in (("quadrant", "quadrant right"), ("size", "size class right")):
+        right = found[what] == found[f"{what}_found"]
+        constant = found[what].value_counts(normalize=True).max()
+        rows.append((name, int(right.sum()), len(found), constant))
+        own = {size: right[found["size"] == size] for size in SIZES if what == "quadrant"}
+        rows += [(f"{name}, {size} lesions", int(some.sum()), len(some), np.nan) for size, some in own.items()]
+    rows.append(("nothing above τ", int((found["size_found"] == NOTHING).sum()), len(found), np.nan))
+    return pd.DataFrame([(what, k, n, k / n if n else np.nan, *wilson(k, n), least) for what, k, n, least in rows],
+                        columns=["what", "hits", "n", "share", "low", "high", "constant"])

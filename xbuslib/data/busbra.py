@@ -1,0 +1,41 @@
+"""BUS-BRA as published: one table, folders Images and Masks; several images of one patient.
+
+Gómez-Flores et al., Medical Physics 51 (2024): 1875 images of 1064 patients (1268 benign, 607 malignant images), from
+four devices. BI-RADS is given; shape, margin and pixel size are not.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from xbuslib.data.cases import validate
+from xbuslib.errors import StudyError
+
+TABLE = "bus_data.csv"
+COLUMNS = {"ID": "case_id", "Case": "patient_id", "Histology": "histology", "Pathology": "pathology",
+           "BIRADS": "birads", "Device": "device", "Side": "side"}
+
+
+def load(root: Path) -> pd.DataFrame:
+    """Case table of the images under `root` that the published table names.
+
+    Raises StudyError when the table or a column is missing, or an image or mask is not there.
+    """
+    file = next((place for place in (root / TABLE, *sorted(root.glob(f"*/{TABLE}"))) if place.is_file()), None)
+    if file is None:
+        raise StudyError(f"{root}: no {TABLE}; unpack the published archive there")
+    try:
+        raw = pd.read_csv(file, dtype=str)
+    except (OSError, ValueError) as error:
+        raise StudyError(f"cannot read {file}: {error}") from None
+    missing = [column for column in COLUMNS if column not in raw.columns]
+    if missing:
+        raise StudyError(f"{file}: missing column(s) {', '.join(missing)}; use the published table unchanged")
+    table = raw[list(COLUMNS)].rename(columns=COLUMNS)
+    images, masks = file.parent / "Images", file.parent / "Masks"
+    table["image"] = [str(images / f"{name}.png") for name in table["case_id"]]
+    table["mask"] = [str(masks / f"{name.replace('bus_', 'mask_', 1)}.png") for name in table["case_id"]]
+    table["birads"] = table["birads"].str.strip().str.lower()
+    table = table.assign(pixel_mm=np.nan, shape=None, margin=None)
+    return validate(table, file.name)

@@ -1,0 +1,204 @@
+"""Decode a dataset once: every image and mask at one size in a single .npz file, with its source checksums."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from xbuslib.data import arrays
+from xbuslib.errors import StudyError
+from xbuslib.files import write_whole
+from xbuslib.progress import track
+
+VERSION = "1"  # raise when the decoding rules below change: older files are then rebuilt
+THREADS = 8  # decode beside each other, or as many as there are cores; more wait for the interpreter
+BLOCK = 256  # cases decoded ahead of the file they are written to
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """N cases of one dataset at S×S pixels. Geometry is measured on the mask at its original size.
+
+    `images` and `masks` of a file are read-only memory maps: only the cases that are looked at are in memory.
+    """
+
+    case_ids: np.ndarray  # (N,) str
+    images: np.ndarray  # (N, S, S) uint8 grey
+    masks: np.ndarray  # (N, S, S) bool; empty in normal images
+    original_sizes: np.ndarray  # (N, 2) width, height in pixels
+    long_sides: np.ndarray  # (N,) longest bounding-box side in original pixels; 0 without a lesion
+    boxes: np.ndarray  # (N, 2) bounding-box width and height in original pixels
+    centroids: np.ndarray  # (N, 2) x, y of eq. (1) in original pixels; nan without a lesion
+    fingerprint: str  # SHA-256 over the source files, the size and the decoding rules
+
+    def rows(self, case_ids) -> np.ndarray:
+        """(n,) positions of `case_ids`; raises StudyError for a case that was not prepared."""
+        index = self._places.get_indexer(list(case_ids))
+        if (index < 0).any():
+            missing = [case for case, i in zip(case_ids, index, strict=True) if i < 0]
+            raise StudyError(f"{len(missing)} case(s) are not in the prepared images (first: {missing[0]})")
+        return index
+
+    @cached_property
+    def _places(self) -> pd.Index:  # kept, so that asking case by case does not cost N each time
+        return pd.Index(self.case_ids)
+
+
+def prepare(cases: pd.DataFrame, size: int, path: Path) -> Prepared:
+    """Decode `cases` to `path` unless it already holds just these sources at this size; return its content.
+
+    Raises StudyError that lists every unreadable image, mask of another size and empty mask.
+    """
+    fingerprint = source_fingerprint(cases, size)
+    if path.is_file():
+        kept = read(path)
+        if kept.fingerprint == fingerprint:
+            return kept
+    faults: list[str] = []
+    with write_whole(path) as partial:
+        arrays.write(partial, _decoded(cases, size, faults), len(cases), case_ids=cases["case_id"].to_numpy(str),
+                  fingerprint=np.array(fingerprint))
+        if faults:
+            raise StudyError(f"{len(faults)} case(s) cannot be used:\n" + "\n".join(f"  {f}" for f in faults[:20]))
+    return read(path)
+
+
+def read(path: Path) -> Prepared:
+    """Read a prepared file. Raises StudyError if it is damaged."""
+    try:
+        held = arrays.read(path)
+        return Prepared(**held | {"fingerprint": str(held["fingerprint"])})
+    except Exception as error:
+        raise StudyError(f"{path} is damaged ({error}); delete it, it is made again from the dataset") from None
+
+
+def source_fingerprint(cases: pd.DataFrame, size: int) -> str:
+    """SHA-256 over case ids, file contents, size and decoding rules."""
+    digest = hashlib.sha256(f"{VERSION} {size}".encode())
+    for row in cases.itertuples():
+        digest.update(row.case_id.encode())
+        for source in (row.image, *mask_files(row)):
+            digest.update(hashlib.sha256(Path(source).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def read_grey(path: Path | str) -> np.ndarray:
+    """(H, W) uint8 luminance of an image; transparency is composited over black (docs/protocol.md)."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return luminance(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise StudyError(f"cannot read image {path}: {error}. Replace the file.") from None
+
+
+def luminance(image: Image.Image) -> np.ndarray:
+    """(H, W) uint8 luminance of an 8-bit image of any mode; transparency is composited over black."""
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
+    return np.asarray(image.convert("L"))
+
+
+def read_mask(path: Path | str) -> np.ndarray:
+    """(H, W) bool: luminance over 127."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return np.asarray(image.convert("L")) > 127
+    except (OSError, SyntaxError, ValueError) as error:
+        raise StudyError(f"cannot read mask {path}: {error}. Replace the file.") from None
+
+
+def resize_image(image: np.ndarray, size: int) -> np.ndarray:
+    """(H, W) uint8 to (S, S) uint8, bilinear with antialiasing; aspect is not kept (Section 2.2)."""
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """(H, W) bool to (S, S) bool, nearest neighbour."""
+    return np.asarray(Image.fromarray(mask.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST)) > 0
+
+
+def bounding_box(mask: np.ndarray) -> tuple[int, int]:
+    """(width, height) in pixels of the smallest box around a mask, both ends counted; (0, 0) if empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return (int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1) if rows.size else (0, 0)
+
+
+def centroid(mask: np.ndarray) -> tuple[float, float]:
+    """(C_x, C_y) = (M10/M00, M01/M00) in pixels, eq. (1); nan if the mask is empty."""
+    y, x = np.nonzero(mask)
+    return (float(x.mean()), float(y.mean())) if x.size else (float("nan"), float("nan"))
+
+
+MEASURES = ["width_px", "height_px", "long_side_px", "long_side_mm", "lesion_fraction"]  # what case_table adds
+
+
+def case_table(cases: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
+    """`cases` without their files, and each one's frame and lesion measured at original size: what cases.csv holds.
+
+    long_side_px is the longest side of the lesion's bounding box, the "length" of the paper's Table 2; in
+    millimetres where the pixel size is known. lesion_fraction is the mask's share of the prepared image.
+    """
+    rows = prepared.rows(cases["case_id"])
+    sides = prepared.long_sides[rows].astype(float)
+    return cases.drop(columns=["image", "mask", "more_masks"], errors="ignore").assign(
+        width_px=prepared.original_sizes[rows, 0], height_px=prepared.original_sizes[rows, 1],
+        long_side_px=sides, long_side_mm=np.round(sides * cases["pixel_mm"].to_numpy(float), 3),
+        lesion_fraction=np.array([prepared.masks[row].mean() for row in rows]).round(6))
+
+
+def _decoded(cases: pd.DataFrame, size: int, faults: list[str]) -> Iterator[dict]:
+    """The cases in their order; what is wrong with one that cannot be used is added to `faults` instead."""
+    with ThreadPoolExecutor(min(THREADS, len(os.sched_getaffinity(0)))) as pool:
+        blocks = (cases.iloc[start:start + BLOCK].itertuples() for start in range(0, len(cases), BLOCK))
+        done = (result for block in blocks for result in pool.map(lambda row: _decode_or_fault(row, size), block))
+        for result in track(done, "decoding images", len(cases)):
+            if isinstance(result, str):
+                faults.append(result)
+            else:
+                yield result
+
+
+def _decode_or_fault(row, size: int) -> dict | str:
+    try:
+        return decode(row.image, mask_files(row), size)
+    except StudyError as error:
+        return f"{row.case_id}: {error}"
+
+
+def mask_files(row) -> list[str]:
+    """The mask files of a row of the case table, whose union is its mask; none for a normal image.
+
+    `more_masks` holds the names of files beside `mask`, joined by "&".
+    """
+    more = getattr(row, "more_masks", None)
+    return [] if row.mask is None else [row.mask, *(str(Path(row.mask).with_name(name))
+                                                    for name in (more.split("&") if more else []))]
+
+
+def decode(image_path: str, mask_paths: list[str], size: int) -> dict:
+    """One case as the arrays of Prepared."""
+    image = read_grey(image_path)
+    mask = np.zeros(image.shape, bool)
+    for path in mask_paths:
+        part = read_mask(path)
+        if part.shape != image.shape:
+            raise StudyError(f"mask {Path(path).name} is {part.shape[1]}×{part.shape[0]} pixels, "
+                             f"its image is {image.shape[1]}×{image.shape[0]}")
+        mask |= part
+    if mask_paths and not mask.any():
+        raise StudyError(f"mask {Path(mask_paths[0]).name} is empty; a normal case has no mask file")
+    small = resize_mask(mask, size)
+    if mask.any() and not small.any():
+        raise StudyError(f"the lesion vanishes at {size}×{size} pixels; use a larger image_size")
+    return {"images": resize_image(image, size), "masks": small,
+            "original_sizes": np.array(image.shape[::-1]), "long_sides": np.array(max(bounding_box(mask))),
+            "boxes": np.array(bounding_box(mask)), "centroids": np.array(centroid(mask))}

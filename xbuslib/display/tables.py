@@ -1,0 +1,165 @@
+"""Tables: one frame of numbers, written as CSV (raw), Markdown and LaTeX (booktabs, mean ± SD, best in bold).
+
+Conventions of a frame: `<column>_sd` is shown in the cell of `<column>`; the first word of a column says which metric
+it holds ("dice", "dice fold 0"); `told`, where there is one, marks rows whose prompt policy may use the reference
+mask. These rows carry † and no bold: they answer another question.
+"""
+
+from numbers import Integral, Real
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from xbuslib.display.style import save_table
+from xbuslib.files import write_whole
+
+HIGHER = {"dice", "iou", "dice_two_class", "iou_two_class", "nsd", "sensitivity"}  # is better
+LOWER = {"fpr", "fnr", "fnr_two_class", "missed", "ece", "brier", "nll", "hd95", "assd", "false_alarms",
+         "false_percent", "false_mm2"}  # not fpr_released: 1/6 … 1/5 for any error, good or bad
+HEADERS = {
+    "paper_name": "system", "against_name": "compared with", "dice": "Dice", "iou": "IoU", "fpr": "FPR", "fnr": "FNR",
+    "dice_two_class": "Dice, two-class", "iou_two_class": "IoU, two-class", "fpr_released": "FPR, released",
+    "fnr_two_class": "FNR, two-class", "dice_printed": "printed Dice", "iou_printed": "printed IoU",
+    "fpr_printed": "printed FPR", "fnr_printed": "printed FNR", "dice_two_class_printed": "printed Dice, two-class",
+    "iou_two_class_printed": "printed IoU, two-class", "fnr_two_class_printed": "printed FNR, two-class",
+    "ours_dice": "our Dice", "ours_iou": "our IoU", "ours_fpr": "our FPR", "ours_fnr": "our FNR",
+    "dice_drop": "drop in Dice", "iou_drop": "drop in IoU", "lfe": "LFE", "gfe": "GFE", "sfa": "SFA",
+    "mean_difference": "mean difference", "low": "95 % from", "high": "to",
+    "low_folds": "with folds, from", "high_folds": "to", "statistic": "W", "p_holm": "p (Holm)",
+    "rank_biserial": "rank-biserial r", "ece": "ECE", "brier": "Brier", "nll": "NLL", "hd95": "HD95 (mm)",
+    "assd": "ASSD (mm)", "nsd": "NSD at 1 mm", "empty": "nothing predicted", "hd95_found": "HD95 where predicted",
+    "assd_found": "ASSD where predicted", "hd95_median": "HD95, median", "assd_median": "ASSD, median",
+    "false_alarms": "false alarms per image,", "false_percent": "% of the frame", "false_mm2": "mm²",
+    "any_prediction": "share with any prediction",
+}
+TOLD = "† The policy may take size or place from the reference mask: no candidate for bold."
+LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "±": r"$\pm$", "−": r"$-$",
+    "↓": r"$\downarrow$", "≤": r"$\le$", "≥": r"$\ge$", "×": r"$\times$", "†": r"\textdagger{}", "–": "--",
+    "…": r"\ldots{}", "·": r"$\cdot$", "τ": r"$\tau$", "²": r"\textsuperscript{2}",
+})
+
+
+def save(frame: pd.DataFrame, folder: Path, name: str, caption: str, within: str | None = None,
+         bold: bool = True) -> list[Path]:
+    """Write <name>.csv (every column, unrounded), <name>.md and <name>.tex into `folder`; returns their paths."""
+    paths = [save_table(frame, folder, name)]
+    for suffix, text in (("md", markdown(frame, caption, within, bold)),
+                         ("tex", latex(frame, caption, name, within, bold))):
+        paths.append(folder / f"{name}.{suffix}")
+        with write_whole(paths[-1]) as partial:
+            partial.write_text(text, encoding="utf-8")
+    return paths
+
+
+def markdown(frame: pd.DataFrame, caption: str, within: str | None = None, bold: bool = True) -> str:
+    """The table as Markdown below its caption.
+
+    The best value of a metric's column is bold, among all rows or among those of one value of `within`; equal as
+    printed is equally good, and there is no best of one. Rows over fewer folds or images (`folds`, `n`) than others of
+    their group, as in a partial study, take no part. ↓ marks columns in which lower is better.
+    """
+    columns, rows = _shown(frame), _cells(frame, within, bold)
+    lines = ["| " + " | ".join(_header(column).replace("|", r"\|") for column in columns) + " |",
+             "|" + "|".join("--:" if _numeric(frame, column) else ":--" for column in columns) + "|"]
+    for row in rows:
+        texts = [text.replace("|", r"\|") for text, _ in row]
+        lines.append("| " + " | ".join(f"**{text}**" if best else text
+                                       for text, (_, best) in zip(texts, row, strict=True)) + " |")
+    notes = ["", TOLD] if _any_told(frame) else []
+    return "\n".join([caption, "", *(lines if rows else ["(no rows)"]), *notes]) + "\n"
+
+
+def latex(frame: pd.DataFrame, caption: str, name: str, within: str | None = None, bold: bool = True) -> str:
+    """The same as a LaTeX table labelled tab:<name>, shrunk to the line if wider; needs booktabs and graphicx."""
+    columns = _shown(frame)
+    groups = [None] * len(frame) if within is None else frame[within].tolist()
+    body = []
+    for i, row in enumerate(_cells(frame, within, bold)):
+        if i and groups[i] != groups[i - 1]:
+            body.append(r"\midrule")
+        body.append(" & ".join(rf"\textbf{{{_escape(text)}}}" if best else _escape(text) for text, best in row)
+                    + r" \\")
+    alignment = "".join("r" if _numeric(frame, column) else "l" for column in columns)
+    return "\n".join([
+        r"\begin{table}", r"\centering", rf"\caption{{{_escape(caption)}}}", rf"\label{{tab:{name}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{alignment}}}", r"\toprule",
+        " & ".join(_escape(_header(column)) for column in columns) + r" \\", r"\midrule",
+        *body, r"\bottomrule", r"\end{tabular}}", *([rf"\par\footnotesize {_escape(TOLD)}"] * _any_told(frame)),
+        r"\end{table}"]) + "\n"
+
+
+def _shown(frame: pd.DataFrame) -> list[str]:
+    """Columns with a place of their own: a registry name gives way to the paper's, an SD goes into its mean's cell."""
+    hidden = {"told", "default", *(["system"] if "paper_name" in frame or "against_name" in frame else []),
+              *(["against"] if "against_name" in frame else [])}
+    return [c for c in frame.columns if c not in hidden and not (c.endswith("_sd") and c[:-3] in frame)]
+
+
+def _header(column: str) -> str:
+    metric, _, rest = column.partition(" ")
+    text = HEADERS.get(metric, metric.replace("_", " ")) + (f" {rest}" if rest else "")
+    return f"{text} ↓" if metric in LOWER else text
+
+
+def _cells(frame: pd.DataFrame, within: str | None, bold: bool) -> list[list[tuple[str, bool]]]:
+    """(text, is best) of every shown cell."""
+    columns = {}
+    for column in _shown(frame):
+        spread = frame[f"{column}_sd"] if f"{column}_sd" in frame else [np.nan] * len(frame)
+        texts = [_text(value, column, sd) for value, sd in zip(frame[column], spread, strict=True)]
+        if not columns and _any_told(frame):
+            texts = [f"{text} †" if told else text for text, told in zip(texts, frame["told"], strict=True)]
+        columns[column] = list(zip(texts, _best(frame, column, within) if bold else [False] * len(frame), strict=True))
+    return [list(row) for row in zip(*columns.values(), strict=True)]
+
+
+def _best(frame: pd.DataFrame, column: str, within: str | None) -> np.ndarray:
+    """(n,) bool: the best of each group of rows that may be compared."""
+    metric, best = column.partition(" ")[0], np.zeros(len(frame), bool)
+    if metric not in HIGHER | LOWER:
+        return best
+    values = frame[column].astype(float).round(3).to_numpy()  # as printed
+    free = ~frame["told"].to_numpy(bool) if "told" in frame else ~best
+    groups = frame[within].to_numpy() if within else np.zeros(len(frame))
+    for group in pd.unique(groups):
+        inside = groups == group
+        whole = np.logical_and.reduce([frame[c] == frame.loc[inside, c].max() for c in ("folds", "n") if c in frame])
+        candidates = np.flatnonzero(inside & free & whole & ~np.isnan(values))
+        if len(candidates) > 1:
+            top = values[candidates].max() if metric in HIGHER else values[candidates].min()
+            best[candidates] = values[candidates] == top
+    return best
+
+
+def _text(value, column: str, sd: float) -> str:
+    """One cell: words as they are, counts whole, p to four places, other numbers to three; – where there is none."""
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, Integral):
+        return str(value)
+    if value is None or pd.isna(value):
+        return "–"
+    if not isinstance(value, Real):
+        return HEADERS.get(value, value) if column == "metric" else str(value)
+    if column in ("p", "p_holm"):
+        return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+    if column == "statistic" or column.partition(" ")[0] in ("missed", "empty"):
+        return f"{value:g}"
+    text = f"{value:.3f}".replace("-", "−") if round(value, 3) else "0.000"
+    return text if pd.isna(sd) else f"{text} ± {sd:.3f}"
+
+
+def _numeric(frame: pd.DataFrame, column: str) -> bool:
+    return pd.api.types.is_numeric_dtype(frame[column]) and not pd.api.types.is_bool_dtype(frame[column])
+
+
+def _any_told(frame: pd.DataFrame) -> bool:
+    return "told" in frame and bool(frame["told"].any())
+
+
+def _escape(text: str) -> str:
+    return text.translate(LATEX)

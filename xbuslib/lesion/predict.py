@@ -1,0 +1,53 @@
+"""Image files in, one folder of results each out: what `xbuslib predict` does."""
+
+from collections import defaultdict
+from pathlib import Path
+
+from xbuslib.errors import StudyError
+from xbuslib.lesion import ensemble, page, reading, structured_report
+from xbuslib.lesion.ensemble import Given
+from xbuslib.lesion.reading import Picture
+from xbuslib.lesion.structured_report import Report
+
+
+def predict(images: list[Path], folder: Path, out: Path, said: Given, pixel_mm: tuple[float, float] | None = None,
+            frame: int | None = None) -> tuple[dict[Path, Report], list[str]]:
+    """Segment every image with the run or runs of `folder` (ensemble.find_runs); results go to out/<name of image>/.
+
+    Returns the report of each folder written, and one sentence for each image that could not be used: the others are
+    done all the same. Raises StudyError, before anything is written, if two images have one name or no run fits.
+    """
+    _refuse_one_name(images)
+    folders = ensemble.find_runs(folder)
+    pictures, faults = _read(images, frame, pixel_mm)
+    if not pictures:
+        return {}, faults
+    done = {}
+    for picture, found in zip(pictures, ensemble.segment_all(folders, pictures, said), strict=True):
+        report = structured_report.make(picture, found, said)
+        try:
+            done[page.write(out / picture.name, picture, found, report)] = report
+        except StudyError as error:
+            faults.append(str(error))
+    return done, faults
+
+
+def _refuse_one_name(images: list[Path]) -> None:
+    alike = defaultdict(list)
+    for path in images:
+        alike[path.stem.casefold()].append(path)
+    for paths in alike.values():
+        if len(paths) > 1:
+            raise StudyError(f"the results of {', '.join(map(str, paths))} would all go to a folder "
+                             f"{paths[0].stem}; rename the images, or give each call its own --out")
+
+
+def _read(images: list[Path], frame: int | None,
+          pixel_mm: tuple[float, float] | None) -> tuple[list[Picture], list[str]]:
+    pictures, faults = [], []
+    for path in images:
+        try:
+            pictures.append(reading.read(path, frame, pixel_mm))
+        except StudyError as error:
+            faults.append(str(error))
+    return pictures, faults

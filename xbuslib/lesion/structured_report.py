@@ -1,0 +1,170 @@
+"""The structured report on one segmented image: its schema, and how it is filled."""
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from xbuslib.data import catalogue
+from xbuslib.data.originals import at_size
+from xbuslib.evaluation import measure
+from xbuslib.evaluation.measure import Lesion
+from xbuslib.lesion.ensemble import Given, Segmentation
+from xbuslib.lesion.reading import Picture
+from xbuslib.models import registry
+
+PURPOSE = "Research use only, not a medical device."
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageFacts(_Part):
+    """Where the pixels came from. Of a DICOM file nothing about the patient is kept."""
+
+    file: str
+    sha256: str
+    kind: str
+    width: int
+    height: int
+    pixel_mm: tuple[float, float] | None = Field(description="width and height of a pixel; null if unknown")
+    pixel_source: str
+    notes: list[str]
+
+
+class Attributes(_Part):
+    """What the user said of the lesion; null: not said. The model finds none of it."""
+
+    shape: str | None
+    margin: str | None
+    birads: str | None
+    size: str | None = Field(description="null: found by the model's own first pass")
+    quadrant: str | None = Field(description="null: found by the model's own first pass")
+
+
+class PromptRow(_Part):
+    """What one run was told. Null: its system does not read it, or the first pass found nothing to say."""
+
+    fold: int
+    seed: int
+    size: str | None = None
+    quadrant: str | None = None
+    global_text: str | None = None
+    local_text: str | None = None
+    x: float | None = None
+    y: float | None = None
+
+
+class ModelFacts(_Part):
+    """Which runs these are, and what must be kept in mind with them."""
+
+    system: str
+    paper_name: str
+    study: str
+    dataset: str
+    profile: str
+    image_size: int
+    iterations: int
+    folds: list[int]
+    seeds: list[int]
+    encoders: list[str] = Field(description="each pretrained encoder and where its weights are from")
+    commits: list[str]
+    config_digest: str
+    threshold: float
+    reads: list[str] = Field(description="the prompts that the system reads")
+    caveats: list[str]
+
+
+class Agreement(_Part):
+    """How far the runs of an ensemble agree; ranges are over the runs that find a lesion."""
+
+    runs: int
+    runs_with_lesion: int
+    mean_sd: float | None = Field(description="mean SD of the probability within the ensemble's mask; null if empty")
+    longest_diameter: tuple[float, float] | None = Field(description="smallest and largest over runs")
+    area: tuple[float, float] | None = Field(description="smallest and largest over runs")
+
+
+class Report(_Part):
+    """report.json. `lesion` is null where no pixel reaches the threshold; then there are no measurements."""
+
+    schema_version: Literal[1] = 1
+    purpose: str = PURPOSE
+    created: str
+    image: ImageFacts
+    attributes: Attributes
+    prompts: list[PromptRow]
+    model: ModelFacts
+    statement: str
+    highest_probability: float
+    lesion: Lesion | None
+    agreement: Agreement | None = Field(description="null for a single run")
+
+
+def make(picture: Picture, found: Segmentation, said: Given) -> Report:
+    """The report on one image, segmented under the prompt `said`."""
+    lesion = measure.lesion(found.mask, picture.pixel_mm)
+    highest = float(found.probability.max())
+    notes = list(picture.notes)
+    if not picture.pixel_mm:
+        notes.append("The pixel size is unknown: lengths are in pixels, areas in square pixels, and pixels are taken "
+                     "as square.")
+    rows = found.said.astype(object).where(found.said.notna(), None).to_dict("records")
+    return Report(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        image=ImageFacts(file=picture.path.name, sha256=picture.sha256, kind=picture.kind, width=picture.frame[0],
+                         height=picture.frame[1], pixel_mm=picture.pixel_mm, pixel_source=picture.pixel_source,
+                         notes=notes),
+        attributes=Attributes(**vars(said)), prompts=[PromptRow(**row) for row in rows],
+        model=_model(found, said), statement=_statement(lesion, found.threshold, highest),
+        highest_probability=highest, lesion=lesion, agreement=_agreement(found, picture))
+
+
+def _statement(lesion: Lesion | None, threshold: float, highest: float) -> str:
+    if lesion is None:
+        return (f"No lesion above threshold: the highest probability is {highest:.2f}, and {threshold:g} is needed. "
+                "Nothing was measured.")
+    text = (f"One region was segmented in the {lesion.quadrant} quadrant of the frame." if lesion.regions == 1 else
+            f"{lesion.regions} separate regions were segmented; the largest, in the {lesion.quadrant} quadrant of the "
+            f"frame, was measured. It holds {lesion.measured_share:.0%} of the segmented pixels.")
+    return text + (" It reaches the edge of the image: diameters and area are lower bounds." if lesion.touches_edge
+                   else "")
+
+
+def _agreement(found: Segmentation, picture: Picture) -> Agreement | None:
+    if found.disagreement is None:
+        return None
+    own = [measure.lesion(at_size(one, *picture.frame) >= found.threshold, picture.pixel_mm) for one in found.members]
+    seen = [lesion for lesion in own if lesion]
+    lengths, areas = [one.longest_diameter for one in seen], [one.area for one in seen]
+    return Agreement(runs=len(own), runs_with_lesion=len(seen),
+                     mean_sd=float(found.disagreement[found.mask].mean()) if found.mask.any() else None,
+                     longest_diameter=(min(lengths), max(lengths)) if seen else None,
+                     area=(min(areas), max(areas)) if seen else None)
+
+
+def _model(found: Segmentation, said: Given) -> ModelFacts:
+    run = found.runs[0]
+    config = run["config"]
+    each_encoder = [registry.encoder_label([held]) for held in run["weights"]]
+    dataset = catalogue.label(run["dataset"])
+    caveats = []
+    if run["dataset"] == "phantom":
+        caveats.append("The model was trained on a simulated phantom, not on patients: on a real image its outline and "
+                       "measurements show how the software works and nothing else.")
+    if config["profile"] != "paper":
+        caveats.append(f"Profile {config['profile']}: {'small encoders, ' if config['size'] == 'quick' else ''}"
+                       f"{config['image_size']} pixels, {run['plan']['iterations']} training iterations.")
+    if any(held["weights"] in ("random", "partial") for held in run["weights"]):
+        caveats.append(f"Encoders without their full pretrained weights ({', '.join(each_encoder)}).")
+    if (said.shape or said.margin or said.birads) and "local_text" not in found.reads:
+        caveats.append(f"{run['paper_name']} reads no attributes: the given shape, margin and BI-RADS changed nothing.")
+    if (said.size or said.quadrant) and run["scorings"][0][0] != "first_pass":
+        caveats.append(f"{run['paper_name']} reads neither size nor place: what was given changed nothing.")
+    return ModelFacts(
+        system=run["system"], paper_name=run["paper_name"], study=run["study"], dataset=dataset,
+        profile=config["profile"], image_size=config["image_size"], iterations=run["plan"]["iterations"],
+        folds=sorted({one["fold"] for one in found.runs}), seeds=sorted({one["seed"] for one in found.runs}),
+        encoders=each_encoder, commits=sorted({(one["commit"] or "unknown")[:8] for one in found.runs}),
+        config_digest=run["config_digest"], threshold=config["threshold"], reads=list(found.reads), caveats=caveats)

@@ -1,0 +1,173 @@
+"""From metadata to prompts (Sections 2.2, 2.7, 2.8): no clicks, and no validation mask unless a policy says so.
+
+The dataset has no size column and no laterality, so size comes from a mask and the quadrant is one of the frame.
+A policy says who supplies size and place at validation:
+  first_pass  both from the model's own first pass       paper  size from the reference mask, place from the first pass
+  reference   both from the reference mask               none   neither is said
+Attributes (shape, margin, BI-RADS) come from the metadata, or are left out.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from xbuslib.data.cases import margin_words
+from xbuslib.data.images import Prepared, bounding_box, centroid
+
+SIZES = ("small", "medium", "large")
+QUADRANTS = ("upper left", "upper right", "lower left", "lower right")
+CENTRE = (0.5, 0.5)  # the point prompt that says nothing
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Size and place of a lesion. None or nan where unknown."""
+
+    box: tuple[float, float] | None  # bounding-box width and height in original pixels
+    centre: tuple[float, float] | None  # centroid x, y in original pixels, eq. (1)
+    frame: tuple[int, int]  # width and height of the original image
+    inside: tuple[float, float] = CENTRE  # a point in the lesion, as fractions of the frame
+
+
+# ---- the words ------------------------------------------------------------------------------------------------
+
+
+def size_edges(long_sides: np.ndarray) -> tuple[float, float]:
+    """Tertiles of the longest bounding-box side over the training fold, in original pixels (Section 2.2)."""
+    low, high = np.quantile(np.asarray(long_sides, float), (1 / 3, 2 / 3))
+    return float(low), float(high)
+
+
+def size_word(box: tuple[float, float] | None, edges: tuple[float, float]) -> str | None:
+    """"small", "medium" or "large" by the longest side of `box`; both edges belong to the smaller class."""
+    return None if box is None else SIZES[int(np.searchsorted(edges, max(box), side="left"))]
+
+
+def quadrant(centre: tuple[float, float] | None, frame: tuple[int, int]) -> str | None:
+    """Quadrant of the frame that holds the centroid: laterality is not recorded, so not inner/outer."""
+    if centre is None:
+        return None
+    column = "left" if centre[0] + 0.5 < frame[0] / 2 else "right"  # + 0.5: centre of a pixel
+    row = "upper" if centre[1] + 0.5 < frame[1] / 2 else "lower"
+    return f"{row} {column}"
+
+
+def global_text(size: str | None, place: str | None) -> str:
+    """The Global Feature Context Prompt, e.g. "a small lesion in the upper left quadrant of the image"."""
+    text = f"a {size} lesion" if size else "a lesion"
+    return f"{text} in the {place} quadrant of the image" if place else text
+
+
+def released_global_text(finding: Finding, size: bool = True, place: bool = True) -> str:
+    """The released code's prompt: bounding box and centroid in original pixels (specification 7.6)."""
+    text = "Ultrasound shows a tumor"
+    if size and finding.box is not None:
+        text += f" approximately {finding.box[0]:.0f}×{finding.box[1]:.0f} pixels"
+    if place and finding.centre is not None:
+        text += f" near ({int(finding.centre[0])}, {int(finding.centre[1])})"  # cut off, as the published ones are
+    return text + "."
+
+
+def local_text(shape: str | None, margin: str | None, birads: str | None) -> str:
+    """The Local Feature Prompt, e.g. "irregular shape, spiculated and indistinct margin, BI-RADS 4c"."""
+    parts = [f"{shape} shape"] if shape else []
+    if margin:
+        *first, last = margin_words(margin)
+        parts.append(f"{', '.join(first)} and {last} margin" if first else f"{last} margin")
+    if birads:
+        parts.append(f"BI-RADS {birads}")
+    return ", ".join(parts) or "a lesion"
+
+
+# ---- where size and place come from ---------------------------------------------------------------------------
+
+
+def from_reference(prepared: Prepared, row: int) -> Finding:
+    """Size and place measured on the reference mask at original resolution."""
+    width, height = (int(side) for side in prepared.original_sizes[row])
+    y, x = np.nonzero(prepared.masks[row])
+    middle = len(x) // 2  # the middle lesion pixel in raster order is always inside (specification 5.4)
+    side = prepared.masks.shape[-1]
+    return Finding(tuple(map(int, prepared.boxes[row])), tuple(map(float, prepared.centroids[row])), (width, height),
+                   ((x[middle] + 0.5) / side, (y[middle] + 0.5) / side))
+
+
+def from_first_pass(probabilities: np.ndarray, frame: tuple[int, int], threshold: float = 0.30) -> Finding:
+    """Section 2.7: threshold an (S, S) first-pass map at τ, keep the largest component, measure it.
+
+    `frame` is the original (width, height); no mask enters. Nothing above τ: size and place stay unknown.
+    """
+    components, n = ndimage.label(probabilities >= threshold)  # 4-connected, as every BLU mask is
+    if n == 0:
+        return Finding(None, None, frame)
+    return measure(components == 1 + np.argmax(np.bincount(components.ravel())[1:]), frame)  # the coarse proposal R
+
+
+def measure(region: np.ndarray, frame: tuple[int, int]) -> Finding:
+    """Size and place of an (S, S) bool region, in pixels of the original `frame`, which it stands for stretched."""
+    rows, columns = region.shape
+    scale = frame[0] / columns, frame[1] / rows
+    box, centre = bounding_box(region), centroid(region)
+    at = (centre[0] + 0.5) / columns, (centre[1] + 0.5) / rows
+    return Finding((box[0] * scale[0], box[1] * scale[1]), (at[0] * frame[0] - 0.5, at[1] * frame[1] - 0.5), frame, at)
+
+
+def mirror(finding: Finding) -> Finding:
+    """The same lesion in the mirror image: left becomes right."""
+    width, (x, y) = finding.frame[0], finding.inside
+    centre = None if finding.centre is None else (width - 1 - finding.centre[0], finding.centre[1])
+    return replace(finding, centre=centre, inside=(1 - x, y))
+
+
+def combine(policy: str, reference: Finding | None, first_pass: Finding | None, frame: tuple[int, int]) -> Finding:
+    """What `policy` lets a prompt know. `first_pass` and `none` never look at `reference`."""
+    if policy == "none":
+        return Finding(None, None, frame)
+    if policy == "first_pass":
+        return first_pass
+    if policy == "reference":
+        return reference
+    return Finding(reference.box, first_pass.centre, frame, first_pass.inside)  # paper
+
+
+# ---- the table of prompts -------------------------------------------------------------------------------------
+
+
+def build(cases: pd.DataFrame, findings: list[Finding], edges: tuple[float, float], *, attributes: bool = True,
+          size: bool = True, place: bool = True, style: str = "paper") -> pd.DataFrame:
+    """One row of prompts per case: case_id, size, quadrant, global_text, local_text, x, y (point, fractions).
+
+    `attributes`, `size` and `place` set to False leave that knowledge out; `style` "released" writes the global
+    text as the released code does.
+    """
+    rows = []
+    for case, finding in zip(cases.itertuples(), findings, strict=True):
+        word = size_word(finding.box, edges) if size else None
+        where = quadrant(finding.centre, finding.frame) if place else None
+        released = style == "released"
+        x, y = finding.inside if place else CENTRE
+        # missing is None or, in a column of text that pandas made, nan
+        read = (value if isinstance(value, str) else None for value in (case.shape, case.margin, case.birads))
+        rows.append({
+            "case_id": case.case_id, "size": word, "quadrant": where,
+            "global_text": released_global_text(finding, size, place) if released else global_text(word, where),
+            "local_text": local_text(*read) if attributes else local_text(None, None, None),
+            "x": x, "y": y,
+        })
+    return pd.DataFrame(rows)
+
+
+def scorings(fields: tuple[str, ...]) -> list[tuple[str, str]]:
+    """(policy, attributes) pairs under which a system that reads `fields` is scored.
+
+    A system that reads no size or place gives one result under every policy, so it is scored under `none` alone.
+    Without an expert reading (`none`) only the policies that need no reference mask are of interest.
+    """
+    spatial = bool({"global_text", "point"} & set(fields))
+    policies = ("first_pass", "paper", "reference", "none") if spatial else ("none",)
+    if "local_text" not in fields:
+        return [(policy, "none") for policy in policies]
+    automatic = [policy for policy in policies if policy in ("first_pass", "none")]
+    return [(policy, "metadata") for policy in policies] + [(policy, "none") for policy in automatic]

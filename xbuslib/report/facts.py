@@ -1,0 +1,92 @@
+"""How the numbers of a study came about: facts of its runs, for the report."""
+
+import json
+from collections import Counter
+from datetime import datetime
+
+from xbuslib.data import catalogue
+from xbuslib.models import registry
+from xbuslib.runs.study import Study
+
+
+def facts(study: Study, records: list[dict]) -> list[tuple[str, str]]:
+    """(what, in words) of all runs together. `records` are the run.json of every run of the study."""
+    config, first = study.facts["config"], study.facts
+    dates = sorted(record["created"] for record in records)
+    minutes = sum(record["seconds"]["total"] for record in records) / 60
+    return [
+        ("Dataset", f"{catalogue.label(first['dataset'])}, {len(study.cases)} validated images, "
+                    f"fingerprint {first['dataset_fingerprint'][:12]}"),
+        ("Profile", f"{config['profile']}, recipe {config['recipe']}, {config['image_size']} × {config['image_size']} "
+                    f"pixels, {_several(r['plan']['iterations'] for r in records)} iterations, "
+                    f"batch {_several(r['plan']['batch_size'] for r in records)}"),
+        ("Changed settings", ", ".join(_asked(study).get("overrides", [])) or "none recorded"),
+        ("Prompt policy of the tables", _policies(records)),
+        ("Weights of encoders", f"{study.encoders} (asked for: {config['weights']})"),
+        ("Folds", f"{_several(study.runs['fold'])}, of {config['folds']}; fold list {first['folds_checksum']}"),
+        ("Seeds", _several(study.runs["seed"])),
+        ("Code", _commits(records)),
+        ("Precision", _several(record["precision"] for record in records)),
+        ("Hardware", _several(record["device"] for record in records)),
+        ("Software", "; ".join(Counter(_software(record) for record in records))),
+        ("Training and scoring", f"{minutes:,.1f} minutes in {len(records)} runs, "
+                                 f"{_day(dates[0])} to {_day(dates[-1])}"),
+    ]
+
+
+def systems(study: Study, records: list[dict]) -> list[dict]:
+    """One row per system: runs, minutes, parameters, precision, hardware and memory."""
+    rows = []
+    for system in study.systems:
+        own = [record for record in records if record["system"] == system]
+        minutes = [record["seconds"]["total"] / 60 for record in own]
+        rows.append({
+            "system": own[0]["paper_name"], "registry name": system, "runs": len(own),
+            "minutes": f"{sum(minutes):.1f}", "minutes per run": f"{sum(minutes) / len(minutes):.1f}",
+            "trained parameters": f"{own[0]['trainable']:,}", "frozen parameters": f"{own[0]['frozen']:,}",
+            "encoders": registry.encoder_label(own[0]["weights"]) or "none",
+            "precision": _several(record["precision"] for record in own),
+            "hardware": _several(record["device"] for record in own),
+            "peak memory (GB)": f"{max(record['peak_memory_gb'] for record in own):.1f}"})
+    return rows
+
+
+def not_run(study: Study, executed: dict) -> list[str]:
+    """Notebooks that the study asks for and that have not been executed."""
+    asked = _asked(study)
+    return [name for name in [*asked.get("notebooks", []), *asked.get("analyses", [])] if name not in executed]
+
+
+def _asked(study: Study) -> dict:
+    """study.json; empty where the runs were made one by one."""
+    path = study.folder / "study.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _policies(records: list[dict]) -> str:
+    by_policy: dict[str, set[str]] = {}
+    for record in records:
+        policy, attributes = record["scorings"][0]
+        words = "no prompt" if (policy, attributes) == ("none", "none") else f"{policy} with attributes {attributes}"
+        by_policy.setdefault(words, set()).add(record["system"])
+    order = registry.names()
+    return "; ".join(f"{words} ({', '.join(sorted(names, key=lambda n: order.index(n) if n in order else len(order)))})"
+                     for words, names in by_policy.items())
+
+
+def _commits(records: list[dict]) -> str:
+    count = Counter(((record["commit"] or "none")[:8], record["dirty"]) for record in records)
+    return "; ".join(f"commit {commit}{' with local changes' if dirty else ''}: {n} run{'s' * (n > 1)}"
+                     for (commit, dirty), n in count.items())
+
+
+def _software(record: dict) -> str:
+    return f"Python {record['python']}, " + ", ".join(f"{name} {v}" for name, v in record["versions"].items())
+
+
+def _several(values) -> str:
+    return ", ".join(map(str, sorted(set(values))))
+
+
+def _day(moment: str) -> str:
+    return datetime.fromisoformat(moment).strftime("%Y-%m-%d %H:%M")

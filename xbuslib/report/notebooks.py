@@ -1,0 +1,120 @@
+"""Executed notebooks as HTML pages that load nothing: nbconvert's plain body in a page of ours."""
+
+import os
+import re
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+import nbformat
+from jinja2 import Environment
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+
+from xbuslib.errors import StudyError
+from xbuslib.files import write_whole
+from xbuslib.runs.study import Study
+
+ABOUT = {  # notebooks whose figures rest on no run
+    "03": "shapes and counts of the model itself; nothing is trained",
+    "10": "the paper's own figures and BLU's masks; no run of this study is read",
+}
+WITHOUT_IMAGES = "10"  # nor on any image of the study, so that its caveats do not apply
+LINK = re.compile(r'<a\b[^>]*? href="(?!https?:|mailto:|#)([^"]*)"[^>]*>(.*?)</a>', re.DOTALL)
+SYMBOL = re.compile(r"\$([A-Za-z])_(?:(\w)|\{(\w+)\})\$")  # $C_x$, all the mathematics that notebooks write
+
+
+class Page(NamedTuple):
+    """One executed notebook."""
+
+    source: Path
+    html: Path
+    question: str  # its H1
+    failed: bool  # a cell ended with an error
+    started: float | None  # seconds since 1970, where papermill executed it
+
+
+def convert(study: Study, target: Path, templates: Environment) -> dict[str, Page]:
+    """Every .ipynb under outputs/<study>/notebooks as HTML under `target`, code visible, figures inside.
+
+    Keys are names without suffix, such as 04_train_fold/unet_fold_0_seed_0; older pages are removed.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    source, pages = study.folder / "notebooks", {}
+    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True,
+                            exclude_anchor_links=True)  # the other templates load scripts from the network
+    exporter.register_filter("markdown2html", lambda text: prose(text, html=True))
+    exporter.register_filter("clean_html", lambda text: text)  # half the time, for code that is escaped already
+    for path in sorted(source.glob("[0-9][0-9]_*.ipynb")) + sorted(source.glob("[0-9][0-9]_*/*.ipynb")):
+        name = path.relative_to(source).with_suffix("").as_posix()
+        notebook = _read(path)
+        html = target / f"{name}.html"
+        page = Page(path, html, _question(notebook) or name, _failed(notebook), _started(notebook))
+        _describe_images(notebook)
+        body, _ = exporter.from_notebook_node(notebook)
+        report, apart = target.parent, name.startswith(WITHOUT_IMAGES)
+        with write_whole(html) as unfinished:
+            unfinished.write_text(templates.get_template("notebook.html.jinja").render(
+                study=study, page=page, name=name, body=body, about=ABOUT[WITHOUT_IMAGES] if apart else study.label,
+                caveats=[] if apart else study.caveats, home=_href(report / "index.html", html),
+                style=_href(report / "style.css", html), notebook=_href(path, html)), encoding="utf-8")
+        pages[name] = page
+    return pages
+
+
+def prose(text: str, html: bool = False) -> str:
+    """Markdown as HTML; HTML within it counts only if asked for, else it is shown as it is written.
+
+    Relative links hold where a text was written, not where its copy lies: only their words stay.
+    """
+    rendered = MarkdownWithMath(renderer=IPythonRenderer(escape=not html, exclude_anchor_links=True)).render(text)
+    rendered = LINK.sub(lambda m: m[2], rendered)
+    return SYMBOL.sub(lambda m: f"<var>{m[1]}</var><sub>{m[2] or m[3]}</sub>", rendered)
+
+
+def seconds(moment: str) -> float:
+    """Seconds since 1970 of an ISO date; UTC where it names no zone."""
+    read = datetime.fromisoformat(moment)
+    return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+
+
+def _read(path: Path) -> NotebookNode:
+    try:
+        return nbformat.read(path, as_version=4)
+    except (OSError, ValueError, nbformat.reader.NotJSONError) as error:
+        raise StudyError(f"cannot read the executed notebook {path} ({error}); delete it and run the study again") \
+            from None
+
+
+def _question(notebook: NotebookNode) -> str | None:
+    lines = (line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
+    return next((line.removeprefix("# ").strip() for line in lines if line.startswith("# ")), None)
+
+
+def _failed(notebook: NotebookNode) -> bool:
+    return any(output.output_type == "error" for cell in notebook.cells for output in cell.get("outputs", []))
+
+
+def _started(notebook: NotebookNode) -> float | None:
+    moment = notebook.metadata.get("papermill", {}).get("start_time")
+    return seconds(moment) if moment else None
+
+
+def _describe_images(notebook: NotebookNode) -> None:
+    """Alternative texts: an image is what the nearest heading above it announces."""
+    heading = "this notebook"
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            headings = [line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("#")]
+            heading = headings[-1] if headings else heading
+        for output in cell.get("outputs", []):
+            for kind in output.get("data", {}):
+                if kind.startswith("image/"):
+                    output.metadata.setdefault(kind, {})["alt"] = f"Figure under “{heading}”"
+
+
+def _href(path: Path, page: Path) -> str:
+    return quote(Path(os.path.relpath(path, page.parent)).as_posix())

@@ -1,0 +1,64 @@
+"""Where and with what this process runs: commit, versions, hardware."""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+from xbuslib.files import REPOSITORY
+
+PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "scipy", "pandas")
+
+
+def facts() -> dict:
+    """Commit, versions and hardware of this process, for run.json."""
+    return _software() | {
+        "device": device(),
+        "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),  # the GPU that --gpus or Slurm gave it
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def stamp() -> str:
+    """One line for the top of an executed notebook: date, commit, versions, and the device where torch is in use."""
+    now, software = datetime.now(UTC).isoformat(timespec="seconds"), _software()
+    versions = ", ".join(f"{name} {version}" for name, version in software["versions"].items())
+    commit = software["commit"]
+    source = f"commit {commit[:8]}{' with local changes' if software['dirty'] else ''}" if commit else "no commit"
+    where = f"{device()} · " if "torch" in sys.modules else ""
+    return f"{now} · {source} · {where}Python {software['python']}, {versions}"
+
+
+def device() -> str:
+    """The GPU's name, or "CPU, 2 threads"."""
+    import torch  # here and below, so that what only reads runs does not wait for it
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+
+
+def peak_memory_gb() -> float:
+    """Largest memory this process has held: on the GPU if there is one, else in RAM (10⁹ bytes)."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # kilobytes on Linux
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _software() -> dict:
+    return {
+        "commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }

@@ -1,0 +1,117 @@
+"""What a study's tables rest on, small enough to be kept or published: no weights, no maps, no files of the dataset.
+
+`outputs/reference/` is made with this.
+"""
+
+import io
+import json
+from base64 import b64decode, b64encode
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+from PIL import Image
+
+from xbuslib.data import images
+from xbuslib.evaluation.metrics import PAPER, RELEASED
+from xbuslib.files import REPOSITORY, outputs_root, write_folder
+from xbuslib.models import registry
+from xbuslib.runs import record
+from xbuslib.runs.study import Study, open_study
+
+COLOURS = 256  # of a picture, spread over all it has: a third of the bytes, and none moved by over 5 % in ours
+RUN = ("system", "fold", "seed", "commit", "dirty", "device", "precision", "peak_memory_gb", "config_digest",
+       "dataset_fingerprint", "folds_checksum", "trainable", "frozen")
+
+
+def export(name: str, folder: Path, data: bool = True) -> Path:
+    """Write the finished study `name` into `folder`, in place of an earlier export, and return it.
+
+    Always: `tables/` and the numbers behind `figures/`, `per_image.csv` (every score, from which all tables follow),
+    `cases.csv`, `runs.csv`, `config.json`. With `data` also what shows images of the dataset or repeats its metadata:
+    figures, executed notebooks, and more columns of `cases.csv`; ask the dataset's licence. Raises StudyError if the
+    study is incomplete or `folder` holds other things.
+    """
+    study = open_study(name)
+    with write_folder(folder, "runs.csv") as partial:
+        _tables(study, partial, data)
+        for file in [*study.folder.glob("tables/*/*.csv"), *study.folder.glob("tables/*/*.md"),
+                     *_figures(study, "csv")]:
+            if data or not _of_cases(study, file.with_suffix(".csv")):
+                _place(partial, study, file).write_bytes(file.read_bytes())
+        if data:
+            for file in _figures(study, "png"):
+                _place(partial, study, file).write_bytes(fewer_colours(file.read_bytes()))
+            for file in _notebooks(study):
+                _notebook(file, partial / "notebooks" / file.name)
+    return folder
+
+
+def _tables(study: Study, folder: Path, data: bool) -> None:
+    rows = study.per_image[["case_id", "policy", "attributes", *PAPER, *RELEASED, "system", "fold", "seed", "default"]]
+    keys = ["system", "fold", "seed", "policy", "attributes", "case_id"]
+    rows.round(6).sort_values(keys).to_csv(folder / "per_image.csv", index=False)
+    columns = list(study.cases) if data else ["case_id", *images.MEASURES, "fold"]
+    study.cases[columns].sort_values("case_id").to_csv(folder / "cases.csv", index=False)
+    made = [record.read(Path(place)) for place in study.runs["folder"]]
+    pd.DataFrame([{key: run[key] for key in RUN} | {
+        "train_s": run["seconds"]["train"], "total_s": run["seconds"]["total"],
+        "weights": registry.encoder_label(run["weights"]), "created": run["created"],
+    } for run in made]).to_csv(folder / "runs.csv", index=False)
+    (folder / "config.json").write_text(json.dumps(study.facts["config"], indent=1) + "\n")
+
+
+def _of_cases(study: Study, file: Path) -> bool:
+    """Whether a CSV repeats, case by case, what the dataset says of them."""
+    columns = set(pd.read_csv(file, nrows=0)) if file.is_file() else set()
+    told = (set(study.cases) | {"local_text"}) - {"case_id", "fold", *images.MEASURES}
+    return "case_id" in columns and bool(columns & told)
+
+
+def _place(folder: Path, study: Study, file: Path) -> Path:
+    place = folder / file.relative_to(study.folder)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def _shown(study: Study) -> Path | None:
+    """Of the notebooks that ran once per fold, xbusnet's first or, without xbusnet, the first."""
+    folds = sorted((study.folder / "notebooks" / "04_train_fold").glob("*.ipynb"))
+    return next((file for file in folds if file.name.startswith("xbusnet_fold_")), next(iter(folds), None))
+
+
+def _notebooks(study: Study) -> list[Path]:
+    shown = _shown(study)
+    return sorted((study.folder / "notebooks").glob("[0-9][0-9]_*.ipynb")) + ([shown] if shown else [])
+
+
+def _figures(study: Study, kind: str) -> list[Path]:
+    """All but those of the folds that are not shown."""
+    shown = _shown(study)
+    return [file for file in study.folder.glob(f"figures/*/*.{kind}")
+            if file.parent.name != "04" or (shown and file.name.startswith(shown.stem))]
+
+
+def _notebook(file: Path, place: Path) -> None:
+    """A copy without the paths of one machine, its pictures in fewer colours."""
+    text = file.read_text(encoding="utf-8")
+    for root, said in ((outputs_root(), "outputs"), (REPOSITORY, ".")):
+        text = text.replace(str(root), said)
+    book = nbformat.reads(text, as_version=4)
+    book.metadata.pop("papermill", None)
+    for cell in book.cells:
+        cell.metadata.pop("papermill", None)
+        for data in (output["data"] for output in cell.get("outputs", []) if "data" in output):
+            if "image/png" in data:
+                data["image/png"] = b64encode(fewer_colours(b64decode(data["image/png"]))).decode()
+    place.parent.mkdir(exist_ok=True)
+    nbformat.write(book, place.with_name("04_train_fold_" + place.name) if place.name[0].isalpha() else place)
+
+
+def fewer_colours(png: bytes) -> bytes:
+    """A PNG in COLOURS colours, on white; as it is where that is no smaller."""
+    picture = Image.open(io.BytesIO(png)).convert("RGBA")
+    flat = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    held = io.BytesIO()
+    flat.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(held, "png", optimize=True)
+    return min(png, held.getvalue(), key=len)

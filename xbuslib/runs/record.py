@@ -1,0 +1,158 @@
+"""Run folders: written whole or not at all, and everything needed to know where a number came from."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from xbuslib.config import Config, digest
+from xbuslib.errors import StudyError
+from xbuslib.evaluation.metrics import PAPER, RELEASED
+from xbuslib.files import outputs_root
+
+if TYPE_CHECKING:
+    from xbuslib.models.system import System
+
+FILES = ("run.json", "history.csv", "per_image.csv", "cases.csv", "probabilities.npz", "weights.safetensors")
+
+
+def folder(study: str, system: str, fold: int, seed: int) -> Path:
+    """outputs/<study>/runs/<system>/fold_<k>/seed_<s>"""
+    return outputs_root() / study / "runs" / system / f"fold_{fold}" / f"seed_{seed}"
+
+
+def read(path: Path) -> dict:
+    """run.json of a run folder. Raises StudyError if there is none or it is damaged."""
+    try:
+        return json.loads((path / "run.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise StudyError(f"{path} is no finished run ({error}); delete the folder and run the fold again") from None
+
+
+def finished(path: Path, config: Config, inputs: dict) -> bool:
+    """Whether `path` already holds this very run.
+
+    Raises StudyError if it holds a run of another configuration or of other data, rather than overwrite it.
+    """
+    if not (path / "run.json").is_file():
+        return False
+    run = read(path)
+    changed = [] if run["config_digest"] == digest(config) else _differences(run["config"], config.model_dump())
+    changed += [f"{key}: {run.get(key)} there, {value} asked for" for key, value in inputs.items()
+                if run.get(key) != value]
+    if changed:
+        raise StudyError(f"{path} holds a run with other settings:\n  " + "\n  ".join(changed)
+                         + "\nGive this one another name with --study, or delete that folder.")
+    missing = [name for name in FILES if not (path / name).is_file()]
+    if missing:
+        raise StudyError(f"{path} lacks {', '.join(missing)}; delete the folder and run the fold again")
+    return True
+
+
+def partial_folder(path: Path, config: Config, inputs: dict) -> Path:
+    """Where an unfinished run of this configuration on these data and folds keeps its checkpoint."""
+    key = hashlib.sha256(json.dumps([digest(config), inputs], sort_keys=True).encode()).hexdigest()[:12]
+    partial = path.with_name(f".{path.name}.{key}.partial")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        if not os.access(partial, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise StudyError(f"cannot write to {partial.parent}: {error.strerror}. "
+                         "Check permissions, or set XBUS_OUTPUTS to another folder.") from None
+    return partial
+
+
+def write(path: Path, partial: Path, run: dict, history: pd.DataFrame, per_image: pd.DataFrame,
+          cases: pd.DataFrame, probabilities: np.ndarray, system: "System") -> None:
+    """Write a finished run into `partial`, then give it its final name in one step.
+
+    `cases` (images.case_table) are the validated ones, a row for each of the (n, S, S) `probabilities`.
+    """
+    from safetensors.torch import save_file  # here, so that reading runs does not wait for torch
+
+    try:
+        history.to_csv(partial / "history.csv", index=False)
+        per_image.to_csv(partial / "per_image.csv", index=False)
+        cases.to_csv(partial / "cases.csv", index=False)
+        np.savez_compressed(partial / "probabilities.npz", case_ids=cases["case_id"].to_numpy(str),
+                            probabilities=halved(probabilities, run["config"]["threshold"]))
+        save_file({key: value.contiguous().cpu() for key, value in system.trainable_state().items()},
+                  partial / "weights.safetensors")
+        (partial / "run.json").write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+        (partial / "checkpoint.pt").unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() and not (path / "run.json").exists():
+            shutil.rmtree(path)  # what is left of a run whose run.json was deleted, so that it is made again
+        os.replace(partial, path)
+    except OSError as error:
+        raise StudyError(f"cannot write the results to {path}: {error.strerror or error}. "
+                         "Check permissions and free space; the training checkpoint is kept.") from None
+
+
+def halved(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """Probabilities in half precision (off by 0.0003 at most), each on its own side of `threshold`."""
+    half = probabilities.astype(np.float16)
+    below, edge = probabilities < threshold, np.float16(threshold)
+    half[below & (half >= edge)] = np.nextafter(edge, np.float16(0))
+    half[~below & (half < edge)] = edge
+    return half
+
+
+def listing(study: str | None = None) -> pd.DataFrame:
+    """One row per finished run: study, system, fold, seed, profile, dataset, weights, commit, minutes, folder."""
+    rows = []
+    for file in sorted(outputs_root().glob(f"{study or '*'}/runs/*/fold_*/seed_*/run.json")):
+        run = read(file.parent)
+        rows.append({key: run[key] for key in ("study", "system", "fold", "seed", "dataset", "config_digest")}
+                    | {"profile": run["config"]["profile"], "weights": run["config"]["weights"],
+                       "commit": (run["commit"] or "")[:8], "minutes": round(run["seconds"]["total"] / 60, 2),
+                       "folder": str(file.parent)})
+    return pd.DataFrame(rows)
+
+
+def collect(study: str) -> pd.DataFrame:
+    """Every row of per_image.csv of a study with its run keys: one tidy table, joined on keys, never on position."""
+    parts = []
+    for row in listing(study).itertuples():
+        part = pd.read_csv(Path(row.folder) / "per_image.csv", keep_default_na=False, na_values=[""])
+        part.insert(0, "system", row.system)
+        part.insert(1, "fold", row.fold)
+        part.insert(2, "seed", row.seed)
+        parts.append(part)
+    if not parts:
+        raise StudyError(f"study {study!r} has no finished run under {outputs_root()}; start with ./run_all.sh")
+    return pd.concat(parts, ignore_index=True)
+
+
+def _differences(there: dict, asked: dict) -> list[str]:
+    keys = sorted(there.keys() | asked.keys())
+    return [f"{k}: {there.get(k)} there, {asked.get(k)} asked for" for k in keys if there.get(k) != asked.get(k)]
+
+
+def summary(path: Path) -> pd.DataFrame:
+    """Mean of both metric families over the validation images of one run, a row per policy."""
+    per_image = pd.read_csv(path / "per_image.csv", keep_default_na=False, na_values=[""])
+    return per_image.groupby(["policy", "attributes"], sort=False)[PAPER + RELEASED].mean().reset_index()
+
+
+def study_summary(study: str) -> pd.DataFrame:
+    """Mean over folds of the paper's metrics for every system and policy of a study, with the SD of Dice."""
+    rows = collect(study)
+    fold_means = rows.groupby(["system", "policy", "attributes", "fold"], sort=False)[PAPER].mean().reset_index()
+    by = fold_means.groupby(["system", "policy", "attributes"], sort=False)
+    table = by[PAPER].mean()
+    table.insert(1, "dice_sd", by["dice"].std())
+    table.insert(0, "folds", by["fold"].nunique())
+    return table.reset_index()
+
+
+def probabilities(path: Path) -> dict[str, np.ndarray]:
+    """case_id: (S, S) lesion probabilities of the default policy, from a run folder."""
+    with np.load(path / "probabilities.npz") as held:
+        return dict(zip(held["case_ids"].tolist(), held["probabilities"].astype(np.float32), strict=True))

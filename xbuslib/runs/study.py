@@ -1,0 +1,194 @@
+"""A study as the analysis notebooks read it: every run there, all of one protocol, joined on their keys."""
+
+import itertools
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from xbuslib.data import catalogue, images
+from xbuslib.errors import StudyError
+from xbuslib.evaluation.metrics import PAPER, RELEASED
+from xbuslib.files import outputs_root
+from xbuslib.models import registry
+from xbuslib.runs import record
+
+ONE_PROTOCOL = ("dataset", "dataset_fingerprint", "folds_checksum", "config_digest")  # equal in all runs of a study
+RANDOM = {"partial": "partly random", "random": "random"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Finished runs of one study. No table may join `per_image` rows on anything but their keys."""
+
+    name: str
+    folder: Path  # outputs/<study>
+    runs: pd.DataFrame  # one row per run: system, fold, seed, folder, …
+    per_image: pd.DataFrame  # KEYS, paper_name, default, fold, seed, case_id, both metric families
+    cases: pd.DataFrame  # one row per validated case: case_id, fold, the case table, measures of frame and lesion
+    facts: dict  # run.json of the first run: dataset, config, plan, versions
+    missing: list[str]  # runs that belong to the study and are not there; empty unless asked for with `partial`
+
+    @property
+    def systems(self) -> list[str]:
+        """Registry names, in the registry's order."""
+        found = set(self.runs["system"])
+        return [name for name in registry.names() if name in found] + sorted(found - set(registry.names()))
+
+    @cached_property
+    def default(self) -> pd.DataFrame:
+        """The per-image rows of each system's default scoring: `first_pass` where a prompt says size or place."""
+        return self.per_image[self.per_image["default"]].reset_index(drop=True)
+
+    @cached_property
+    def prepared(self) -> images.Prepared:
+        """The study's images and masks at `image_size`. Raises StudyError if they are gone."""
+        path = self.folder / "prepared" / f"{self.facts['dataset']}_{self.facts['config']['image_size']}.npz"
+        if not path.is_file():
+            raise StudyError(f"{path} is gone; run the study again, which decodes the images anew")
+        held = images.read(path)
+        if held.fingerprint != self.facts["dataset_fingerprint"]:
+            raise StudyError(f"{path} holds other images than the runs were made with; delete it and run the study "
+                             "again")
+        return held
+
+    def case_table(self, data: str = "") -> pd.DataFrame:
+        """The case table of the study's dataset with its files, normal images included.
+
+        data: the dataset's folder; "" for its place in XBUS_DATA, or the embedded phantom, made again if it is gone.
+        Raises StudyError if the files are not there, or are not those that the runs were made with.
+        """
+        config, dataset = self.facts["config"], self.facts["dataset"]
+        try:
+            root = catalogue.data_root(dataset, data, config["phantom_cases"])
+            table = catalogue.load(dataset, root)
+            same = images.source_fingerprint(table, config["image_size"]) == self.facts["dataset_fingerprint"]
+        except (OSError, StudyError) as error:
+            raise StudyError(f"the files of study {self.name}'s dataset ({dataset}) are needed once more, for masks at "
+                             f"original resolution and for normal images: {error}") from None
+        if not same:
+            raise StudyError(f"{root} holds other images or masks than study {self.name} was made with; give the "
+                             "folder that it was made with (papermill: -p data DIR), or run the study again on this "
+                             "one")
+        return table
+
+    def run_folder(self, system: str, fold: int, seed: int | None = None) -> Path:
+        """The folder of one run, of the first seed unless one is given. Raises StudyError if it is not there."""
+        rows = self.runs[(self.runs["system"] == system) & (self.runs["fold"] == fold)]
+        rows = rows if seed is None else rows[rows["seed"] == seed]
+        if rows.empty:
+            raise StudyError(f"study {self.name} has no run of {system} on fold {fold}")
+        return Path(rows.sort_values("seed")["folder"].iloc[0])
+
+    @property
+    def label(self) -> str:
+        """What a caption says of the numbers: dataset, profile and encoders, folds, seeds."""
+        config, folds = self.facts["config"], self.runs["fold"].nunique()
+        seeds = ", ".join(map(str, sorted(self.runs["seed"].unique())))
+        return (f"{catalogue.label(self.facts['dataset'])}, profile {config['profile']}, "
+                f"{config['image_size']} px, {self.facts['plan']['iterations']} iterations, {self.encoders}, "
+                f"{folds} fold{'s' * (folds > 1)}, seed {seeds}")
+
+    @property
+    def encoders(self) -> str:
+        """ "CLIP random, ResNet-50 pretrained": the weights of every encoder that some system of the study uses."""
+        records = [record.read(Path(folder))["weights"] for folder in self.runs.drop_duplicates("system")["folder"]]
+        return registry.encoder_label(list(itertools.chain(*records))) or "no pretrained encoder"
+
+    @property
+    def caveats(self) -> list[str]:
+        """Plain sentences that must stand above any table of this study; none for the paper's own protocol."""
+        config, said = self.facts["config"], []
+        if self.facts["dataset"] == "phantom":
+            said.append("The images are a simulated phantom, not patients: these numbers say nothing about the paper.")
+        elif self.facts["dataset"] != "blu":
+            said.append(f"The dataset is {catalogue.label(self.facts['dataset'])}, not the paper's BLU.")
+        if config["profile"] != "paper":
+            said.append(f"The profile is {config['profile']}, not paper: "
+                        + ("small encoders, " if config["size"] == "quick" else "")
+                        + f"{config['image_size']} pixels, {self.facts['plan']['iterations']} iterations.")
+        elif (config["image_size"], self.facts["plan"]["iterations"]) != (352, 1000):
+            said.append(f"The paper's protocol was shortened: {config['image_size']} pixels instead of 352, "
+                        f"{self.facts['plan']['iterations']} iterations instead of 1000.")
+        if "random" in self.encoders or "partial" in self.encoders:
+            said.append(f"Encoders without their pretrained weights took part ({self.encoders}).")
+        if self.missing:
+            said.append(f"This study is partial: {len(self.missing)} run(s) are missing ({self.missing[0]}"
+                        + (", …)." if len(self.missing) > 1 else ")."))
+        return said
+
+
+def open_study(name: str, systems: list[str] | None = None, partial: bool = False) -> Study:
+    """The finished runs of study `name`, or of some of its systems.
+
+    Raises StudyError with a list of what is missing (unless `partial`) or mixed: runs of another configuration,
+    dataset or fold list never enter one table.
+    """
+    listed = record.listing(name)
+    if listed.empty:
+        raise StudyError(f"study {name!r} has no finished run under {outputs_root()}; start with ./run_all.sh")
+    missing = _missing(name, listed, systems)
+    if systems:
+        listed = listed[listed["system"].isin(systems)].reset_index(drop=True)
+    if listed.empty or (missing and not partial):
+        raise StudyError(f"study {name!r} is not complete; {len(missing)} run(s) are missing:\n"
+                         + "\n".join(f"  {run}" for run in missing[:30])
+                         + "\nRun the study again, or ask for what is there with partial=True.")
+    read = [record.read(Path(folder)) for folder in listed["folder"]]
+    _refuse_mixture(name, listed, read)
+    parts, tables = [], []
+    for row, run in zip(listed.itertuples(), read, strict=True):
+        parts.append(_per_image(Path(row.folder), run))
+        tables.append(_table(Path(row.folder) / "cases.csv").assign(fold=row.fold))
+    cases = pd.concat(tables, ignore_index=True).drop_duplicates("case_id", ignore_index=True)
+    return Study(name, outputs_root() / name, listed, pd.concat(parts, ignore_index=True), cases, read[0], missing)
+
+
+def _missing(name: str, listed: pd.DataFrame, systems: list[str] | None) -> list[str]:
+    """Runs that study.json asks for, or that would make the grid of what is there whole."""
+    wanted = {key: set(listed[key]) for key in ("system", "fold", "seed")}
+    settings = outputs_root() / name / "study.json"
+    if settings.is_file():
+        asked = json.loads(settings.read_text())
+        wanted = {key: wanted[key] | set(asked[f"{key}s"]) for key in wanted}
+    if systems:
+        wanted["system"] = set(systems)
+    there = set(zip(listed["system"], listed["fold"], listed["seed"], strict=True))
+    grid = itertools.product(*(sorted(wanted[key]) for key in ("system", "fold", "seed")))
+    return [f"{system}, fold {fold}, seed {seed}" for system, fold, seed in grid if (system, fold, seed) not in there]
+
+
+def _refuse_mixture(name: str, listed: pd.DataFrame, read: list[dict]) -> None:
+    faults = []
+    for key in ONE_PROTOCOL:
+        values = pd.Series([run[key] for run in read])
+        if values.nunique() > 1:
+            for value in values.unique():
+                row = listed[(values == value).to_numpy()].iloc[0]
+                faults.append(f"  {key} {value}: {(values == value).sum()} run(s), such as {row.folder}")
+    said = pd.DataFrame({"system": listed["system"], "scorings": [json.dumps(run["scorings"]) for run in read]})
+    for system, found in said.groupby("system")["scorings"]:
+        if found.nunique() > 1:
+            faults.append(f"  {system} was scored under different policies: {'; '.join(found.unique())}")
+    if faults:
+        raise StudyError(f"study {name!r} mixes runs that cannot stand in one table:\n" + "\n".join(faults)
+                         + "\nMove the odd ones to a study of their own, or delete them.")
+
+
+def _per_image(folder: Path, run: dict) -> pd.DataFrame:
+    rows = _table(folder / "per_image.csv")
+    policy, attributes = run["scorings"][0]
+    keys = {"system": run["system"], "paper_name": run["paper_name"], "fold": run["fold"], "seed": run["seed"],
+            "default": (rows["policy"] == policy) & (rows["attributes"] == attributes)}
+    return rows[["case_id", "policy", "attributes", *PAPER, *RELEASED]].assign(**keys)
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """A CSV in which "none" is a word and only an empty cell is missing."""
+    try:
+        return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"case_id": str, "patient_id": str,
+                                                                              "birads": str})
+    except (OSError, ValueError) as error:
+        raise StudyError(f"cannot read {path} ({error}); delete its folder and run the fold again") from None

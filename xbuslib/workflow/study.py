@@ -1,0 +1,201 @@
+"""The study as a whole: check everything that can be checked now, then hand over to Snakemake."""
+
+import importlib.util
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
+
+from xbuslib.config import Config, resolve
+from xbuslib.errors import StudyError
+from xbuslib.files import REPOSITORY, outputs_root, write_whole
+
+PROFILES = REPOSITORY / "workflow" / "profiles"  # how jobs are run: on this machine, or on a Slurm cluster
+QUEUED = 100  # Slurm jobs at once: more than eleven systems on five folds; the cluster has its own limit
+ABOUT_PROMPTS = "11_prompt_robustness"
+
+
+class Settings(BaseModel):
+    """What `xbuslib study` hands to the Snakefile (outputs/<study>/study.json)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    study: str
+    dataset: str
+    data: str
+    fold_lists: str
+    profile: str
+    overrides: list[str]
+    systems: list[str]
+    folds: list[int]
+    seeds: list[int]
+    threads: int
+    notebooks: list[str]  # run once per study, beside the folds
+    analyses: list[str]  # run once per study, after all folds
+    prompted: str  # the system whose prompts 11 varies; "" if none reads any, and then 11 is not among the analyses
+
+
+def settle(*, study: str | None, dataset: str, data: str, fold_lists: str, profile: str, overrides: list[str],
+           systems: list[str], folds: list[int] | None, seeds: list[int], jobs: int | None,
+           gpus: list[str], slurm: Path | None = None) -> tuple[Settings, int]:
+    """Checked settings, and how many folds run at once. Raises StudyError before anything is started.
+
+    By default each GPU takes one fold; on CPUs the small profiles train one fold per core and `paper`, which needs
+    the memory and the cores, one fold at a time. On a cluster (`slurm`, a profile folder) the queue decides, and the
+    profile says how many cores a job gets.
+    """
+    from xbuslib.models import registry
+    from xbuslib.runs.fold import open_source
+    from xbuslib.training import recipes
+
+    config = resolve(profile, overrides)
+    unknown = [name for name in systems if name not in registry.names()]
+    if unknown:
+        raise StudyError(f"unknown system {', '.join(unknown)}; the systems are {', '.join(registry.names())}")
+    if config.weights == "pretrained":
+        _require_weights(systems)
+    _check_machine(gpus, slurm)
+    name = study or f"{dataset}-{profile}"
+    cores = len(os.sched_getaffinity(0))
+    at_once = jobs or len(gpus) or (QUEUED if slurm else 1 if config.size == "paper" else cores)
+    data, fold_lists = (str(Path(place).resolve()) if place else "" for place in (data, fold_lists))
+    source = open_source(dataset, data, fold_lists, config, name)
+    known = sorted(set(source.fold_of))
+    wrong = [fold for fold in folds or [] if fold not in known]
+    if wrong:
+        raise StudyError(f"there is no fold {wrong[0]}; the folds are 0 … {known[-1]}")
+    for system in systems:  # a recipe that a system does not have is refused here
+        recipes.plan(system, config, len(source.split(known[0])[0]))
+    asked = prompted(systems)
+    settings = Settings(
+        study=name, dataset=dataset, data=data, fold_lists=fold_lists, profile=profile, overrides=overrides,
+        systems=systems, folds=known if folds is None else folds, seeds=seeds,
+        threads=max(1, cores // at_once), notebooks=["01_explore_data", "02_design_prompts", "03_model_anatomy"],
+        analyses=[analysis for analysis in analyses() if asked or analysis != ABOUT_PROMPTS], prompted=asked)
+    _refuse_other_settings(settings, config, source)
+    return settings, at_once
+
+
+def analyses() -> list[str]:
+    """The notebooks that read a study's finished runs: 05 to 13."""
+    return sorted(path.stem for path in (REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb")
+                  if 5 <= int(path.stem[:2]) <= 13)
+
+
+def prompted(systems: list[str]) -> str:
+    """xbusnet if it is among `systems`, else the first that reads a prompt; "" if none does."""
+    from xbuslib.models import registry
+
+    smoke = resolve("smoke", [])  # small and without weights: which prompts a system reads depends on neither
+    return next((name for name in sorted(systems, key=lambda name: name != "xbusnet")
+                 if name == "xbusnet" or registry.build(name, smoke).prompts), "")
+
+
+def run(settings: Settings, at_once: int, *, gpus: list[str], slurm: Path | None = None,
+        dry_run: bool = False) -> bool:
+    """Run Snakemake on `settings`; True if there was something to do. Raises StudyError if a job failed.
+
+    `slurm` is the profile folder of a cluster; without one the jobs run here.
+    """
+    folder = outputs_root() / settings.study
+    with write_whole(folder / "study.json") as partial:
+        partial.write_text(json.dumps(settings.model_dump(), indent=1) + "\n")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "workflow" / "Snakefile"),
+               "--directory", str(folder), "--configfile", str(folder / "study.json"),
+               "--profile", str(slurm or PROFILES / "local"),
+               "--nolock",  # our own lock below: it cannot outlive a killed process
+               *(["--jobs", str(at_once)] if slurm else ["--cores", str(at_once * settings.threads)])]
+    environment = os.environ | {"XBUS_OUTPUTS": str(outputs_root()), "XBUS_GPUS": "" if slurm else ",".join(gpus)}
+    if dry_run:
+        return subprocess.run([*command, "--dry-run"], env=environment, check=False).returncode == 0
+    try:
+        with FileLock(folder / ".study.lock", timeout=0):
+            pending = subprocess.run([*command, "--dry-run", "--quiet", "all"], env=environment, capture_output=True,
+                                     text=True, check=False)
+            if pending.returncode == 0 and "othing to be done" in pending.stdout + pending.stderr:
+                return False
+            if subprocess.run(command, env=environment, check=False).returncode != 0:
+                raise StudyError(
+                    "these jobs failed:\n" + "\n".join(f"  {job}" for job in _undone(settings, folder)[:30])
+                    + f"\nTheir executed notebooks are in {folder / 'notebooks'}. The same command goes on with what "
+                    f"is left; `xbuslib report {settings.study} --partial` shows what is there."
+                    + (f" Slurm's own logs are in {folder / '.snakemake' / 'slurm_logs'}." if slurm else ""))
+    except Timeout:
+        raise StudyError(f"study {settings.study} is already running; wait for it, or give another --study") from None
+    return True
+
+
+def _undone(settings: Settings, folder: Path) -> list[str]:
+    """What Snakemake tried and did not finish; what waits for that is not named."""
+    grid = itertools.product(settings.systems, settings.folds, settings.seeds)
+    folds = [f"04_train_fold: {system}, fold {fold}, seed {seed}" for system, fold, seed in grid
+             if not (folder / "runs" / system / f"fold_{fold}" / f"seed_{seed}" / "run.json").is_file()]
+    tried = settings.notebooks + ([] if folds else settings.analyses)
+    notebooks = [name for name in tried if not (folder / "notebooks" / f"{name}.done").is_file()]
+    return folds + notebooks or ["report"]
+
+
+def _require_weights(systems: list[str]) -> None:
+    """Find or fetch every weights file once, before jobs ask for them side by side; all that are missing are named."""
+    from xbuslib.models import registry
+    from xbuslib.models.encoders import locate
+
+    faults = []
+    for encoder in sorted({encoder for system in systems for encoder in registry.REGISTRY[system].encoders}):
+        try:
+            locate(encoder)
+        except StudyError as error:
+            faults.append(str(error))
+    if faults:
+        raise StudyError("\n".join(faults))
+
+
+def _check_machine(gpus: list[str], slurm: Path | None) -> None:
+    """What --gpus or --slurm asks of this machine is there."""
+    if slurm:
+        if gpus:
+            raise StudyError("--gpus is for one machine; under --slurm the cluster hands out its GPUs (gres in the "
+                             "profile)")
+        if not (slurm / "config.yaml").is_file():
+            raise StudyError(f"{slurm} holds no config.yaml; copy {PROFILES / 'slurm'} and edit the copy")
+        if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
+            raise StudyError("--slurm needs snakemake-executor-plugin-slurm: "
+                             "pip install -c constraints.txt -e '.[slurm]'")
+        if shutil.which("sbatch") is None:
+            raise StudyError("--slurm needs Slurm's sbatch, which is not here; start it where jobs are submitted from")
+    elif gpus:
+        _check_gpus(gpus)
+
+
+def _check_gpus(gpus: list[str]) -> None:
+    """Each id once, and there: CUDA would pass over an unknown one in silence and leave the fold to the CPU."""
+    import torch
+
+    if len(set(gpus)) < len(gpus):
+        raise StudyError(f"--gpus {','.join(gpus)} names a GPU twice")
+    there = torch.cuda.device_count()
+    unknown = [gpu for gpu in gpus if gpu.isdigit() and int(gpu) >= there]
+    if not there:
+        print("PyTorch sees no GPU here: the folds of --gpus run on the CPU", file=sys.stderr)
+    elif unknown and "CUDA_VISIBLE_DEVICES" not in os.environ:  # which numbers anew the ones it leaves
+        raise StudyError(f"there is no GPU {', '.join(unknown)}; the GPUs are 0 … {there - 1}")
+
+
+def _refuse_other_settings(settings: Settings, config: Config, source) -> None:
+    """Finished runs of this study must be of the same protocol and data: nothing is overwritten."""
+    from xbuslib.runs import record
+
+    inputs = source.identity()
+    there = list((outputs_root() / settings.study / "runs").glob("*/fold_*/seed_*/run.json"))
+    for path in there:
+        record.finished(path.parent, config, inputs)
+    ready = outputs_root() / settings.study / "prepared" / "ready.json"
+    if there and not ready.exists():  # its images were deleted, and have just been decoded again: the same data,
+        ready.write_text(json.dumps(inputs))  # so nothing that rests on them is out of date
+        os.utime(ready, (0, 0))
