@@ -22,7 +22,7 @@ from xbuslib.models.layers_cpu import Dropout, GroupNorm, PatchConvTranspose2d
 from xbuslib.models.system import System
 from xbuslib.prompts import words
 from xbuslib.prompts.conditioning import TextTable, TrainingPrompts, to_tensors
-from xbuslib.runs.fold import Source
+from xbuslib.runs.source import Source
 from xbuslib.training import loop, recipes
 
 
@@ -53,10 +53,10 @@ def our_step(b: Bench):
     texts = TextTable(b.system, b.device)
     pictures = torch.from_numpy(b.prepared.images[b.rows])[:, None].to(b.device)  # (n, 1, S, S)
     masks = torch.from_numpy(b.prepared.masks[b.rows])[:, None].to(b.device)
-    said = TrainingPrompts(b.system, b.cases, b.prepared, b.rows, b.edges, b.plan, texts)
+    training_prompts = TrainingPrompts(b.system, b.cases, b.prepared, b.rows, b.edges, b.plan, texts)
     for field in {"global_text", "local_text"} & set(b.system.prompts):  # a run embeds each text once, beforehand
-        said.vocabulary(field)
-    data = loop.TrainingData(pictures, masks, encode(b.system, pictures, b.plan, b.device), said)
+        training_prompts.vocabulary(field)
+    data = loop.TrainingData(pictures, masks, encode(b.system, pictures, b.plan, b.device), training_prompts)
     b.system.to(memory_format=torch.channels_last).train()
     optimiser, generator, queue = loop.make_optimiser(b.system, b.plan), torch.Generator().manual_seed(0), []
 
@@ -77,9 +77,9 @@ def reference_step(b: Bench):
     def step() -> Tensor:
         batch = loop.next_batch(queue, len(b.cases), b.plan.batch_size, generator)
         image, mask = _decode(b, batch)
-        said = TrainingPrompts(b.system, b.cases.iloc[batch].reset_index(drop=True), b.prepared, b.rows[batch], b.edges,
+        training_prompts = TrainingPrompts(b.system, b.cases.iloc[batch].reset_index(drop=True), b.prepared, b.rows[batch], b.edges,
                                b.plan, TextTable(b.system, b.device))
-        given = said(list(range(len(batch))), generator)
+        given = training_prompts(list(range(len(batch))), generator)
         with torch.no_grad():
             features = b.system.encode_images(image)
         optimiser.zero_grad()

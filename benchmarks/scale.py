@@ -41,7 +41,9 @@ from xbuslib.models import registry
 from xbuslib.prompts import words
 from xbuslib.prompts.conditioning import TextTable, TrainingPrompts
 from xbuslib.runs import environment, record
-from xbuslib.runs.fold import Source, open_source, run_fold
+from xbuslib.runs.fold import run_fold
+from xbuslib.runs.source import Source
+from xbuslib.runs.source import open_source
 from xbuslib.runs.study import open_study
 from xbuslib.training import recipes
 
@@ -148,8 +150,8 @@ def collect(size: int) -> Callable:
 
 def tables(size: int) -> Callable:
     def make_tables():
-        held = open_study("drawn")
-        return [table(held) for table in (paper_tables.table_1, paper_tables.table_2, paper_tables.table_3,
+        study = open_study("drawn")
+        return [table(study) for table in (paper_tables.table_1, paper_tables.table_2, paper_tables.table_3,
                                           paper_tables.table_4, compare_all)]
 
     return make_tables

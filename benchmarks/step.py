@@ -24,7 +24,7 @@ from xbuslib.config import resolve
 from xbuslib.models import precision, registry
 from xbuslib.models.system import System
 from xbuslib.runs import environment
-from xbuslib.runs.fold import open_source
+from xbuslib.runs.source import open_source
 
 WARM_UP = 3  # steps more before any is timed: the first ones of a process pay for memory that all later ones use again
 WAYS = {"ours": (procedures.our_step, procedures.our_pass),
@@ -40,25 +40,25 @@ def set_up(way: str, name: str, size: int, batch: int, profile: str) -> tuple[pr
     return bench, WAYS[way][0](bench)
 
 
-def begin(*asked) -> dict:
-    """Make a first step (kernels chosen), count one, and warm up; `asked` is as for set_up, here and below."""
-    bench, step = set_up(*asked)
+def begin(*setting) -> dict:
+    """Make a first step (kernels chosen), count one, and warm up; `setting` is as for set_up, here and below."""
+    bench, step = set_up(*setting)
     step()
     with FlopCounterMode(display=False) as counter:
         step()
-    amp, held = bench.plan.amp and asked[0] == "ours", held_gb(bench.system, step)
+    amp, held = bench.plan.amp and setting[0] == "ours", held_gb(bench.system, step)
     for _ in range(WARM_UP):
         step()
     return {"tflop": counter.get_total_flops() / 1e12, "precision": precision.name(amp, machine.device()),
             "held_gb": held, "peak_memory_gb": peak_memory_gb(machine.device())}
 
 
-def step_seconds(*asked) -> float:
-    return machine.seconds(set_up(*asked)[1], 1, machine.device())[0]
+def step_seconds(*setting) -> float:
+    return machine.seconds(set_up(*setting)[1], 1, machine.device())[0]
 
 
-def pass_seconds(times: int, way: str, *asked) -> float:
-    one_pass = WAYS[way][1](set_up(way, *asked)[0])
+def pass_seconds(times: int, way: str, *setting) -> float:
+    one_pass = WAYS[way][1](set_up(way, *setting)[0])
     return statistics.median(machine.seconds(one_pass, times, machine.device()))
 
 
@@ -66,17 +66,17 @@ def measure(name: str, size: int, batch: int, steps: int, profile: str, referenc
     """One row of the table."""
     pools = {way: ProcessPoolExecutor(1, mp_context=get_context("spawn"))
              for way in (WAYS if reference else ["ours"])}
-    asked = name, size, batch, profile
+    setting = name, size, batch, profile
     try:
-        made = {way: pool.submit(begin, way, *asked).result() for way, pool in pools.items()}
+        made = {way: pool.submit(begin, way, *setting).result() for way, pool in pools.items()}
         ours, kind = made["ours"], getattr(torch, made["ours"]["precision"])
         found, rates = {way: [] for way in pools}, []
         for _ in range(steps):
             for way, pool in pools.items():
-                found[way].append(pool.submit(step_seconds, way, *asked).result())
+                found[way].append(pool.submit(step_seconds, way, *setting).result())
             rates.append(machine.matmul_rate(kind, machine.device()))
         step_s = {way: statistics.median(values) for way, values in found.items()}
-        pass_s = {way: pool.submit(pass_seconds, steps, way, *asked).result() for way, pool in pools.items()}
+        pass_s = {way: pool.submit(pass_seconds, steps, way, *setting).result() for way, pool in pools.items()}
     finally:
         for pool in pools.values():
             pool.shutdown()

@@ -12,27 +12,28 @@ import pandas as pd
 import typer
 
 from benchmarks import machine
-from xbuslib.cli import show
+from xbuslib.display.terminal import show
 from xbuslib.config import resolve
+from xbuslib.files import REPOSITORY
 from xbuslib.models import registry
 from xbuslib.runs import environment, record
-from xbuslib.runs.fold import open_source
+from xbuslib.runs.source import open_source
 
 IMPORTS = "import xbuslib.runs.fold"
 
 
 def fold(system: str, profile: str, overrides: list[str], outputs: Path) -> dict:
     """Seconds of each stage of `xbuslib fold`, and of the whole command."""
-    environment = os.environ | {"XBUS_OUTPUTS": str(outputs), "XBUS_PROGRESS": "plain"}
+    variables = os.environ | {"XBUS_OUTPUTS": str(outputs), "XBUS_PROGRESS": "plain"}
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", IMPORTS], env=environment, check=True, cwd=record.REPOSITORY)
+    subprocess.run([sys.executable, "-c", IMPORTS], env=variables, check=True, cwd=REPOSITORY)
     start_up = time.perf_counter() - began
     command = [sys.executable, "-m", "xbuslib", "fold", "--system", system, "--study", "benchmarks",
                "--profile", profile]
     for item in overrides:
         command += ["--set", item]
     began = time.perf_counter()
-    subprocess.run(command, env=environment, check=True, cwd=record.REPOSITORY, capture_output=True)
+    subprocess.run(command, env=variables, check=True, cwd=REPOSITORY, capture_output=True)
     whole = time.perf_counter() - began
     run = record.read(outputs / "benchmarks" / "runs" / system / "fold_0" / "seed_0")
     stages = run["seconds"]

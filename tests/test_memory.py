@@ -9,7 +9,7 @@ import pytest
 # Two steps of 20 maps of 64 MB, made and dropped one after the other; prints the pages that the second one was handed.
 STEPS = """
 import resource, torch
-from xbuslib import memory
+from xbuslib.models import memory
 {first}
 def step():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -33,11 +33,11 @@ def _bar(items, label, total, note):
 
 
 def _lines(items, label, total, note):
-    start = said = time.monotonic()
+    start = printed = time.monotonic()
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
-        if done == total or now - said > EVERY:
-            said = now
+        if done == total or now - printed > EVERY:
+            printed = now
             line = f"{label}: {done}/{total} {note()} ({now - start:.0f} s)".replace("  ", " ")
             print(line, file=sys.stdout if _in_notebook() else sys.stderr, flush=True)

@@ -132,7 +132,7 @@ class CLIPTNseg(System):
                        generator: torch.Generator | None = None) -> Tensor:
         """(B, d) training conditions w·text + (1-w)·visual, w ~ U(0, 1), 6.3.
 
-        `has_partner` (B,) tells whose phrase another training image shares; the others get w = 1.
+        `has_partner` (B,) says whose phrase another training image shares; the others get w = 1.
         """
         weight = draw_weights(text, generator)
         return mix(text, visual, torch.where(has_partner, weight, 1.0))

@@ -48,7 +48,7 @@ def stride_first(encoder: nn.Module) -> None:
     """Move the stride of layer2 and layer3 from the 3×3 convolution, timm's place, to the 1×1 before it.
 
     He et al. (2016) had it there. Weights trained so see maps shifted against what they learned otherwise, and
-    no tensor's shape tells.
+    no tensor's shape shows it.
     """
     for layer in (encoder.layer2, encoder.layer3):
         layer[0].conv1.stride, layer[0].conv2.stride = layer[0].conv2.stride, layer[0].conv1.stride
@@ -146,7 +146,7 @@ def find_weights(name: str) -> Path | None:
 
 
 def checksum(module: nn.Module) -> str:
-    """SHA-256 over a module's tensors in key order: tells whether two frozen encoders are the same."""
+    """SHA-256 over a module's tensors in key order: equal checksums, equal frozen encoders."""
     digest = hashlib.sha256()
     for key, value in sorted(module.state_dict().items()):
         digest.update(key.encode())

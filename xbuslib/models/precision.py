@@ -16,7 +16,7 @@ def has_bfloat16(device_type: str) -> bool:
     """Whether `device_type` ("cuda" or "cpu") multiplies bfloat16 matrices in hardware."""
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch do not tell
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older releases of torch
     return any(capabilities.get(name, False) for name in BFLOAT16)
 
 
@@ -29,7 +29,7 @@ def autocast(amp: bool, device: torch.device) -> torch.autocast:
     """The context in which a forward pass of such a plan runs.
 
     Where attention has no kernel of its own (dropout or a learnt bias, on CPUs), torch would widen bfloat16 queries,
-    keys and values to float32; it is told to multiply them as they are, which takes a fifth from a step of BUSSAM.
+    keys and values to float32; it is set to multiply them as they are, which takes a fifth from a step of BUSSAM.
     """
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # despite its name, of every device
     return torch.autocast(device.type, torch.bfloat16, enabled=name(amp, device) == "bfloat16")

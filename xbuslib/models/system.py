@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Prompts(NamedTuple):
-    """What a system is told about each image of a batch. A system reads the fields that its `prompts` names."""
+    """The prompts of a batch. A system reads the fields that its `prompts` names."""
 
     global_text: Tensor | None = None  # (B, d) frozen embedding of the text on size and place
     local_text: Tensor | None = None  # (B, d) frozen embedding of the text on shape, margin and BI-RADS

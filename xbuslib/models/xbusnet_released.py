@@ -70,7 +70,7 @@ class XBusNetReleased(System):
                        generator: torch.Generator | None = None) -> Tensor:
         """(B, d) training conditions w·text + (1-w)·visual, w ~ U(0, 1), 7.7.
 
-        `has_partner` (B,) tells whose local prompt a training image shares. If some have none, theirs is the
+        `has_partner` (B,) says whose local prompt a training image shares. If some have none, theirs is the
         embedding of a black image; if nobody has one, zeros.
         """
         if has_partner.any():

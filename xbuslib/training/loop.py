@@ -128,7 +128,7 @@ def train_step(system: System, data: TrainingData, batch: list[int], optimiser: 
     if plan.augmentation is None:
         prompts = data.prompts(batch, generator)
         features = None if data.features is None else data.features[index]
-    else:  # what is said and what the frozen encoders see follows the augmented image
+    else:  # prompts and frozen features follow the augmented image
         image, mask = augment(plan.augmentation, image, mask, data.frames[index])
         prompts = data.prompts(batch, generator, mask)
         features = frozen_features(system, image, plan.amp)
@@ -176,31 +176,31 @@ def history_table(plan: Plan, losses: list[Tensor]) -> pd.DataFrame:
 def save_checkpoint(path: Path, system: System, optimiser, generator: torch.Generator, state: dict,
                     average: WeightAverage | None = None) -> None:
     """Everything a killed run needs to go on to the same result."""
-    held = {"system": system.trainable_state(), "optimiser": optimiser.state_dict(), "step": state["step"],
+    saved = {"system": system.trainable_state(), "optimiser": optimiser.state_dict(), "step": state["step"],
             "generator": generator.get_state(), "torch": torch.get_rng_state(), "queue": state["queue"],
             "history": torch.stack(state["history"])}
     if average is not None:
-        held["average"] = average.state
+        saved["average"] = average.state
     if torch.cuda.is_available():
-        held["cuda"] = torch.cuda.get_rng_state()
+        saved["cuda"] = torch.cuda.get_rng_state()
     with write_whole(path) as partial:
-        torch.save(held, partial)
+        torch.save(saved, partial)
 
 
 def load_checkpoint(path: Path, system: System, optimiser, generator: torch.Generator,
                     average: WeightAverage | None = None) -> dict:
     """Put a saved state back; returns step, queue and history."""
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-        system.load_state_dict(held["system"], strict=False)
-        optimiser.load_state_dict(held["optimiser"])
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        system.load_state_dict(saved["system"], strict=False)
+        optimiser.load_state_dict(saved["optimiser"])
         if average is not None:
-            average.load(held["average"])
-        generator.set_state(held["generator"])
-        torch.set_rng_state(held["torch"])
-        if "cuda" in held and torch.cuda.is_available():
-            torch.cuda.set_rng_state(held["cuda"])
-        return {"step": held["step"], "queue": held["queue"], "history": list(held["history"])}
+            average.load(saved["average"])
+        generator.set_state(saved["generator"])
+        torch.set_rng_state(saved["torch"])
+        if "cuda" in saved and torch.cuda.is_available():
+            torch.cuda.set_rng_state(saved["cuda"])
+        return {"step": saved["step"], "queue": saved["queue"], "history": list(saved["history"])}
     except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0][:120]
         raise StudyError(f"checkpoint {path} is damaged or of another system ({reason}); "

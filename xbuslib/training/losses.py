@@ -32,7 +32,7 @@ def cross_entropy_loss(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def cross_entropy_dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Cross-entropy + soft Dice, the common choice today: the one looks at pixels, the other at the lesion."""
+    """Cross-entropy + soft Dice, the common choice today: one term per pixel, one for the lesion as a whole."""
     return cross_entropy_loss(logits, masks) + soft_dice_loss(logits, masks)
 
 

@@ -115,7 +115,7 @@ def plan(system: str, config: Config, n_train: int) -> Plan:
     if config.learning_rate is not None:  # the KAN layers' own rate stays
         values["rates"] = values["rates"] | {"other": config.learning_rate}
     if values["native_size"] is not None and values["native_size"] >= config.image_size:
-        values["native_size"] = None  # smaller images were asked for: enlarging them adds nothing
+        values["native_size"] = None  # the images are smaller: enlarging them adds nothing
 
     epoch = _epoch(n_train, values["batch_size"], values["last_batch"])
     epochs = values.pop("epochs", None)
