@@ -53,7 +53,8 @@ def smoke_study(tmp_path_factory, phantom_root):
     Read-only; XBUS_OUTPUTS points to it only while it is made, so a test that reads files by study name copies it.
     """
     from xbuslib.config import resolve
-    from xbuslib.runs.fold import open_source, run_fold
+    from xbuslib.runs.fold import run_fold
+    from xbuslib.runs.source import open_source
     from xbuslib.runs.study import open_study
 
     root = tmp_path_factory.mktemp("smoke_outputs")

@@ -9,6 +9,7 @@ import pytest
 
 from xbuslib.errors import StudyError
 from xbuslib.evaluation.aggregation import over_folds
+from xbuslib.runs import record
 from xbuslib.runs.study import ONE_PROTOCOL, open_study
 
 
@@ -35,9 +36,9 @@ def test_every_run_and_image_is_there_once(smoke_study):
 
 
 def test_default_scoring_is_first_pass_for_prompted_systems_alone(smoke_study):
-    said = smoke_study.default.groupby("system")[["policy", "attributes"]].first()
-    assert tuple(said.loc["xbusnet"]) == ("first_pass", "metadata")
-    assert tuple(said.loc["unet"]) == ("none", "none")
+    scored = smoke_study.default.groupby("system")[["policy", "attributes"]].first()
+    assert tuple(scored.loc["xbusnet"]) == ("first_pass", "metadata")
+    assert tuple(scored.loc["unet"]) == ("none", "none")
     assert smoke_study.default.groupby("system")["case_id"].nunique().nunique() == 1
 
 
@@ -77,9 +78,9 @@ def test_a_missing_run_stops_with_its_name_and_partial_says_so(study):
     shutil.rmtree(study / "runs" / "uresnet" / "fold_1")
     with pytest.raises(StudyError, match="uresnet, fold 1, seed 0"):
         open_study(study.name)
-    held = open_study(study.name, partial=True)
-    assert held.missing == ["uresnet, fold 1, seed 0"]
-    assert any("partial" in sentence for sentence in held.caveats)
+    opened = open_study(study.name, partial=True)
+    assert opened.missing == ["uresnet, fold 1, seed 0"]
+    assert any("partial" in sentence for sentence in opened.caveats)
     assert open_study(study.name, systems=["unet", "xbusnet"]).systems == ["unet", "xbusnet"]
 
 
@@ -103,14 +104,21 @@ def test_a_study_that_is_not_there(outputs):
 
 
 def test_caveats_name_phantom_profile_and_random_encoders(smoke_study):
-    said = " ".join(smoke_study.caveats)
-    assert "simulated phantom" in said and "profile is smoke" in said and "ResNet-18 random" in said
+    text = " ".join(smoke_study.caveats)
+    assert "simulated phantom" in text and "profile is smoke" in text and "ResNet-18 random" in text
     assert "simulated phantom" in smoke_study.label
 
 
+def test_caveats_of_the_paper_s_protocol_and_of_a_shortened_one():
+    run = {"config": {"profile": "paper", "size": "paper", "image_size": 352}, "plan": {"iterations": 1000}}
+    assert record.caveats(run, "CLIP pretrained") == []
+    shortened = record.caveats(run | {"plan": {"iterations": 10}}, "CLIP partial, ResNet-50 pretrained")
+    assert len(shortened) == 2 and "10 iterations instead of 1000" in shortened[0] and "CLIP partial" in shortened[1]
+
+
 def test_other_images_than_the_runs_saw_are_refused(study):
-    held = open_study(study.name)
-    assert held.prepared.masks.shape[1:] == (64, 64)
+    opened = open_study(study.name)
+    assert opened.prepared.masks.shape[1:] == (64, 64)
     path = study / "prepared" / "phantom_64.npz"
     content = dict(np.load(path)) | {"fingerprint": "other"}
     np.savez(path, **content)

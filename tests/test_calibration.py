@@ -17,7 +17,7 @@ from xbuslib.evaluation.calibration import VALUES, counts
 
 @pytest.fixture(scope="module")
 def pixels():
-    """Half-precision probabilities of 50 000 pixels, far from honest, and which of them are lesion."""
+    """Half-precision probabilities of 50 000 pixels, far from calibrated, and which of them are lesion."""
     rng = np.random.default_rng(0)
     probabilities = expit(rng.normal(-1, 3, 50_000)).astype(np.float16)
     return probabilities, rng.random(50_000) < 0.2 + 0.5 * probabilities.astype(float)
@@ -77,7 +77,7 @@ def test_ece_by_hand():
 
 @pytest.mark.parametrize("known", [0.5, 1.0, 3.0])
 def test_a_known_temperature_is_recovered(known):
-    """Labels drawn with the probability sigmoid(z / T) of logits z: what makes sigmoid(z) honest is T."""
+    """Labels drawn with the probability sigmoid(z / T) of logits z: what calibrates sigmoid(z) is T."""
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 2, 400_000)
     lesion = rng.random(400_000) < expit(logits / known)
@@ -146,7 +146,7 @@ def test_scores_of_a_study_are_those_of_its_maps(smoke_study):
     """One run's scores, counted once more from its maps; a temperature of one changes nothing."""
     temperatures = pd.DataFrame([{"system": row.system, "fold": row.fold, "seed": row.seed, "temperature": 1.0}
                                  for row in smoke_study.runs.itertuples()])
-    found = reliability.honesty(smoke_study, temperatures)
+    found = reliability.score(smoke_study, temperatures)
     who, _, maps, masks = next(reliability.validated(smoke_study))
     mine = found.rows["system"].eq(who["system"]) & found.rows["fold"].eq(who["fold"])
     rows = found.rows[mine].set_index(["region", "state"])

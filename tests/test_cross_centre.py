@@ -1,4 +1,4 @@
-"""Another hospital: the second scanner's physics, who is told what, and drops with intervals checked by other means."""
+"""Another hospital: the second scanner's physics, prompts there, and drops with intervals checked by other means."""
 
 import hashlib
 import shutil
@@ -14,9 +14,8 @@ from typer.testing import CliRunner
 
 from tests.conftest import REAL_DATA
 from tests.test_figures_study import overlaps
+from xbuslib.analyses.cross_centre import datasets, figures, predictions, targets
 from xbuslib.analyses.cross_centre import drop as cd
-from xbuslib.analyses.cross_centre import figures
-from xbuslib.analyses.cross_centre import targets as cc
 from xbuslib.cli import app
 from xbuslib.data.cases import lesions
 from xbuslib.data.phantom import acoustics as acoustics
@@ -129,7 +128,7 @@ def test_the_studys_own_images_give_the_scores_of_its_runs(study):
         folder = study.run_folder(system, 1)
         kept = pd.read_csv(folder / "per_image.csv", keep_default_na=False, na_values=[""])
         cases = study.cases[study.cases["fold"] == 1]
-        rows, maps = cc.apply_run(folder, cases, study.prepared)
+        rows, maps = predictions.predict_run(folder, cases, study.prepared)
         both = rows.merge(kept, on=["case_id", "policy", "attributes"], suffixes=("", "_kept"), validate="one_to_one")
         assert len(both) == len(rows) == len(cases) * rows.groupby(["policy", "attributes"]).ngroups
         assert set(rows["policy"]) <= {"first_pass", "none"}
@@ -140,47 +139,47 @@ def test_the_studys_own_images_give_the_scores_of_its_runs(study):
             assert np.abs(found - of_run[case]).max() < 6e-4  # the run keeps half precision
 
 
-def test_what_a_hospital_does_not_give_is_never_said_and_no_mask_is_read(study, hospital, monkeypatch):
-    target, = cc.open_targets(study, "busbra", str(hospital))
-    assert target.label == "BUS-BRA (hospital)" and target.given == ["birads"] and target.scale is None
-    told, build = [], words.build
-    monkeypatch.setattr(words, "build", lambda *args, **more: told.append(build(*args, **more)) or told[-1])
-    rows, maps = cc.apply_run(study.run_folder("xbusnet", 0), target.cases, target.rescaled)
-    said = pd.concat(told)
-    assert set(said["local_text"]) == {"BI-RADS 4", "a lesion"}
+def test_what_a_hospital_does_not_give_is_in_no_prompt_and_no_mask_is_read(study, hospital, monkeypatch):
+    target, = targets.open_targets(study, "busbra", str(hospital))
+    assert target.label == "BUS-BRA (hospital)" and target.scale is None
+    built, build = [], words.build
+    monkeypatch.setattr(words, "build", lambda *args, **more: built.append(build(*args, **more)) or built[-1])
+    rows, maps = predictions.predict_run(study.run_folder("xbusnet", 0), target.cases, target.rescaled)
+    assert set(pd.concat(built)["local_text"]) == {"BI-RADS 4", "a lesion"}
     assert len(rows) == 7 * 4 and rows["default"].sum() == 7
     blank = replace(target.rescaled, masks=np.ones_like(target.prepared.masks),
                     boxes=0 * target.prepared.boxes, centroids=0 * target.prepared.centroids)
-    assert np.array_equal(cc.apply_run(study.run_folder("xbusnet", 0), target.cases, blank)[1], maps)
+    assert np.array_equal(predictions.predict_run(study.run_folder("xbusnet", 0), target.cases, blank)[1], maps)
 
-    table = cc.attributes(study, [target]).set_index("attribute")
-    assert list(table["given"]) == [0, 0, 7] and list(table["said"]) == [False, False, True]
-    heard = set(study.cases["birads"].dropna())
-    assert "4" not in heard and table.loc["BI-RADS", "never heard in training"] == "4"
+    table = datasets.attributes(study, [target]).set_index("attribute")
+    assert list(table["given"]) == [0, 0, 7] and list(table["in prompts"]) == [False, False, True]
+    trained = set(study.cases["birads"].dropna())
+    assert "4" not in trained and table.loc["BI-RADS", "words not in training"] == "4"
     assert table.loc["BI-RADS", "in cases"] == 7 and table["in cases"].sum() == 7
 
 
 def test_runs_and_their_ensemble_at_a_target(study, hospital):
-    target, = cc.open_targets(study, "busbra", str(hospital))
-    rows, ensembles = cc.predict(study, target, ["unet"])
+    target, = targets.open_targets(study, "busbra", str(hospital))
+    rows, ensembles = predictions.predict_target(study, target, ["unet"])
     assert len(rows) == 7 * 2 and set(rows["fold"]) == {0, 1} and rows["default"].all()
-    maps = [cc.apply_run(study.run_folder("unet", fold), target.cases, target.rescaled)[1] for fold in (0, 1)]
+    folders = [study.run_folder("unet", fold) for fold in (0, 1)]
+    maps = [predictions.predict_run(folder, target.cases, target.rescaled)[1] for folder in folders]
     mean = (maps[0] + maps[1]) / 2
     assert np.array_equal(ensembles["unet"] >= 0.5, mean >= 0.5)
     assert np.abs(ensembles["unet"] - mean).max() < 6e-4
-    scored = cc.score_ensembles(study, target, ensembles).set_index("case_id")["dice"]
+    scored = predictions.score_ensembles(study, target, ensembles).set_index("case_id")["dice"]
     mask, found = target.prepared.masks[0], mean[0] >= 0.5
     assert scored[target.cases["case_id"][0]] == pytest.approx(2 * (mask & found).sum() / (mask.sum() + found.sum()))
-    described = cc.at_target(target, rows)
+    described = predictions.at_target(target, rows)
     assert set(described["device"]) == {"device 0", "device 1"} and described["target"].eq(target.label).all()
 
 
-def test_lengths_are_told_in_the_pixels_of_the_study(study):
+def test_lengths_are_in_the_pixels_of_the_study(study):
     """Pixels twice as large: a lesion of 60 such pixels is one of 120 of the study's; its quadrant is the same."""
-    held = study.prepared
+    own = study.prepared
     cases = lesions(study.cases).iloc[:3]
-    plain = cc.Target("x", "phantom", cases, held, None)
-    twice = cc.Target("x", "phantom", cases, held, 2.0)
+    plain = targets.Target("x", "phantom", cases, own, None)
+    twice = targets.Target("x", "phantom", cases, own, 2.0)
     region = np.zeros((64, 64), bool)
     region[10:20, 40:60] = True
     frames = [tuple(int(side) for side in prepared.original_sizes[0]) for prepared in (plain.rescaled, twice.rescaled)]
@@ -189,47 +188,47 @@ def test_lengths_are_told_in_the_pixels_of_the_study(study):
     assert words.quadrant(small.centre, frames[0]) == words.quadrant(large.centre, frames[1]) == "upper right"
     edges = (1.5 * max(small.box), 3 * max(small.box))
     assert [words.size_word(found.box, edges) for found in (small, large)] == ["small", "medium"]
-    assert twice.rescaled.boxes == pytest.approx(2 * held.boxes) and plain.rescaled.boxes == pytest.approx(held.boxes)
+    assert twice.rescaled.boxes == pytest.approx(2 * own.boxes) and plain.rescaled.boxes == pytest.approx(own.boxes)
 
 
 def test_the_default_targets_are_both_scanners_with_other_patients(study):
-    targets = cc.open_targets(study)
-    assert [target.label for target in targets] == ["simulated phantom, scanner A", "simulated phantom, scanner B"]
-    pixel = {target.label: target.cases["pixel_mm"].median() for target in targets}
-    assert targets[1].scale == pytest.approx(pixel[targets[1].label] / study.cases["pixel_mm"].median())
-    classes = cc.size_classes(study, targets)
+    both = targets.open_targets(study)
+    assert [target.label for target in both] == ["simulated phantom, scanner A", "simulated phantom, scanner B"]
+    pixel = {target.label: target.cases["pixel_mm"].median() for target in both}
+    assert both[1].scale == pytest.approx(pixel[both[1].label] / study.cases["pixel_mm"].median())
+    classes = datasets.size_classes(study, both)
     assert classes.groupby("dataset")["used"].sum().eq(1).all()
     assert np.allclose(classes[["small", "medium", "large"]].sum(axis=1), 1)
     edges = np.mean([record.read(Path(folder))["size_edges_px"] for folder in study.runs["folder"]], axis=0)
-    sides = targets[1].prepared.long_sides * targets[1].scale
+    sides = both[1].prepared.long_sides * both[1].scale
     assert classes.iloc[-1]["small"] == pytest.approx((sides <= edges[0]).mean())
-    sides = cc.datasets_side_by_side(study, targets).set_index("dataset")
-    assert sides.loc[targets[1].label, "mean grey"] > sides["mean grey"].iloc[0] + 15  # the gain
+    sides = datasets.side_by_side(study, both).set_index("dataset")
+    assert sides.loc[both[1].label, "mean grey"] > sides["mean grey"].iloc[0] + 15  # the gain
 
 
 def test_impossible_targets_are_refused(study, hospital, phantom_root):
     with pytest.raises(StudyError, match="no target 'ultrasound'"):
-        cc.open_targets(study, "ultrasound")
+        targets.open_targets(study, "ultrasound")
     with pytest.raises(StudyError, match="one folder for each"):
-        cc.open_targets(study, "busbra,busi", str(hospital))
-    with pytest.raises(StudyError, match="not told apart"):
-        cc.open_targets(study, "busbra,busbra", f"{hospital},{hospital}")
+        targets.open_targets(study, "busbra,busi", str(hospital))
+    with pytest.raises(StudyError, match="share a name"):
+        targets.open_targets(study, "busbra,busbra", f"{hospital},{hospital}")
     with pytest.raises(StudyError, match="are in study smoke-study itself"):
-        cc.open_targets(study, "phantom", str(phantom_root))
+        targets.open_targets(study, "phantom", str(phantom_root))
     with pytest.raises(StudyError, match="unknown system unett"):
-        cc.choose_systems(study, "unett")
+        predictions.choose_systems(study, "unett")
     with pytest.raises(StudyError, match="no run of ukan"):
-        cc.choose_systems(study, "ukan")
-    assert cc.choose_systems(study, "xbusnet, unet,ukan") == ["unet", "xbusnet"]
+        predictions.choose_systems(study, "ukan")
+    assert predictions.choose_systems(study, "xbusnet, unet,ukan") == ["unet", "xbusnet"]
 
 
-def test_targets_at_hand(study, tmp_path, monkeypatch):
+def test_targets_that_are_available(study, tmp_path, monkeypatch):
     blu = replace(study, facts=study.facts | {"dataset": "blu"})
-    assert cc.at_hand(study) == ["phantom-A", "phantom-B"] and cc.at_hand(blu) == ["phantom-B"]
+    assert targets.available(study) == ["phantom-A", "phantom-B"] and targets.available(blu) == ["phantom-B"]
     for name in ("blu", "busi"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("XBUS_DATA", str(tmp_path))
-    assert cc.at_hand(blu) == ["busi"]
+    assert targets.available(blu) == ["busi"]
 
 
 # ---- drops ----------------------------------------------------------------------------------------------------
@@ -369,24 +368,25 @@ def samples():
 
 
 def test_real_samples_as_targets(study, samples):
-    busi, busbra = cc.open_targets(study, "busi,busbra", f"{samples / 'BUSI-sample'},{samples / 'BUS-BRA-sample'}")
-    assert busi.given == [] and busbra.given == ["birads"] and busi.scale is busbra.scale is None
+    busi, busbra = targets.open_targets(study, "busi,busbra", f"{samples / 'BUSI-sample'},{samples / 'BUS-BRA-sample'}")
+    assert busi.scale is busbra.scale is None
     published = pd.read_csv(samples / "BUS-BRA-sample" / "bus_data.csv").set_index("ID")
     for case, box in zip(busbra.prepared.case_ids, busbra.prepared.boxes, strict=True):  # [x, y, width, height]
         sides = published.loc[case, "BBOX"].strip("[]").split(",")[2:]
         assert list(box) == pytest.approx([int(side) for side in sides], abs=1)
     assert busbra.slug == "BUS_BRA_BUS_BRA_sample"
-    words = cc.attributes(study, [busi, busbra]).set_index(["target", "attribute"])
-    assert words.loc[(busbra.label, "BI-RADS"), "in cases"] == (published["BIRADS"] == 4).sum()
-    assert not words.loc[busi.label, "said"].any()
-    rows, _ = cc.predict(study, busi, ["unet"])
+    table = datasets.attributes(study, [busi, busbra]).set_index(["target", "attribute"])
+    assert table.loc[(busbra.label, "BI-RADS"), "in cases"] == (published["BIRADS"] == 4).sum()
+    assert table.index[table["in prompts"]].tolist() == [(busbra.label, "BI-RADS")]
+    rows, _ = predictions.predict_target(study, busi, ["unet"])
     assert len(rows) == 2 * 35 and rows["dice"].between(0, 1).all()
 
 
 @pytest.mark.parametrize(("name", "folder"), [("busi", "BUSI-sample"), ("busbra", "BUS-BRA-sample")])
 def test_real_samples_are_trained_on_too(samples, outputs, name, folder):
     from xbuslib.config import resolve
-    from xbuslib.runs.fold import open_source, run_fold
+    from xbuslib.runs.fold import run_fold
+    from xbuslib.runs.source import open_source
 
     source = open_source(name, samples / folder, None, resolve("smoke", ["iterations=1"]), f"{name}-smoke")
     train, val = source.split(0)

@@ -33,7 +33,7 @@ def hits(probabilities, reference=TWO):
     return sorted(rows, reverse=True), lesions
 
 
-def test_one_lesion_found_one_missed_one_false_alarm():
+def test_one_lesion_found_one_missed_one_false_positive():
     found, lesions = hits(scene(((2, 8), (2, 8), 0.9), ((12, 14), (2, 4), 0.6), ((0, 1), (20, 21), 0.4)))
     assert lesions == 2 and found == [(0.9, True), (0.6, False)]  # what is under the threshold is nothing
 
@@ -49,7 +49,7 @@ def test_the_least_overlap(rows, hit):
 
 
 def test_of_two_fragments_the_nearer_one_finds_the_lesion():
-    """3 and 2 of the lesion's 6 columns: IoU 1/2 and 1/3. The other fragment is a false alarm, however sure."""
+    """3 and 2 of the lesion's 6 columns: IoU 1/2 and 1/3. The other fragment is a false positive, however sure."""
     assert hits(scene(((2, 8), (2, 5), 0.7), ((2, 8), (6, 8), 0.9)), ONE)[0] == [(0.9, False), (0.7, True)]
 
 
@@ -77,15 +77,15 @@ def test_nothing_and_no_lesion():
 def found():
     """Two lesions in two images (folds 0 and 1), and a normal image that both folds predicted.
 
-    Components: a hit at 0.9 and a false alarm at 0.6 in the first image; nothing in the second; in the normal image a
-    false alarm at 0.7 by fold 0 and none by fold 1.
+    Components: a hit at 0.9 and a false positive at 0.6 in the first image; nothing in the second; in the normal image a
+    false positive at 0.7 by fold 0 and none by fold 1.
     """
     who = {"system": "unet", "paper_name": "U-Net", "seed": 0}
     images = pd.DataFrame([
-        who | {"fold": 0, "case_id": "a", "normal": False, "lesions": 1, "found": 1, "false_alarms": 1},
-        who | {"fold": 1, "case_id": "b", "normal": False, "lesions": 1, "found": 0, "false_alarms": 0},
-        who | {"fold": 0, "case_id": "n", "normal": True, "lesions": 0, "found": 0, "false_alarms": 1},
-        who | {"fold": 1, "case_id": "n", "normal": True, "lesions": 0, "found": 0, "false_alarms": 0}])
+        who | {"fold": 0, "case_id": "a", "normal": False, "lesions": 1, "found": 1, "false_positives": 1},
+        who | {"fold": 1, "case_id": "b", "normal": False, "lesions": 1, "found": 0, "false_positives": 0},
+        who | {"fold": 0, "case_id": "n", "normal": True, "lesions": 0, "found": 0, "false_positives": 1},
+        who | {"fold": 1, "case_id": "n", "normal": True, "lesions": 0, "found": 0, "false_positives": 0}])
     components = pd.DataFrame([
         who | {"fold": 0, "case_id": "a", "normal": False, "score": 0.9, "hit": True},
         who | {"fold": 0, "case_id": "a", "normal": False, "score": 0.6, "hit": False},
@@ -98,25 +98,25 @@ def test_froc_by_hand(found):
     curve = detection.froc(found, "unet")
     assert curve["score"].tolist() == [np.inf, 0.9, 0.7, 0.6]
     assert curve["sensitivity"].tolist() == [0, 0.5, 0.5, 0.5]
-    assert curve["false_alarms"].tolist() == pytest.approx([0, 0, 0.5 / 3, 1.5 / 3])
+    assert curve["false_positives"].tolist() == pytest.approx([0, 0, 0.5 / 3, 1.5 / 3])
 
 
 def test_equal_scores_are_one_point(found):
     tied = Detections(found.images, found.components.assign(score=1.0))
     curve = detection.froc(tied, "unet")
-    assert len(curve) == 2 and curve["false_alarms"].iloc[-1] == pytest.approx(0.5)
+    assert len(curve) == 2 and curve["false_positives"].iloc[-1] == pytest.approx(0.5)
 
 
 def test_a_system_without_a_component(found):
     curve = detection.curves(Detections(found.images, found.components.iloc[:0]))
-    assert curve[["sensitivity", "false_alarms"]].to_numpy().tolist() == [[0, 0]]
+    assert curve[["sensitivity", "false_positives"]].to_numpy().tolist() == [[0, 0]]
 
 
 def test_rates_at_the_threshold_by_hand(found):
     row = detection.summary(found).iloc[0]
     assert row["lesions"] == 2 and row["sensitivity"] == 0.5 and row["sensitivity_sd"] == pytest.approx(np.sqrt(0.5))
-    assert row["false_alarms with lesion"] == 0.5 and row["false_alarms normal"] == 0.5
-    assert row["false_alarms all"] == pytest.approx(0.5)
+    assert row["false_positives with lesion"] == 0.5 and row["false_positives normal"] == 0.5
+    assert row["false_positives all"] == pytest.approx(0.5)
 
 
 # ---- on a study -----------------------------------------------------------------------------------------------
@@ -187,5 +187,5 @@ def test_a_dataset_without_normal_images(smoke_study):
     assert rows.empty and detection.false_area_summary(rows).empty
     found = detection.detect(smoke_study, [])
     summary = detection.summary(found)
-    assert len(summary) == 6 and summary["false_alarms normal"].isna().all()
+    assert len(summary) == 6 and summary["false_positives normal"].isna().all()
     assert (summary["lesions"] == smoke_study.cases["case_id"].nunique()).all()  # one region each, in the phantom

@@ -21,9 +21,9 @@ from xbuslib.runs import export, record
 def png(side: int = 64) -> bytes:
     """Noise in many colours, with an alpha channel."""
     pixels = np.random.default_rng(0).integers(0, 255, (side, side, 4), dtype=np.uint8)
-    held = io.BytesIO()
-    Image.fromarray(pixels, "RGBA").save(held, "png")
-    return held.getvalue()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels, "RGBA").save(buffer, "png")
+    return buffer.getvalue()
 
 
 @pytest.fixture

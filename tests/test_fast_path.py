@@ -17,7 +17,7 @@ from xbuslib.config import resolve
 from xbuslib.inference.predict import encode
 from xbuslib.models import layers_cpu, precision
 from xbuslib.prompts.conditioning import TextTable
-from xbuslib.runs.fold import open_source
+from xbuslib.runs.source import open_source
 
 CPU = torch.device("cpu")
 PROMPTED = ["xbusnet", "cliptnseg", "bussam"]

@@ -1,5 +1,9 @@
 """Figures: one style, saved with their numbers, the same bytes for the same numbers, and nothing overlapping."""
 
+import json
+import subprocess
+import sys
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -12,6 +16,8 @@ from xbuslib.analyses.prompts import figures
 from xbuslib.config import resolve
 from xbuslib.data import catalogue
 from xbuslib.display import style
+from xbuslib.display.tables import save_table
+from xbuslib.files import REPOSITORY
 from xbuslib.models import registry
 
 
@@ -36,7 +42,17 @@ def test_save_writes_png_pdf_and_numbers(tmp_path):
 
 def test_tables_keep_a_named_index(tmp_path):
     table = pd.DataFrame({"n": [1]}, index=pd.Index(["a"], name="key"))
-    assert style.save_table(table, tmp_path, "t").read_text() == "key,n\na,1\n"
+    assert save_table(table, tmp_path, "t").read_text() == "key,n\na,1\n"
+
+
+@pytest.mark.parametrize("notebook", ["05_overall_performance", "06_size_stratified", "07_ablations", "08_qualitative",
+                                      "10_paper_audit"])
+def test_what_only_reads_run_folders_imports_no_torch(notebook):
+    cells = json.loads((REPOSITORY / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
+    imports = "".join(next(cell for cell in cells if cell["cell_type"] == "code")["source"])
+    code = f"{imports}\nimport sys\nprint([name for name in ('torch', 'xbuslib.display') if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "['xbuslib.display']"
 
 
 def test_the_phantom_is_called_simulated():
@@ -48,9 +64,9 @@ def test_figure_1_reads_the_model_and_its_texts_fit(paper):
     assert shapes["tokens"] == (1, 3, 484, 768) and shapes["lfe.block5"] == (1, 2048, 11, 11)
     figure = anatomy.architecture(paper, shapes)
     texts = [text for text in figure.axes[0].texts if text.get_text()]
-    said = "\n".join(text.get_text() for text in texts)
+    text = "\n".join(text.get_text() for text in texts)
     for number in ("1.69 M", "141.13 M", "0.17 M", "149.84 M", "2048×11×11", "64×352×352", "96 ch."):
-        assert number in said
+        assert number in text
     assert overlaps(figure, texts) == []
 
 

@@ -68,13 +68,13 @@ def check_texts(figure):
 def test_figure_2_has_every_panel_with_its_dice(prepared, count, shape):
     table = rows(count)
     figure = figures.error_grid(prepared, table, maps(table), 0.5, TITLE)
-    said = check_texts(figure)
+    texts = check_texts(figure)
     blocks = shape[0] // 4
     assert len(figure.axes) == shape[0] * shape[1]
-    assert sorted(text for text in said if text.startswith("Dice")) == sorted(f"Dice {d:.2f}" for d in table["dice"])
-    assert {registry.REGISTRY[name].paper for name in registry.names()[:count]} <= set(said)
-    assert said.count("image") == blocks and said.count("small case001") == blocks
-    assert {"false positive", "false negative", "reference"} <= set(said) and figure.get_figwidth() < 7.5
+    assert sorted(text for text in texts if text.startswith("Dice")) == sorted(f"Dice {d:.2f}" for d in table["dice"])
+    assert {registry.REGISTRY[name].paper for name in registry.names()[:count]} <= set(texts)
+    assert texts.count("image") == blocks and texts.count("small case001") == blocks
+    assert {"false positive", "false negative", "reference"} <= set(texts) and figure.get_figwidth() < 7.5
 
 
 def test_panels_show_the_errors_of_their_own_system_and_case(prepared):
@@ -100,9 +100,9 @@ def test_figure_3_says_where_a_map_is_empty(prepared, count):
     found["unet", "case002"] = np.zeros((SIDE, SIDE))
     caption = "Target: sum of the logits over the predicted lesion. Layers: " + "a.module.path, 16×16 (System); " * 8
     figure = figures.cam_grid(prepared, table, found, TITLE, caption)
-    said = check_texts(figure)
-    assert said.count("no activation") == 1 and any(text.startswith("Target: sum of the logits") for text in said)
-    assert "Grad-CAM, share of the panel's maximum" in said
+    texts = check_texts(figure)
+    assert texts.count("no activation") == 1 and any(text.startswith("Target: sum of the logits") for text in texts)
+    assert "Grad-CAM, share of the panel's maximum" in texts
 
 
 def test_heat_leaves_the_image_where_there_is_none():
@@ -140,7 +140,7 @@ def test_activation_shows_shares_and_says_what_is_empty():
                            "elsewhere_area": 0.7, "spearman_all": 0.1 * i, "spearman_after": np.nan}
                           for name in registry.names() for i in range(4)])
     figure = figures.activation(summary, table, TITLE)
-    said = check_texts(figure)
-    assert "4 of 4 maps without activation" in said and "spread evenly" in said
+    texts = check_texts(figure)
+    assert "4 of 4 maps without activation" in texts and "spread evenly" in texts
     inside = figure.axes[0].containers[0]
     assert [bar.get_width() for bar in inside][:5] == pytest.approx([10, 50, 50, 50, 0])

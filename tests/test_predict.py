@@ -16,12 +16,16 @@ from xbuslib.config import resolve
 from xbuslib.data import catalogue, originals
 from xbuslib.errors import StudyError
 from xbuslib.evaluation import measure
+from xbuslib.inference.predict import probability_maps
 from xbuslib.lesion import ensemble, page, reading, structured_report
-from xbuslib.lesion.ensemble import Given, given
-from xbuslib.lesion.predict import predict
+from xbuslib.lesion.ensemble import UserPrompt, user_prompt
+from xbuslib.lesion.predict import segment_files
 from xbuslib.lesion.structured_report import Report
+from xbuslib.models.system import Prompts
 from xbuslib.runs import record
-from xbuslib.runs.fold import open_source, run_fold
+from xbuslib.runs.fold import run_fold
+from xbuslib.runs.source import open_source
+from xbuslib.runs.trained import Trained
 
 FILES = {"mask.png", "probability.png", "maps.npz", "overlay.png", "report.json", "report.html"}
 
@@ -32,9 +36,9 @@ def cases(phantom_root):
 
 
 @pytest.fixture(scope="module")
-def members(smoke_study):
+def runs(smoke_study):
     """Both folds of xbusnet, loaded."""
-    return [ensemble.load(folder) for folder in ensemble.find_runs(smoke_study.folder / "runs" / "xbusnet")]
+    return [Trained.load(folder) for folder in ensemble.find_runs(smoke_study.folder / "runs" / "xbusnet")]
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +47,8 @@ def picture(cases):
 
 
 @pytest.fixture(scope="module")
-def found(members, picture):
-    return ensemble.segment(members, picture, given("oval", "circumscribed", "3"))
+def found(runs, picture):
+    return ensemble.segment(runs, picture, user_prompt("oval", "circumscribed", "3"))
 
 
 # ---- the same numbers as in training --------------------------------------------------------------------------
@@ -58,30 +62,32 @@ def test_an_image_of_the_study_gets_the_probabilities_of_its_run_folder(system, 
     """
     config = resolve("smoke", ["iterations=2", "folds=2", "amp=false"])
     folder = run_fold(system, 0, config, open_source("phantom", phantom_root, None, config, "new"), study="new")
-    held, member = record.probabilities(folder), ensemble.load(folder)
-    for case_id in sorted(held)[:4]:
+    kept, trained = record.probabilities(folder), Trained.load(folder)
+    for case_id in sorted(kept)[:4]:
         row = cases.loc[case_id]
-        one = ensemble.segment([member], reading.read(row["image"]), Given(row["shape"], row["margin"], row["birads"]))
-        assert np.abs(one.members[0] - held[case_id]).max() < 0.0006  # of half precision, see record.halved
-        assert np.ptp(held[case_id]) > 0.01  # a flat map would agree with any other
+        prompt = UserPrompt(row["shape"], row["margin"], row["birads"])
+        one = ensemble.segment([trained], reading.read(row["image"]), prompt)
+        assert np.abs(one.members[0] - kept[case_id]).max() < 0.0006  # of half precision, see record.halved
+        assert np.ptp(kept[case_id]) > 0.01  # a flat map would agree with any other
 
 
 def test_flip_averaging_is_that_of_training(smoke_study, cases):
     """Under a plan that averages over the mirror image, the map is the mean of both, each with its own prompt."""
-    member = ensemble.load(smoke_study.run_folder("xbusnet", 0))
-    flipped = member._replace(plan=replace(member.plan, flip_average=True))
+    trained = Trained.load(smoke_study.run_folder("xbusnet", 0))
+    plan = replace(trained.predictor.plan, flip_average=True)
+    flipped = replace(trained, predictor=replace(trained.predictor, plan=plan))
     picture = reading.read(cases["image"].iloc[1])
     turned = replace(picture, grey=picture.grey[:, ::-1].copy())
-    left, right = Given(size="small", quadrant="upper left"), Given(size="small", quadrant="upper right")
+    left, right = UserPrompt(size="small", quadrant="upper left"), UserPrompt(size="small", quadrant="upper right")
     both = ensemble.segment([flipped], picture, left).members[0]
-    one = ensemble.segment([member], picture, left).members[0]
-    other = ensemble.segment([member], turned, right).members[0][:, ::-1]
+    one = ensemble.segment([trained], picture, left).members[0]
+    other = ensemble.segment([trained], turned, right).members[0][:, ::-1]
     # turning the original and shrinking it differs from shrinking it and turning that by rounding of greys
     assert np.abs(both - (one + other) / 2).max() < 0.02
 
 
-def test_an_ensemble_is_mean_and_sample_sd(members, picture, found):
-    single = [ensemble.segment([member], picture, given("oval", "circumscribed", "3")) for member in members]
+def test_an_ensemble_is_mean_and_sample_sd(runs, picture, found):
+    single = [ensemble.segment([trained], picture, user_prompt("oval", "circumscribed", "3")) for trained in runs]
     assert single[0].disagreement is None and np.ptp([one.members[0].mean() for one in single]) > 0
     maps = np.stack([one.members[0] for one in single])
     size = picture.frame
@@ -93,48 +99,50 @@ def test_an_ensemble_is_mean_and_sample_sd(members, picture, found):
 
 def test_all_at_once_is_one_after_the_other(smoke_study, picture, found):
     folders = ensemble.find_runs(smoke_study.folder / "runs" / "xbusnet")
-    again, = ensemble.segment_all(folders, [picture], given("oval", "circumscribed", "3"))
-    assert np.array_equal(again.members, found.members) and again.said.equals(found.said)
+    again, = ensemble.segment_all(folders, [picture], user_prompt("oval", "circumscribed", "3"))
+    assert np.array_equal(again.members, found.members) and again.prompts.equals(found.prompts)
 
 
-def test_size_and_place_are_what_is_fixed(members, picture):
+def test_size_and_place_are_what_is_fixed(runs, picture):
     for size, place in (("small", "lower right"), ("large", "upper left"), ("medium", "lower left")):
-        said = ensemble.segment(members, picture, Given(size=size, quadrant=place)).said
-        assert set(said["global_text"]) == {f"a {size} lesion in the {place} quadrant of the image"}
-    assert set(said["local_text"]) == {"a lesion"}
+        prompts = ensemble.segment(runs, picture, UserPrompt(size=size, quadrant=place)).prompts
+        assert set(prompts["global_text"]) == {f"a {size} lesion in the {place} quadrant of the image"}
+    assert set(prompts["local_text"]) == {"a lesion"}
 
 
-def test_the_first_pass_is_the_models_own(members, picture):
+def test_the_first_pass_is_the_models_own(runs, picture):
     """Without a word, size and place come from the map that the model gives under an empty prompt."""
     from xbuslib.prompts import words
 
-    member = members[0]
-    blank, _ = ensemble._pass(member, ensemble.look(member, picture), words.Finding(None, None, picture.frame),
-                              Given(), tuple(member.run["size_edges_px"]))
-    finding = words.from_first_pass(blank, picture.frame, 0.30)
-    row = ensemble.segment([member], picture, Given()).said.iloc[0]
+    trained, own = runs[0], runs[0].predictor
+    view, = ensemble.views_of(trained, picture)
+    blank = Prompts(global_text=own.texts(["a lesion"]), local_text=own.texts(["a lesion"]))
+    first, = probability_maps(own.system, view.images, view.features, blank, own.plan, own.device)
+    finding = words.from_first_pass(first, picture.frame, 0.30)
+    row = ensemble.segment([trained], picture, UserPrompt()).prompts.iloc[0]
     assert row["quadrant"] == words.quadrant(finding.centre, picture.frame)
-    assert row["size"] == words.size_word(finding.box, tuple(member.run["size_edges_px"]))
+    assert row["size"] == words.size_word(finding.box, tuple(trained.run["size_edges_px"]))
 
 
-# ---- what a user says -----------------------------------------------------------------------------------------
+# ---- the prompt of a user -----------------------------------------------------------------------------------------
 
 
 def test_words_as_users_write_them():
-    assert given("Irregular ", "Spiculated, indistinct", "BI-RADS 4C") == Given("irregular", "spiculated&indistinct",
-                                                                                "4c")
-    assert given(margin="not circumscribed - angular&indistinct").margin == "not circumscribed - angular&indistinct"
-    assert given() == Given()
+    written = user_prompt("Irregular ", "Spiculated, indistinct", "BI-RADS 4C")
+    assert written == UserPrompt("irregular", "spiculated&indistinct", "4c")
+    published = "not circumscribed - angular&indistinct"
+    assert user_prompt(margin=published).margin == published
+    assert user_prompt() == UserPrompt()
 
 
 def test_unknown_words_name_the_known():
     with pytest.raises(StudyError) as caught:
-        given("egg", "spiculated,fuzzy", "7", "tiny", "middle")
-    said = str(caught.value)
+        user_prompt("egg", "spiculated,fuzzy", "7", "tiny", "middle")
+    message = str(caught.value)
     for words in ("unknown shape 'egg'", "oval, round, irregular", "unknown margin 'fuzzy'", "microlobulated",
                   "unknown birads '7'", "4a, 4b", "unknown size 'tiny'", "medium", "unknown quadrant 'middle'"):
-        assert words in said
-    assert "spiculated'" not in said
+        assert words in message
+    assert "spiculated'" not in message
 
 
 # ---- which runs -----------------------------------------------------------------------------------------------
@@ -177,9 +185,9 @@ def box(picture, *parts):
 
 
 def test_the_report_holds_the_measurements_and_the_given_words(found, picture):
-    said = given("irregular", "spiculated,indistinct", "4c")
+    prompt = user_prompt("irregular", "spiculated,indistinct", "4c")
     mask = box(picture, np.s_[50:150, 60:260], np.s_[300:310, 20:30])
-    report = structured_report.make(picture, with_mask(found, mask), said)
+    report = structured_report.make(picture, with_mask(found, mask), prompt)
     assert report.lesion == measure.lesion(mask, (0.08, 0.08)) and report.lesion.regions == 2
     assert report.lesion.area == pytest.approx(100 * 200 * 0.0064)
     assert "2 separate regions" in report.statement and "upper left" in report.statement
@@ -193,8 +201,8 @@ def test_the_report_holds_the_measurements_and_the_given_words(found, picture):
     assert "src=\"http" not in html and "href" not in html
 
 
-def test_nothing_found_is_said_without_numbers(found, picture):
-    report = structured_report.make(picture, with_mask(found, box(picture)), Given())
+def test_nothing_found_has_no_numbers(found, picture):
+    report = structured_report.make(picture, with_mask(found, box(picture)), UserPrompt())
     assert report.lesion is None and report.statement.startswith("No lesion above threshold")
     assert report.agreement.runs_with_lesion == 0 and report.agreement.longest_diameter is None
     html = page.html(report, {"overlay": b"x"})
@@ -204,7 +212,7 @@ def test_nothing_found_is_said_without_numbers(found, picture):
 
 def test_pixels_without_a_size_stay_pixels(found, picture):
     mask = box(picture, np.s_[50:150, 60:260])
-    report = structured_report.make(reading.with_pixel_size(picture, None), with_mask(found, mask), Given())
+    report = structured_report.make(reading.with_pixel_size(picture, None), with_mask(found, mask), UserPrompt())
     assert report.lesion.unit == "px" and report.lesion.area == 20_000
     assert any("pixel size is unknown" in note for note in report.image.notes)
     html = page.html(report, {"overlay": b"x"})
@@ -218,17 +226,16 @@ def test_agreement_over_runs(found, picture):
     maps[0, 10:50, 10:50] = 1
     two = replace(found, members=maps, probability=originals.at_size(maps.mean(axis=0), *picture.frame),
                   disagreement=originals.at_size(maps.std(axis=0, ddof=1), *picture.frame))
-    agreement = structured_report.make(picture, two, Given()).agreement
+    agreement = structured_report.make(picture, two, UserPrompt()).agreement
     assert (agreement.runs, agreement.runs_with_lesion) == (2, 1)
     width, height = picture.frame
     assert agreement.area[0] == agreement.area[1] == pytest.approx(
         (40 / side) ** 2 * width * height * 0.0064, rel=0.02)
 
 
-def test_what_a_system_does_not_read_is_said(smoke_study, picture):
-    member = ensemble.load(smoke_study.run_folder("unet", 0))
-    asked = given("oval", quadrant="upper left")
-    report = structured_report.make(picture, ensemble.segment([member], picture, asked), asked)
+def test_what_a_system_does_not_read_is_a_caveat(smoke_study, picture):
+    trained, prompt = Trained.load(smoke_study.run_folder("unet", 0)), user_prompt("oval", quadrant="upper left")
+    report = structured_report.make(picture, ensemble.segment([trained], picture, prompt), prompt)
     assert report.agreement is None and report.model.reads == []
     assert any("changed nothing" in sentence and "margin" in sentence for sentence in report.model.caveats)
     assert any("neither size nor place" in sentence for sentence in report.model.caveats)
@@ -240,13 +247,13 @@ def test_what_a_system_does_not_read_is_said(smoke_study, picture):
 def test_what_is_written_is_read_again(found, picture, tmp_path):
     mask = box(picture, np.s_[50:150, 60:260])
     two = with_mask(found, mask)
-    report = structured_report.make(picture, two, Given())
+    report = structured_report.make(picture, two, UserPrompt())
     folder = page.write(tmp_path / "a", picture, two, report)
     assert {path.name for path in folder.iterdir()} == FILES | {"disagreement.png"}
     again, read_mask, probability = page.read(folder)
     assert again == report and np.array_equal(read_mask, mask) and np.array_equal(probability, mask)
-    with Image.open(folder / "probability.png") as held:
-        assert held.mode.startswith("I;16") and held.size == picture.frame
+    with Image.open(folder / "probability.png") as image:
+        assert image.mode.startswith("I;16") and image.size == picture.frame
     assert np.array_equal(np.load(folder / "maps.npz")["members"], two.members)
     (folder / "report.json").write_text("{}")
     with pytest.raises(StudyError, match="no complete report"):
@@ -254,7 +261,7 @@ def test_what_is_written_is_read_again(found, picture, tmp_path):
 
 
 def test_results_are_replaced_whole_or_not_at_all(found, picture, tmp_path, monkeypatch):
-    report = structured_report.make(picture, found, Given())
+    report = structured_report.make(picture, found, UserPrompt())
     folder = page.write(tmp_path / "a", picture, found, report)
     (folder / "extra").write_text("of the first run")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -272,13 +279,14 @@ def test_a_folder_of_something_else_is_left_alone(found, picture, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.tex").write_text("mine")
     with pytest.raises(StudyError, match="holds no earlier report"):
-        page.write(tmp_path / "a", picture, found, structured_report.make(picture, found, Given()))
+        page.write(tmp_path / "a", picture, found, structured_report.make(picture, found, UserPrompt()))
     assert (tmp_path / "a" / "thesis.tex").read_text() == "mine"
 
 
 def test_two_images_of_one_name(tmp_path, smoke_study):
     with pytest.raises(StudyError, match=r"x/a.png, y/A.jpg would all go"):
-        predict([Path("x/a.png"), Path("b.png"), Path("y/A.jpg")], smoke_study.folder, tmp_path / "out", Given())
+        segment_files([Path("x/a.png"), Path("b.png"), Path("y/A.jpg")], smoke_study.folder, tmp_path / "out",
+                      UserPrompt())
     assert not (tmp_path / "out").exists()
 
 

@@ -11,7 +11,7 @@ from xbuslib.config import resolve
 from xbuslib.data.images import read_mask
 from xbuslib.evaluation import metrics
 from xbuslib.prompts import words
-from xbuslib.runs.fold import open_source
+from xbuslib.runs.source import open_source
 
 
 def test_numbers_come_from_the_text():

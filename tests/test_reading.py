@@ -46,7 +46,7 @@ def test_every_mode_of_png_is_read_as_the_datasets_are(mode, tmp_path):
     assert np.array_equal(picture.grey, images.read_grey(path))
 
 
-def test_transparent_pixels_are_black_and_said_so(tmp_path):
+def test_transparent_pixels_are_black_with_a_note(tmp_path):
     colour = np.full((40, 40, 4), 255, np.uint8)
     colour[:20, :, 3] = 0
     picture = reading.read(saved(tmp_path / "a.png", colour))
@@ -97,8 +97,8 @@ def test_animations_need_a_frame(suffix, tmp_path):
     frames = [Image.fromarray(np.full((40, 40), grey, np.uint8)) for grey in (10, 90, 200)]
     path = tmp_path / f"a.{suffix}"
     frames[0].save(path, save_all=True, append_images=frames[1:])
-    with Image.open(path) as held:
-        assert len(list(ImageSequence.Iterator(held))) == 3
+    with Image.open(path) as frames:
+        assert len(list(ImageSequence.Iterator(frames))) == 3
     refused(path, "3 frames", "--frame")
     picture = reading.read(path, frame=2)
     assert np.unique(picture.grey).tolist() == [90] and "Frame 2 of 3." in picture.notes
@@ -179,11 +179,11 @@ def dicom(path, pixels, kind="MONOCHROME2", frames=None, **attributes):
 
 
 def region(x_cm, y_cm, units=3):
-    held = Dataset()
-    held.RegionSpatialFormat, held.RegionDataType = 1, 1
-    held.PhysicalUnitsXDirection = held.PhysicalUnitsYDirection = units
-    held.PhysicalDeltaX, held.PhysicalDeltaY = x_cm, y_cm
-    return held
+    region = Dataset()
+    region.RegionSpatialFormat, region.RegionDataType = 1, 1
+    region.PhysicalUnitsXDirection = region.PhysicalUnitsYDirection = units
+    region.PhysicalDeltaX, region.PhysicalDeltaY = x_cm, y_cm
+    return region
 
 
 def test_dicom_grey_and_inverted(tmp_path):

@@ -12,12 +12,12 @@ from torch import nn
 
 from xbuslib.config import resolve
 from xbuslib.errors import StudyError
-from xbuslib.inference.predict import at_native_size, predict_policy, probability_maps, views
+from xbuslib.inference.predict import Predictor, at_native_size, probability_maps
 from xbuslib.models.bussam import BUSSAM
 from xbuslib.models.system import Prompts, System, count
 from xbuslib.models.ukan import UKAN
 from xbuslib.prompts import words
-from xbuslib.prompts.conditioning import MixedPrompts
+from xbuslib.prompts.conditioning import MixedPrompts, TextTable
 from xbuslib.runs import record
 from xbuslib.runs.fold import run_fold
 from xbuslib.runs.source import open_source
@@ -240,7 +240,7 @@ def test_killed_and_resumed_gives_the_same_result_under_strong(tmp_path, monkeyp
 
 
 class Ramp(System):
-    """Says what it is told and where: 0.1 × brightness, more towards the right, more at the point's side."""
+    """Logits that show image, side and prompt: brightness, more towards the right, and the point's x."""
 
     prompts = ("point",)
 
@@ -253,40 +253,40 @@ class Ramp(System):
         return image + self.ramp * columns + prompts.point[:, 0, None, None, None]
 
 
-def look(ramp, point, **overrides):
+def predictor(system, settings):
+    return Predictor(system, settings, (5.0, 8.0), TextTable(system, CPU))
+
+
+def averaged(ramp, point, **overrides):
     settings = plan("ramp", "smoke", recipe="strong", amp=False, **overrides)
     image = torch.randint(0, 255, (1, 1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     system, cases = Ramp(ramp), pd.DataFrame({"case_id": ["a"], "shape": ["oval"], "margin": [None], "birads": ["3"]})
-    seen = views(system, image, settings, CPU)
+    own = predictor(system, settings)
     finding = words.Finding((9, 9), (point * 64 - 0.5, 30.0), (64, 64), (point, 0.5))
 
-    class Held:
+    class OneCase:
         original_sizes = np.array([[64, 64]])
 
         def rows(self, ids):
             return [0]
 
-    class Texts:
-        device = CPU
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(words, "from_reference", lambda prepared, row: finding)
-        maps, said = predict_policy(system, cases, Held(), "reference", "none", (5.0, 8.0), seen, Texts(),
-                                              settings, CPU)
-    return maps[0], said, image[0, 0].float() / 255
+        maps, prompts = own.predict(own.views(image), cases, OneCase(), "reference", "none")
+    return maps[0], prompts, image[0, 0].float() / 255
 
 
 def test_flip_average_of_a_system_that_does_not_care_about_sides():
-    maps, _, image = look(0.0, 0.5)
+    maps, _, image = averaged(0.0, 0.5)
     np.testing.assert_allclose(maps, torch.sigmoid(image + 0.5), atol=1e-6)
 
 
 def test_flip_average_is_the_mean_over_both_views_with_mirrored_prompts():
-    maps, said, image = look(1.0, 0.25)
+    maps, prompts, image = averaged(1.0, 0.25)
     columns = torch.linspace(0, 1, 64)
     plain, other = torch.sigmoid(image + columns + 0.25), torch.sigmoid(image + columns.flip(0) + 0.75)
     np.testing.assert_allclose(maps, (plain + other) / 2, atol=1e-6)
-    assert said["quadrant"].tolist() == ["upper left"] and said["x"].tolist() == [0.25]  # as it is, not mirrored
+    assert prompts["quadrant"].tolist() == ["upper left"] and prompts["x"].tolist() == [0.25]  # as it is, not mirrored
 
 
 def test_views_are_one_or_two_and_hold_their_own_features():
@@ -295,8 +295,8 @@ def test_views_are_one_or_two_and_hold_their_own_features():
             return images[..., 0].float()  # (B, 1, S) the left column
 
     image = torch.randint(0, 255, (3, 1, 64, 64), dtype=torch.uint8)
-    one = views(Encoded(), image, plan("x", "smoke", amp=False), CPU)
-    two = views(Encoded(), image, plan("x", "smoke", recipe="strong", amp=False), CPU)
+    one = predictor(Encoded(), plan("x", "smoke", amp=False)).views(image)
+    two = predictor(Encoded(), plan("x", "smoke", recipe="strong", amp=False)).views(image)
     assert [view.mirrored for view in one] == [False] and [view.mirrored for view in two] == [False, True]
     assert torch.equal(two[1].images, image.flip(-1)) and torch.equal(two[0].features, image[..., 0].float() / 255)
     assert torch.equal(two[1].features, image[..., -1].float() / 255)
@@ -311,7 +311,7 @@ def test_native_size_goes_in_and_the_common_size_comes_out():
     settings = plan("anatosegnet", recipe="official")
     image = torch.zeros(2, 1, 352, 352, dtype=torch.uint8)
     image[..., 100:200, 60:300] = 255
-    view, = views(Bright(), image, settings, CPU)
+    view, = predictor(Bright(), settings).views(image)
     maps = probability_maps(Bright(), view.images, None, Prompts(), settings, CPU)
     assert view.images.shape == (2, 1, 256, 256) and maps.shape == (2, 352, 352)
     truth = (image[0, 0] > 0).numpy()

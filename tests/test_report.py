@@ -1,4 +1,4 @@
-"""The report: complete, honest about what is absent, and readable from disk without a network."""
+"""The report: complete, names what is absent, and can be read from disk without a network."""
 
 import os
 import re
@@ -76,7 +76,7 @@ def executed(folder, name, question, *, failed=False, started=None, markdown="")
     if failed:
         outputs.append(new_output("error", ename="StudyError", evalue="no", traceback=["no"]))
     picture = new_output("display_data", {"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"})
-    cells = [new_markdown_cell(f"# {question}\n\n{markdown}"), new_code_cell('score = "<i>"  # told', outputs=outputs),
+    cells = [new_markdown_cell(f"# {question}\n\n{markdown}"), new_code_cell('score = "<i>"  # note', outputs=outputs),
              new_markdown_cell("## Scores"), new_code_cell("picture", outputs=[picture])]
     notebook = new_notebook(cells=cells, metadata={"papermill": {"start_time": started}} if started else {})
     path = folder / "notebooks" / f"{name}.ipynb"
@@ -128,7 +128,7 @@ def test_every_page_is_sound_and_loads_nothing(study):
     assert not re.search(r"url\(|@import", (study / "report" / "style.css").read_text())
 
 
-def test_label_and_every_caveat_stand_before_anything_else(study, smoke_study):
+def test_label_and_every_caveat_come_before_anything_else(study, smoke_study):
     text = text_of(build(study.name))
     first = text.index("Contents")
     assert all(0 < text.index(sentence) < first for sentence in [smoke_study.label, *smoke_study.caveats])
@@ -137,14 +137,14 @@ def test_label_and_every_caveat_stand_before_anything_else(study, smoke_study):
     assert all(sentence in notebook for sentence in [smoke_study.label, *smoke_study.caveats])
 
 
-def test_the_papers_seven_come_first_and_absent_ones_are_said(study):
+def test_the_papers_seven_come_first_and_absent_ones_are_named(study):
     page = check_page(build(study.name))
     contents = page.path.read_text().split("What the paper shows")[1].split("</ul>")[0]
-    said = [re.sub("<[^>]+>", "", item) for item in re.findall(r"<li.*?</li>", contents)]
-    assert [words[:8].rstrip(":, ") for words in said] == ["Table 1", "Table 2", "Table 3", "Table 4", "Figure 1",
+    items = [re.sub("<[^>]+>", "", item) for item in re.findall(r"<li.*?</li>", contents)]
+    assert [words[:8].rstrip(":, ") for words in items] == ["Table 1", "Table 2", "Table 3", "Table 4", "Figure 1",
                                                           "Figure 2", "Figure 3"]
-    assert [words for words in said if "absent" in words] == [said[3], said[6]]
-    assert "tables/07/table_4.md" in said[3] and "figures/09/figure_3.png" in said[6]
+    assert [words for words in items if "absent" in words] == [items[3], items[6]]
+    assert "tables/07/table_4.md" in items[3] and "figures/09/figure_3.png" in items[6]
 
 
 def test_tables_are_tables_with_caption_notes_and_files(study):
@@ -179,9 +179,9 @@ def test_dice_of_every_run_links_to_its_notebook(study, smoke_study):
     shown = {name: [float(re.sub("<[^>]+>", "", cell)) for cell in re.findall("<td.*?</td>", cells, re.DOTALL)]
              for name, cells in rows[:len(smoke_study.systems)]}
     for system in smoke_study.systems:
-        held = smoke_study.default[smoke_study.default["system"] == system]
-        means = [held[held["fold"] == fold]["dice"].mean() for fold in (0, 1)]
-        assert shown[held["paper_name"].iloc[0]] == pytest.approx(means, abs=5.1e-4)
+        rows_of = smoke_study.default[smoke_study.default["system"] == system]
+        means = [rows_of[rows_of["fold"] == fold]["dice"].mean() for fold in (0, 1)]
+        assert shown[rows_of["paper_name"].iloc[0]] == pytest.approx(means, abs=5.1e-4)
     assert re.findall(r'href="notebooks/04_train_fold/(\w+)\.html"', html) == ["unet_fold_0_seed_0"]
 
 
@@ -211,7 +211,7 @@ def test_notebooks_are_pages_with_their_code(study):
     assert "Scores" in page.all("img")[0]["alt"]
 
 
-def test_a_notebook_that_failed_and_one_that_never_ran_are_said(study):
+def test_a_notebook_that_failed_and_one_that_never_ran_are_named(study):
     executed(study, "05_overall_performance", "Which?", failed=True)
     (study / "study.json").write_text('{"systems": [], "folds": [], "seeds": [], "overrides": ["iterations=2"], '
                                       '"notebooks": [], "analyses": ["05_overall_performance", "07_ablations"]}')
@@ -221,7 +221,7 @@ def test_a_notebook_that_failed_and_one_that_never_ran_are_said(study):
     assert "Not executed in this study: 07_ablations." in top and "iterations=2" in text
 
 
-def test_what_an_earlier_execution_left_is_named_but_not_shown(study):
+def test_files_of_an_earlier_execution_are_named_but_not_shown(study):
     executed(study, "05_overall_performance", "Which?", started="2100-01-01T00:00:00+00:00")
     for path in (study / "tables" / "05").glob("table_1.*"):
         os.utime(path, (5e9, 5e9))  # as if written after the notebook had started
@@ -231,7 +231,7 @@ def test_what_an_earlier_execution_left_is_named_but_not_shown(study):
     assert "Table 3, XBusNet by fold, is absent" in html
 
 
-def test_a_notebook_older_than_a_run_is_said(study):
+def test_a_notebook_older_than_a_run_is_named(study):
     executed(study, "05_overall_performance", "Which?", started="2001-01-01T00:00:00")
     executed(study, "03_model_anatomy", "What?", started="2001-01-01T00:00:00")  # reads no runs
     text = text_of(build(study.name))
@@ -248,7 +248,7 @@ def test_a_partial_study_is_refused_or_says_so(study):
     assert "This study is partial" in text[:text.index("Contents")] and "missing" in text.split("U-ResNet")[1][:40]
 
 
-def test_what_rests_on_no_run_is_not_labelled_as_one(study, smoke_study):
+def test_a_notebook_that_reads_no_run_is_not_labelled_as_one_that_does(study, smoke_study):
     executed(study, "10_paper_audit", "Do the paper's numbers follow?")
     drawn(study, "figures", "10", "two_scales")
     html = build(study.name).read_text()

@@ -10,11 +10,12 @@ import torch
 from xbuslib.analyses.robustness import figures, robustness, variations
 from xbuslib.errors import StudyError
 from xbuslib.evaluation import metrics
-from xbuslib.inference.predict import predict_policy, probability_maps, views
+from xbuslib.inference.predict import images_of, probability_maps
 from xbuslib.models.system import Prompts
 from xbuslib.prompts import words
 from xbuslib.prompts.words import Finding
-from xbuslib.workflow.study import prompted
+from xbuslib.runs.trained import Trained
+from xbuslib.workflow.notebooks import prompted
 
 EDGES = (110.0, 250.0)
 NAMED = {variation.name: variation for variation in variations.VARIATIONS}
@@ -66,8 +67,8 @@ def test_contradiction_by_hand():
     assert triples(variations.contradictory(CASES)) == [
         ("irregular", "not circumscribed - spiculated", "5"), ("oval", "circumscribed", "3"),
         (None, "not circumscribed - spiculated", "5"), ("oval", None, "3")]  # what is missing stays missing
-    said = words.local_text(*triples(variations.contradictory(CASES))[0])
-    assert said == "irregular shape, spiculated margin, BI-RADS 5"
+    text = words.local_text(*triples(variations.contradictory(CASES))[0])
+    assert text == "irregular shape, spiculated margin, BI-RADS 5"
 
 
 def test_birads_is_one_category_off_and_stays_in_the_list():
@@ -181,8 +182,8 @@ def evaluated(smoke_study):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XBUS_OUTPUTS", str(smoke_study.folder.parent))
         names = ("xbusnet", "xbusnet-no-gfe", "bussam")
-        held = {name: robustness.open_system(smoke_study.name, name) for name in names}
-    return {name: (study, robustness.evaluate(study, name)) for name, study in held.items()}
+        studies = {name: robustness.open_system(smoke_study.name, name) for name in names}
+    return {name: (study, robustness.evaluate(study, name)) for name, study in studies.items()}
 
 
 @pytest.mark.parametrize("name", ["xbusnet", "xbusnet-no-gfe", "bussam"])
@@ -205,35 +206,35 @@ def test_other_scores_than_the_runs_own_are_refused(evaluated):
         robustness.reproduced(other, study)
 
 
-def test_what_each_system_is_asked(evaluated):
+def test_what_varies_for_each_system(evaluated):
     full, local, point = (evaluated[name][1] for name in ("xbusnet", "xbusnet-no-gfe", "bussam"))
     assert full.left_out == [] and set(full.rows["baseline"]) == {"reference", "first_pass"}
     assert set(local.rows["baseline"]) == {"none"} and local.first_pass.empty and "policy paper" in local.left_out
     assert "shuffled" in point.left_out and len(point.first_pass) == len(evaluated["bussam"][0].cases)
     draws = full.rows.groupby(["baseline", "variation"])["draw"].nunique()
     assert draws["reference", "shuffled"] == variations.DRAWS and draws["reference", "size opposite"] == 1
-    same = full.rows[~full.rows["told_otherwise"]]
+    same = full.rows[~full.rows["prompt_changed"]]
     assert (same["change"] == 0).all() and full.rows["change"].abs().max() > 0
     moved = full.rows[full.rows["variation"].isin(["left for right", "size one up", "BI-RADS one up"])
                       & (full.rows["baseline"] == "reference")]
-    assert moved["told_otherwise"].all()
+    assert moved["prompt_changed"].all()
 
 
 def test_varied_prompts_against_the_plain_way(evaluated):
     """Other words, and another point, given to inference itself."""
     for name, variation in (("xbusnet-no-gfe", "contradictory"), ("bussam", "left for right")):
         study, found = evaluated[name]
-        subject = robustness.Subject(study, name, 0)
-        cases = variations.contradictory(subject.cases)
+        run = robustness.FoldRun(Trained.load(study.run_folder(name, 0)), study)
+        own, cases = run.predictor, variations.contradictory(run.cases)
         if name == "bussam":
-            points = torch.tensor([[1 - f.inside[0], f.inside[1]] for f in subject.references], device=subject.device)
-            given = Prompts(point=points.float())
+            points = torch.tensor([[1 - f.inside[0], f.inside[1]] for f in run.references], device=own.device)
+            prompts = Prompts(point=points.float())
         else:
             texts = [words.local_text(case.shape, case.margin, case.birads) for case in cases.itertuples()]
-            given = Prompts(local_text=subject.texts(texts))
-        view, = subject.seen
-        maps = probability_maps(subject.system, view.images, view.features, given, subject.plan, subject.device)
-        dice = metrics.per_image(maps >= 0.5, subject.masks)["dice"]
+            prompts = Prompts(local_text=own.texts(texts))
+        view, = run.views
+        maps = probability_maps(own.system, view.images, view.features, prompts, own.plan, own.device)
+        dice = metrics.per_image(maps >= 0.5, run.masks)["dice"]
         rows = found.rows[(found.rows["variation"] == variation) & (found.rows["fold"] == 0)
                           & found.rows["baseline"].isin(["reference", "none"])]
         assert rows["dice"].to_numpy() == pytest.approx(dice.to_numpy(), abs=1e-6)
@@ -242,17 +243,15 @@ def test_varied_prompts_against_the_plain_way(evaluated):
 def test_mirrored_views_and_first_pass_as_inference_does_them(evaluated):
     """Under flip averaging (recipe strong) each view has its own prompt."""
     study, _ = evaluated["xbusnet"]
-    subject = robustness.Subject(study, "xbusnet", 1)
-    subject.plan = replace(subject.plan, flip_average=True)
-    rows = study.prepared.rows(subject.cases["case_id"])
-    pictures = torch.from_numpy(study.prepared.images[rows])[:, None]
-    subject.seen = views(subject.system, pictures, subject.plan, subject.device)
-    assert len(subject.seen) == 2
+    trained = Trained.load(study.run_folder("xbusnet", 1))
+    own = replace(trained.predictor, plan=replace(trained.predictor.plan, flip_average=True))
+    run = robustness.FoldRun(replace(trained, predictor=own), study)
+    assert len(run.views) == 2
+    views = own.views(images_of(run.cases, study.prepared))
     for policy in ("first_pass", "paper", "reference"):
-        maps, _ = predict_policy(subject.system, subject.cases, study.prepared, policy, "metadata",
-                                           subject.edges, subject.seen, subject.texts, subject.plan, subject.device)
-        dice = metrics.per_image(maps >= 0.5, subject.masks)["dice"]
-        assert [answer.dice for answer in subject.ask(policy)] == pytest.approx(dice.tolist(), abs=1e-6)
+        maps, _ = own.predict(views, run.cases, study.prepared, policy, "metadata")
+        dice = metrics.per_image(maps >= 0.5, run.masks)["dice"]
+        assert [one.dice for one in run.predict(policy)] == pytest.approx(dice.tolist(), abs=1e-6)
 
 
 @pytest.mark.parametrize("name,words", [
@@ -278,7 +277,7 @@ def rows_by_hand():
                                             ("size opposite", True, 0, (-0.04, -0.01))):
         for case, size, start, change in zip("ab", ("small", "large"), (0.6, 0.8), changes, strict=True):
             rows.append({"baseline": "reference", "group": "g", "variation": variation, "wrong": wrong, "draw": draw,
-                         "fold": 0, "case_id": case, "size": size, "told_otherwise": change != 0,
+                         "fold": 0, "case_id": case, "size": size, "prompt_changed": change != 0,
                          "dice_baseline": start, "dice": start + change, "change": change})
     return pd.DataFrame(rows)
 
@@ -288,7 +287,7 @@ def test_summary_by_hand():
     assert table.index.tolist() == ["no shape", "shuffled", "size opposite"]
     row = table.loc["shuffled"]
     assert row["n"] == 2 and row["change"] == pytest.approx((-0.04 + 0.04) / 2)
-    assert row["dice"] == pytest.approx((0.56 + 0.84) / 2) and row["told_otherwise"] == 0.75
+    assert row["dice"] == pytest.approx((0.56 + 0.84) / 2) and row["prompt_changed"] == 0.75
     assert (row["worse"], row["better"]) == (0.25, 0.25)  # one of two draws of one of two images, each
     assert (row["low"], row["high"]) == pytest.approx((-0.04, 0.04))  # two images: their extremes
     by_size = robustness.summary(rows_by_hand(), ("size",)).set_index(["variation", "size"])
@@ -354,8 +353,8 @@ def test_figures_name_what_they_show(evaluated):
     assert [text.get_text() for text in figure.axes[0].texts] == [str(n) for n in (2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 1)]
 
 
-@pytest.mark.parametrize("systems,asked", [
+@pytest.mark.parametrize("systems,chosen", [
     (["unet", "bussam", "xbusnet"], "xbusnet"), (["unet", "cliptnseg", "bussam"], "cliptnseg"), (["unet", "ukan"], "")])
-def test_a_study_asks_a_system_that_reads_prompts(systems, asked):
-    """Without any, the workflow leaves this notebook out (settle)."""
-    assert prompted(systems) == asked
+def test_a_study_varies_a_system_that_reads_prompts(systems, chosen):
+    """Without any, the workflow leaves this notebook out (notebooks.analyses)."""
+    assert prompted(systems) == chosen

@@ -150,8 +150,8 @@ def test_panels_carry_the_dice_of_the_run_that_validated_the_case(smoke_study):
     assert panels["system"].tolist() == smoke_study.systems * 4
     assert panels["rule"].drop_duplicates().tolist() == [rule.name for rule in selection.RULES]
     for panel in panels.itertuples():
-        held = pd.read_csv(smoke_study.run_folder(panel.system, panel.fold) / "per_image.csv", keep_default_na=False)
-        assert panel.dice == float(held[held["case_id"] == panel.case_id].iloc[0]["dice"])  # the default comes first
+        stored = pd.read_csv(smoke_study.run_folder(panel.system, panel.fold) / "per_image.csv", keep_default_na=False)
+        assert panel.dice == float(stored[stored["case_id"] == panel.case_id].iloc[0]["dice"])  # the default first
 
 
 def test_the_four_kinds_of_error_add_up_to_those_of_the_metrics(smoke_study):
@@ -171,11 +171,11 @@ def test_only_folds_of_every_system_are_chosen_from(smoke_study, tmp_path, monke
     shutil.copytree(smoke_study.folder.parent, tmp_path / "o", ignore=shutil.ignore_patterns("*.safetensors"))
     monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path / "o"))
     shutil.rmtree(tmp_path / "o" / smoke_study.name / "runs" / "uresnet" / "fold_1")
-    held = open_study(smoke_study.name, partial=True)
-    assert set(selection.candidates(held)["fold"]) == {0}
-    none = (held.runs["fold"] == 0) == (held.runs["system"] == "uresnet")  # fold 0 of one, fold 1 of the others
+    partial = open_study(smoke_study.name, partial=True)
+    assert set(selection.candidates(partial)["fold"]) == {0}
+    none = (partial.runs["fold"] == 0) == (partial.runs["system"] == "uresnet")  # fold 0 of one, fold 1 of the others
     with pytest.raises(StudyError, match="no fold that all of its 6 systems"):
-        selection.candidates(dataclasses.replace(held, runs=held.runs[none]))
+        selection.candidates(dataclasses.replace(partial, runs=partial.runs[none]))
 
 
 def test_the_words_of_the_rules_are_those_of_the_published_table(blu_root):

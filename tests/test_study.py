@@ -1,4 +1,4 @@
-"""One fold end to end on the phantom: determinism, honesty of the first pass, run folders."""
+"""One fold end to end on the phantom: determinism, a first pass without the mask, run folders."""
 
 import dataclasses
 import json
@@ -7,18 +7,16 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from xbuslib.config import resolve
 from xbuslib.errors import StudyError
 from xbuslib.evaluation.metrics import PAPER, RELEASED, per_image
-from xbuslib.inference.predict import predict_policy, views
+from xbuslib.inference.predict import images_of
 from xbuslib.prompts import words
-from xbuslib.prompts.conditioning import TextTable
 from xbuslib.runs import record
-from xbuslib.runs.fold import open_source, run_fold
-from xbuslib.runs.trained import load_system
-from xbuslib.training import recipes
+from xbuslib.runs.fold import run_fold
+from xbuslib.runs.source import open_source
+from xbuslib.runs.trained import Trained
 
 
 @pytest.fixture
@@ -83,41 +81,32 @@ def test_finished_run_is_kept_and_not_overwritten(source):
 
 def test_trained_system_comes_back(source):
     path = run(source)
-    system, facts = load_system(path)
-    plan = recipes.of_run(facts)
-    _, val = source.split(0)
-    pictures = torch.from_numpy(source.prepared.images[source.prepared.rows(val["case_id"])])[:, None]
-    cpu = torch.device("cpu")
-    system.to(memory_format=torch.channels_last)
-    seen = views(system, pictures, plan, cpu)
-    texts, edges = TextTable(system, cpu), tuple(facts["size_edges_px"])
-    maps, _ = predict_policy(system, val, source.prepared, "first_pass", "metadata", edges, seen,
-                                       texts, plan, cpu)
+    trained, (_, val) = Trained.load(path), source.split(0)
+    maps = trained.predict(val, source.prepared, "first_pass", "metadata")
     kept = record.probabilities(path)
     np.testing.assert_allclose(maps, np.stack([kept[case] for case in val["case_id"]]), atol=1e-3)
+    others = trained.predict(val, source.prepared, "none", "none")
+    assert not np.array_equal(maps, others)
+    assert np.array_equal(trained.predict(val, source.prepared, "first_pass", "metadata"), maps)  # whatever came before
 
 
 def test_no_validation_mask_reaches_a_first_pass_prompt(source):
     """Other validation masks: the same prompts and predictions under first_pass and none, others under reference."""
-    system, facts = load_system(run(source))
-    plan, cpu = recipes.of_run(facts), torch.device("cpu")
-    _, val = source.split(0)
+    predictor, (_, val) = Trained.load(run(source)).predictor, source.split(0)
     rows = source.prepared.rows(val["case_id"])
     forged = {name: getattr(source.prepared, name).copy() for name in ("masks", "boxes", "centroids", "long_sides")}
     forged["masks"][rows] = np.roll(~forged["masks"][rows], 7, axis=1)
     forged["boxes"][rows], forged["centroids"][rows], forged["long_sides"][rows] = 3, 1.0, 3
     forged = dataclasses.replace(source.prepared, **forged)
-    pictures = torch.from_numpy(source.prepared.images[rows])[:, None]
-    seen, texts = views(system, pictures, plan, cpu), TextTable(system, cpu)
+    views = predictor.views(images_of(val, source.prepared))
 
     def predict(prepared, policy):
-        return predict_policy(system, val, prepared, policy, "metadata", tuple(facts["size_edges_px"]),
-                                        seen, texts, plan, cpu)
+        return predictor.predict(views, val, prepared, policy, "metadata")
 
     for policy in ("first_pass", "none"):
-        maps, said = predict(source.prepared, policy)
-        other_maps, other_said = predict(forged, policy)
-        assert said.equals(other_said) and np.array_equal(maps, other_maps)
+        maps, prompts = predict(source.prepared, policy)
+        other_maps, other_prompts = predict(forged, policy)
+        assert prompts.equals(other_prompts) and np.array_equal(maps, other_maps)
     assert not predict(source.prepared, "reference")[1].equals(predict(forged, "reference")[1])
     assert not predict(source.prepared, "paper")[1]["size"].equals(predict(forged, "paper")[1]["size"])
     assert predict(source.prepared, "paper")[1]["quadrant"].equals(predict(forged, "paper")[1]["quadrant"])
@@ -141,7 +130,7 @@ def test_damaged_weights_and_run_file(source):
     path = run(source)
     (path / "weights.safetensors").write_bytes(b"no")
     with pytest.raises(StudyError, match="cannot read .*weights.safetensors.*run the fold again"):
-        load_system(path)
+        Trained.load(path)
     (path / "run.json").write_text("{")
     with pytest.raises(StudyError, match="is no finished run"):
         record.read(path)

@@ -84,7 +84,8 @@ def test_weights_go_through_safetensors(named):
 
 def test_prompts_matter_where_they_should_and_nowhere_else(named):
     name, system = named
-    assert tuple(system.prompts) == READS[name]
+    reads = READS.get(name, tuple(system.prompts))  # a system of your own is not in the list
+    assert tuple(system.prompts) == reads
     image, features, prompts = given(system.eval(), 2)
     with torch.no_grad():
         before = system(image, features, prompts)
@@ -94,7 +95,7 @@ def test_prompts_matter_where_they_should_and_nowhere_else(named):
                 continue
             other = torch.full((2, 2), 0.9) if field == "point" else value.flip(0) * 3
             changed = not torch.equal(before, system(image, features, prompts._replace(**{field: other})))
-            assert changed == (field in READS[name]), field
+            assert changed == (field in reads), field
 
 
 def test_two_images_can_be_learned_by_heart(named):

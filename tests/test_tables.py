@@ -17,8 +17,8 @@ from xbuslib.runs.study import open_study
 
 FRAME = pd.DataFrame({
     "paper_name": ["UNet", "A_B", "A_B"], "system": ["unet", "ab", "ab"], "policy": ["none", "first_pass", "paper"],
-    "told": [False, False, True], "n": [3, 3, 3], "dice": [0.70049, 0.7001, 0.9], "dice_sd": [0.01, np.nan, 0.2],
-    "fpr": [0.02, 0.01, 0.0], "p": [0.00004, 0.04, np.nan]})
+    "uses_reference": [False, False, True], "n": [3, 3, 3], "dice": [0.70049, 0.7001, 0.9],
+    "dice_sd": [0.01, np.nan, 0.2], "fpr": [0.02, 0.01, 0.0], "p": [0.00004, 0.04, np.nan]})
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def test_markdown_of_a_hand_made_frame():
         "|:--|:--|--:|--:|--:|--:|\n"
         "| UNet | none | 3 | **0.700 ± 0.010** | 0.020 | < 0.0001 |\n"
         "| A_B | first_pass | 3 | **0.700** | **0.010** | 0.0400 |\n"  # equal as printed, equally good
-        "| A_B † | paper | 3 | 0.900 ± 0.200 | 0.000 | – |\n\n"  # higher, but told: no candidate
-        f"{tables.TOLD}\n")
+        "| A_B † | paper | 3 | 0.900 ± 0.200 | 0.000 | – |\n\n"  # higher, but of the reference: no candidate
+        f"{tables.NOTE}\n")
 
 
 def test_latex_of_a_hand_made_frame():
@@ -148,7 +148,7 @@ def test_table_1_from_the_files(smoke_study):
                      for fold in (0, 1)]
             assert getattr(row, metric) == pytest.approx(np.mean(means))
             assert getattr(row, f"{metric}_sd") == pytest.approx(np.std(means, ddof=1))
-    assert set(table.loc[table["told"], "policy"]) == {"paper", "reference"}
+    assert set(table.loc[table["uses_reference"], "policy"]) == {"paper", "reference"}
     assert table.loc[table["default"], "policy"].tolist() == ["none", "none", "first_pass", "first_pass"]
 
 
@@ -218,23 +218,23 @@ def test_table_2_from_the_files(smoke_study, by, name, edges):
 def test_edges_belong_to_the_left_bin_and_empty_bins_are_shown(smoke_study):
     sides = np.where(np.arange(len(smoke_study.cases)) < 8, 110.0, 111.0)
     cases = smoke_study.cases.assign(long_side_px=sides, long_side_mm=np.nan)
-    held = replace(smoke_study, cases=cases)
-    table = paper_tables.table_2(held)
+    altered = replace(smoke_study, cases=cases)
+    table = paper_tables.table_2(altered)
     assert table[table["system"] == "unet"]["n"].tolist() == [8, len(sides) - 8, 0]
     assert table.loc[table["n"] == 0, "dice"].isna().all()
-    assert paper_tables.table_2(held, "millimetres")["n"].eq(0).all()  # no pixel size, no millimetres
+    assert paper_tables.table_2(altered, "millimetres")["n"].eq(0).all()  # no pixel size, no millimetres
     table = table.set_index(["system", "bin"])
     assert table.loc[("unet", "≤ 110"), "dice_printed"] == 0.3668
     assert table.loc[("xbusnet", "≤ 110"), "iou_two_class_printed"] == 0.7925
     with pytest.raises(StudyError, match="cannot be binned by 'inches'"):
-        paper_tables.table_2(held, "inches")
+        paper_tables.table_2(altered, "inches")
 
 
 def test_missed_lesions_are_averaged_over_seeds(smoke_study):
     rows = smoke_study.per_image[smoke_study.per_image["system"] == "unet"]
     both = pd.concat([rows.assign(dice=0.5), rows.assign(seed=1, dice=np.where(rows["case_id"] == "case001", 0, 0.5))])
-    held = replace(smoke_study, per_image=both)
-    assert paper_tables.table_2(held)["missed"].sum() == 0.5 * (rows["case_id"] == "case001").sum() > 0
+    altered = replace(smoke_study, per_image=both)
+    assert paper_tables.table_2(altered)["missed"].sum() == 0.5 * (rows["case_id"] == "case001").sum() > 0
 
 
 def test_table_4_from_the_files(smoke_study):
@@ -261,16 +261,17 @@ def test_table_4_without_the_full_model_or_any_ablation(study):
 
 def test_drops_of_a_partial_study_are_over_the_folds_that_both_have(study):
     shutil.rmtree(study / "runs" / "xbusnet-no-sfa" / "fold_0")
-    held = open_study(study.name, partial=True)
-    with_sfa, without = (np.mean(list(column(held, name, 1, "iou").values())) for name in ("xbusnet", "xbusnet-no-sfa"))
-    table = paper_tables.table_4(held).set_index("system")
+    partial = open_study(study.name, partial=True)
+    with_sfa, without = (np.mean(list(column(partial, name, 1, "iou").values()))
+                         for name in ("xbusnet", "xbusnet-no-sfa"))
+    table = paper_tables.table_4(partial).set_index("system")
     assert table.loc["xbusnet-no-sfa", "iou_drop"] == pytest.approx(with_sfa - without)
 
 
 def test_a_partial_study_uses_what_is_there(study):
     shutil.rmtree(study / "runs" / "unet" / "fold_1")
-    held = open_study(study.name, partial=True)
-    row = paper_tables.table_1(held).set_index("system").loc["unet"]
+    partial = open_study(study.name, partial=True)
+    row = paper_tables.table_1(partial).set_index("system").loc["unet"]
     assert row["folds"] == 1 and np.isnan(row["dice_sd"])
-    left = len(column(held, "unet", 0, "dice"))
-    assert paper_tables.table_2(held).set_index("system").loc["unet", "n"].sum() == left
+    left = len(column(partial, "unet", 0, "dice"))
+    assert paper_tables.table_2(partial).set_index("system").loc["unet", "n"].sum() == left

@@ -1,6 +1,7 @@
 """Training: resuming to the same result, learning at all. Losses, schedules and recipes have their own tests."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -87,6 +88,17 @@ def test_killed_and_resumed_gives_the_same_result(tmp_path, monkeypatch):
     resumed, again = fit(10, checkpoint)
     assert again.equals(history)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_a_killed_run_goes_on_on_another_device_than_the_one_it_is_saved_from(tmp_path):
+    """Losses of a checkpoint are read to the CPU, further ones arise where the system is: here on torch's meta device,
+    which stands in for a GPU. Both are stacked at the next checkpoint and at the end."""
+    checkpoint = tmp_path / "checkpoint.pt"
+    fit(10, checkpoint)
+    elsewhere, no_optimiser = Dot().to("meta"), SimpleNamespace(load_state_dict=lambda state: None)
+    state = loop.load_checkpoint(checkpoint, elsewhere, no_optimiser, torch.Generator())
+    new = elsewhere(torch.zeros(1, 1, 4, 4, device="meta"), None, Prompts()).mean()
+    assert torch.stack([*state["history"], new]).shape == (state["step"] + 1,)
 
 
 def test_damaged_checkpoint(tmp_path):

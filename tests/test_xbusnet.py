@@ -9,8 +9,9 @@ from xbuslib.models import registry
 from xbuslib.models.layers import SFA, Standardise
 from xbuslib.models.system import Prompts, count
 from xbuslib.prompts import words
-from xbuslib.runs.fold import open_source, run_fold
-from xbuslib.runs.trained import load_system
+from xbuslib.runs.fold import run_fold
+from xbuslib.runs.source import open_source
+from xbuslib.runs.trained import Trained
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_a_fold_standardises_each_prompt_over_its_own_vocabulary(tmp_path, monke
     monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path))
     config = resolve("smoke", ["iterations=1"])
     source = open_source("phantom", phantom_root, None, config, "s")
-    system = load_system(run_fold("xbusnet", 0, config, source, study="s"))[0]
+    system = Trained.load(run_fold("xbusnet", 0, config, source, study="s")).predictor.system
     cases = source.split(0)[0]
     said = {words.local_text(*(value if kept else None for value in (case.shape, case.margin, case.birads)))
             for case in cases.itertuples() for kept in (True, False)}

@@ -62,7 +62,8 @@ def fold(system: Annotated[str, typer.Option(help="a name from `xbuslib systems`
     from xbuslib.config import resolve
     from xbuslib.models import registry
     from xbuslib.runs import record
-    from xbuslib.runs.fold import open_source, run_fold
+    from xbuslib.runs.fold import run_fold
+    from xbuslib.runs.source import open_source
 
     config = resolve(profile, overrides)
     registry.entry(system)  # refused before any data are made or decoded
@@ -152,9 +153,10 @@ def predict(images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", hel
             as_json: AsJson = False) -> None:
     """Segment and measure any ultrasound image with trained runs. Research use only, not a medical device."""
     from xbuslib.lesion import ensemble, page, reading
-    from xbuslib.lesion.predict import predict as segment
+    from xbuslib.lesion.predict import segment_files
 
-    done, faults = segment(images, run, out, ensemble.given(shape, margin, birads), reading.pixel_size(pixel_mm), frame)
+    prompt = ensemble.user_prompt(shape, margin, birads)
+    done, faults = segment_files(images, run, out, prompt, reading.pixel_size(pixel_mm), frame)
     show([page.row(folder, report) for folder, report in done.items()], as_json, "segmented images")
     for fault in faults:
         typer.echo(f"error: {fault}", err=True)
@@ -206,7 +208,7 @@ def data_prepare(parameters: Annotated[list[str], typer.Option("-p", help="key=v
     """Decode a dataset once for a study."""
     from xbuslib.config import parse_overrides, resolve
     from xbuslib.files import write_whole
-    from xbuslib.runs.fold import open_source
+    from xbuslib.runs.source import open_source
 
     given = {"dataset": "phantom", "data": "", "study": "", "profile": "quick", "overrides": [], "fold_lists": ""}
     asked = parse_overrides(parameters)

@@ -89,7 +89,8 @@ def outputs(tmp_path_factory):
 def trained(phantom_root, outputs):
     """One fold trained long enough that words in a prompt move its outline."""
     from xbuslib.config import resolve
-    from xbuslib.runs.fold import open_source, run_fold
+    from xbuslib.runs.fold import run_fold
+    from xbuslib.runs.source import open_source
 
     config = resolve("smoke", ["iterations=60", "folds=2", "learning_rate=2e-3"])
     source = open_source("phantom", phantom_root, None, config, "browser")
@@ -103,7 +104,7 @@ def expected(trained):
     desk = widget.Desk([ensemble.load(trained)], widget.examples())
 
     def shown():
-        return (page.prompts_said(desk.report)[-1][1],
+        return (page.prompt_texts(desk.report)[-1][1],
                 [value for _, value, _ in page.measured(desk.report)])
 
     before = shown()

@@ -18,21 +18,21 @@ PATH, WORDS = "0.25", style.PALETTE[1]  # colours of image and prompt arrows
 
 def trace(system: System, image: torch.Tensor, features: torch.Tensor, prompts: Prompts) -> dict[str, tuple[int, ...]]:
     """name of every submodule that runs: shape of its (last) output, by one forward pass in eval mode."""
-    seen: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
 
     def note(name: str, out) -> None:
         if isinstance(out, torch.Tensor):  # attention layers also return their weights
-            seen[name] = tuple(out.shape)
+            shapes[name] = tuple(out.shape)
 
     hooks = [module.register_forward_hook(lambda module, given, out, name=name: note(name, out))
              for name, module in system.named_modules() if name and not name.startswith("clip")]
     try:
         with torch.no_grad():
-            seen[""] = tuple(system.eval()(image, features, prompts).shape)
+            shapes[""] = tuple(system.eval()(image, features, prompts).shape)
     finally:
         for hook in hooks:
             hook.remove()
-    return seen
+    return shapes
 
 
 def trace_meta(system: System, size: int) -> dict[str, tuple[int, ...]]:
@@ -61,28 +61,14 @@ def parameter_bars(parts: pd.DataFrame, label: str) -> Figure:
 
 
 class Box(NamedTuple):
-    """A drawn box: centre and size in drawing units."""
+    """Centre of a drawn box and the middle of each side, in drawing units."""
 
     x: float
     y: float
-    w: float
-    h: float
-
-    @property
-    def left(self) -> tuple[float, float]:
-        return self.x - self.w / 2, self.y
-
-    @property
-    def right(self) -> tuple[float, float]:
-        return self.x + self.w / 2, self.y
-
-    @property
-    def top(self) -> tuple[float, float]:
-        return self.x, self.y + self.h / 2
-
-    @property
-    def bottom(self) -> tuple[float, float]:
-        return self.x, self.y - self.h / 2
+    left: tuple[float, float]
+    right: tuple[float, float]
+    top: tuple[float, float]
+    bottom: tuple[float, float]
 
 
 def architecture(system: System, shapes: dict[str, tuple[int, ...]]) -> Figure:
@@ -208,7 +194,7 @@ def _box(axis: Axes, x: float, y: float, w: float, h: float, text: str, colour: 
     axis.add_patch(FancyBboxPatch((x - w / 2, y - h / 2), w, h, boxstyle="round,pad=0,rounding_size=0.15",
                                   facecolor=colour, edgecolor="0.25", linewidth=1, zorder=2))
     axis.text(x, y, text, ha="center", va="center", fontsize=8, zorder=3, linespacing=1.25)
-    return Box(x, y, w, h)
+    return Box(x, y, (x - w / 2, y), (x + w / 2, y), (x, y + h / 2), (x, y - h / 2))
 
 
 def _adjust(axis: Axes, x: float, y: float, shape: tuple[int, ...]) -> Box:

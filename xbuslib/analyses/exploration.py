@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -16,12 +17,20 @@ PANEL = 2.4  # inches of one gallery panel
 
 
 def size_histograms(table: pd.DataFrame, label: str) -> Figure:
-    """Longest bounding-box side in original pixels, with the edges of Table 2, and in millimetres.
+    """Longest bounding-box side in original pixels, with the edges of Table 2, and, where known, in millimetres.
 
     table: long_side_px, long_side_mm, pathology; one row per lesion.
     """
-    figure, (left, right) = style.subplots(1, 2, size=(9, 3.4))
-    _stacked_histogram(left, table, "long_side_px", 25)
+    units = {"long_side_px": ("original pixels", 25), "long_side_mm": ("mm", 2.5)}
+    known = [column for column in units if table[column].notna().any()]
+    figure, axes = style.subplots(1, len(known), size=(4.5 * len(known), 3.4), squeeze=False)
+    left, right = axes[0, 0], axes[0, -1]
+    for axis, column in zip(axes[0], known, strict=True):
+        unit, step = units[column]
+        sns.histplot(table, x=column, bins=np.arange(0, table[column].max() + step, step), hue="pathology", alpha=1,
+                     palette=style.CLASS_COLOURS, hue_order=list(style.CLASS_COLOURS)[::-1], multiple="stack",
+                     edgecolor="white", legend=axis is right, ax=axis)
+        axis.set(xlim=(0, None), xlabel=f"longest bounding-box side ({unit})", ylabel="lesions")
     for edge in SIZE_BINS:
         left.axvline(edge, color="0.3", linestyle="--", linewidth=1)
     low, high = SIZE_BINS
@@ -32,10 +41,7 @@ def size_histograms(table: pd.DataFrame, label: str) -> Figure:
         count = int(((table["long_side_px"] > start) & (table["long_side_px"] <= end)).sum())
         middle = (start + min(end, left.get_xlim()[1])) / 2
         left.text(middle, 1.2 * top, f"{name}\nn = {count}", ha="center", va="top", fontsize=8.5)
-    left.set(xlabel="longest bounding-box side (original pixels)", ylabel="lesions")
-    _stacked_histogram(right, table.dropna(subset="long_side_mm"), "long_side_mm", 2.5)
-    right.set(xlabel="longest bounding-box side (mm)", ylabel="lesions")
-    right.legend(loc="upper right")
+    right.get_legend().set_title("")
     figure.suptitle(f"Lesion size, {label}")
     return figure
 
@@ -43,13 +49,14 @@ def size_histograms(table: pd.DataFrame, label: str) -> Figure:
 def birads_bars(counts: pd.DataFrame, label: str) -> Figure:
     """Lesions by BI-RADS category (rows of `counts`), stacked by class (its columns), with the numbers in the bars."""
     figure, axis = style.subplots(size=(6.4, 3.6))
-    base = np.zeros(len(counts))
-    for name in counts.columns:
-        bars = axis.bar(counts.index, counts[name], bottom=base, label=name, color=style.CLASS_COLOURS.get(name))
-        axis.bar_label(bars, [n if n >= 3 else "" for n in counts[name]], label_type="center", color="white",
-                       fontsize=8)
-        base += counts[name].to_numpy()
-    axis.set(xlabel="BI-RADS category", ylabel="lesions", title=f"Class by BI-RADS category, {label}")
+    if counts.empty:
+        axis.set_axis_off()
+        axis.set_title(f"No BI-RADS category is known, {label}")
+        return figure
+    counts.plot.bar(stacked=True, width=0.8, rot=0, color=style.CLASS_COLOURS, ax=axis, xlabel="BI-RADS category",
+                    ylabel="lesions", title=f"Class by BI-RADS category, {label}")
+    for bars in axis.containers:
+        axis.bar_label(bars, fmt=lambda n: f"{n:.0f}" if n >= 3 else "", label_type="center", color="white", fontsize=8)
     axis.legend()
     return figure
 
@@ -60,8 +67,8 @@ def centroid_map(places: pd.DataFrame, label: str) -> Figure:
     places: x and y as fractions of the frame's width and height, quadrant.
     """
     figure, axis = style.subplots(size=(5.2, 4.4))
-    counts, _, _ = np.histogram2d(places["y"], places["x"], bins=10, range=((0, 1), (0, 1)))
-    shown = axis.imshow(counts, extent=(0, 1, 1, 0), cmap="Blues", vmin=0)
+    sns.histplot(places, x="x", y="y", bins=10, binrange=(0, 1), thresh=None, cmap="Blues", cbar=True, ax=axis,
+                 cbar_kws={"label": "lesions per cell", "shrink": 0.85})
     axis.plot(places["x"], places["y"], ".", color="0.25", markersize=3)
     axis.axhline(0.5, color="0.3", linestyle="--", linewidth=1)
     axis.axvline(0.5, color="0.3", linestyle="--", linewidth=1)
@@ -70,8 +77,7 @@ def centroid_map(places: pd.DataFrame, label: str) -> Figure:
         axis.text(x, y, f"{quadrant}: {n}", ha="right" if x > 0.5 else "left", va="bottom" if y > 0.5 else "top",
                   fontsize=8.5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5})
     axis.set(xlabel="x / width of the frame", ylabel="y / height of the frame (depth)", aspect=1,
-             title=f"Lesion centroids, {label}")
-    figure.colorbar(shown, label="lesions per cell", shrink=0.85)
+             ylim=(1, 0), title=f"Lesion centroids, {label}")
     return figure
 
 
@@ -102,7 +108,8 @@ def gallery(cases: pd.DataFrame, titles: list[str], label: str, columns: int = 4
     lines = [Line2D([], [], color=style.REFERENCE, label="reference lesion")] if max(outlined, default=0) else []
     if max(outlined, default=0) > 1:
         lines.append(Line2D([], [], color=style.SECOND, linestyle="--", label="other annotated region (not used)"))
-    lines.append(Line2D([], [], color="0.5", linewidth=3, label="10 mm"))
+    if cases["pixel_mm"].notna().any():
+        lines.append(Line2D([], [], color="0.5", linewidth=3, label="10 mm"))
     figure.legend(handles=lines, loc="outside lower center", ncols=3)
     figure.suptitle(label, y=1.01, va="bottom")  # above the panels' own titles
     return figure
@@ -124,11 +131,3 @@ def _panel(axis: Axes, case, title: str) -> int:
         axis.contour(read_mask(Path(case.image).parent / name.strip()), levels=[0.5], colors=style.SECOND,
                      linewidths=1.2, linestyles="--")
     return 1 + isinstance(others, str)
-
-
-def _stacked_histogram(axis: Axes, table: pd.DataFrame, column: str, step: float) -> None:
-    edges = np.arange(0, table[column].max() + 2 * step, step)
-    names = list(style.CLASS_COLOURS)
-    axis.hist([table.loc[table["pathology"] == name, column] for name in names], bins=edges, stacked=True, label=names,
-              color=[style.CLASS_COLOURS[name] for name in names])
-    axis.set_xlim(0, edges[-1])

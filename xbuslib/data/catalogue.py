@@ -1,13 +1,12 @@
 """Every dataset in one place: its loader, how tables name it, its licence and where it comes from."""
 
 import os
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from xbuslib.data import blu, busbra, busi
 from xbuslib.errors import StudyError
 from xbuslib.files import lock, outputs_root
 
@@ -16,7 +15,7 @@ class Dataset(NamedTuple):
     """One row of the catalogue."""
 
     label: str  # how titles and tables name it
-    load: Callable[[Path], pd.DataFrame]  # root folder to the case table of cases.SCHEMA
+    loader: str  # module of xbuslib.data whose load(root) gives the case table of cases.SCHEMA
     licence: str
     source: str  # where its files come from, for people
     simulated: bool = False
@@ -24,12 +23,12 @@ class Dataset(NamedTuple):
 
 DATASETS = {
     # the phantom is written in BLU's own layout, so one loader reads both
-    "phantom": Dataset("simulated phantom", blu.load, "MIT", "made by this project: xbuslib data phantom",
+    "phantom": Dataset("simulated phantom", "blu", "MIT", "made by this project: xbuslib data phantom",
                        simulated=True),
-    "blu": Dataset("BLU", blu.load, "CC BY 4.0", "xbuslib data download blu, or doi:10.7937/9WKK-Q141"),
-    "busi": Dataset("BUSI", busi.load, "CC BY 4.0",
+    "blu": Dataset("BLU", "blu", "CC BY 4.0", "xbuslib data download blu, or doi:10.7937/9WKK-Q141"),
+    "busi": Dataset("BUSI", "busi", "CC BY 4.0",
                     "doi:10.1016/j.dib.2019.104863; unpack the archive Dataset_BUSI_with_GT"),
-    "busbra": Dataset("BUS-BRA", busbra.load, "CC BY 4.0",
+    "busbra": Dataset("BUS-BRA", "busbra", "CC BY 4.0",
                       "doi:10.5281/zenodo.8231412; unpack the archive with bus_data.csv, Images and Masks"),
 }
 SIZE_BINS = (110, 250)  # longest bounding-box side in original pixels; both edges in the lower bin (Table 2)
@@ -51,7 +50,7 @@ def load(name: str, root: Path | str) -> pd.DataFrame:
     if not Path(root).is_dir():
         raise StudyError(f"no folder {root} for dataset {name}; give its folder with --data. "
                          f"Where to get {row.label}: {row.source}")
-    return row.load(Path(root))
+    return import_module(f"xbuslib.data.{row.loader}").load(Path(root))
 
 
 def data_root(name: str, data: str | Path | None, phantom_cases: int) -> Path:
@@ -59,7 +58,7 @@ def data_root(name: str, data: str | Path | None, phantom_cases: int) -> Path:
     row = dataset(name)
     if data:
         return Path(data)
-    if row.simulated:
+    if name == "phantom":
         return phantom_root(phantom_cases)
     if not os.environ.get("XBUS_DATA"):
         raise StudyError(f"dataset {name} needs its folder: --data DIR (papermill: -p data DIR), or XBUS_DATA with a "

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy import ndimage
 
 from xbuslib.data import arrays
 from xbuslib.errors import StudyError
@@ -136,6 +137,15 @@ def centroid(mask: np.ndarray) -> tuple[float, float]:
     """(C_x, C_y) = (M10/M00, M01/M00) in pixels, eq. (1); nan if the mask is empty."""
     y, x = np.nonzero(mask)
     return (float(x.mean()), float(y.mean())) if x.size else (float("nan"), float("nan"))
+
+
+def largest_component(mask: np.ndarray, corners: bool = False) -> tuple[np.ndarray, int]:
+    """The largest connected component of a bool mask, the first of equals, and how many there are.
+
+    Pixels are neighbours by their sides (4-connected) or, with `corners`, by these too (8-connected).
+    """
+    labels, n = ndimage.label(mask, np.ones((3, 3)) if corners else None)
+    return (labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if n else mask), n
 
 
 MEASURES = ["width_px", "height_px", "long_side_px", "long_side_mm", "lesion_fraction"]  # what case_table adds

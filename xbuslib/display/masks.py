@@ -1,57 +1,26 @@
-"""Pictures of one run: its learning curve, and its errors on chosen cases."""
+"""A predicted mask's errors on its image, in the colours of Figure 2."""
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from xbuslib.data.images import Prepared
-from xbuslib.display import style
-
 FALSE_POSITIVE, FALSE_NEGATIVE = (0.0, 0.45, 0.95), (0.84, 0.15, 0.0)  # Figure 2: FP blue, FN red
 
 
-def learning_curve(history: pd.DataFrame, title: str) -> Figure:
-    """Training loss by iteration with a running mean over a twentieth of the run, and the learning rate."""
-    window = max(1, len(history) // 20)
-    figure, (top, bottom) = style.subplots(2, 1, size=(6.4, 4.2), sharex=True, height_ratios=(3, 1))
-    top.plot(history["iteration"], history["loss"], color="0.7", linewidth=0.8, label="every iteration")
-    top.plot(history["iteration"], history["loss"].rolling(window, min_periods=1).mean(), color=style.PALETTE[0],
-             linewidth=1.8, label=f"mean of {window}")
-    top.set(title=title, ylabel="soft Dice loss", ylim=(0, max(1.0, history["loss"].max())))
-    top.legend(loc="upper right")
-    bottom.plot(history["iteration"], history["learning_rate"], color=style.PALETTE[1])
-    bottom.set(xlabel="iteration", ylabel="learning rate", ylim=(0, None))
-    return figure
-
-
-def error_panels(prepared: Prepared, chosen: pd.DataFrame, maps: dict[str, np.ndarray], threshold: float,
-                 label: str) -> Figure:
-    """One column per row of `chosen` (case_id, dice): the image above, errors and reference outline below."""
-    figure, axes = style.subplots(2, len(chosen), size=(2.5 * len(chosen), 5.6), squeeze=False)
-    for column, case in zip(axes.T, chosen.itertuples(), strict=True):
-        row = prepared.rows([case.case_id])[0]
-        image, mask = prepared.images[row], prepared.masks[row]
-        column[0].imshow(image, cmap="gray", vmin=0, vmax=255)
-        column[0].set_title(f"{case.case_id}\nDice {case.dice:.2f}")
-        column[1].imshow(error_overlay(image, maps[case.case_id] >= threshold, mask))
-        column[1].contour(mask, levels=[0.5], colors="white", linewidths=0.8)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    figure.legend(handles=[Patch(color=FALSE_POSITIVE, label="false positive"),
-                           Patch(color=FALSE_NEGATIVE, label="false negative"),
-                           Line2D([], [], color="white", label="reference",
-                                  path_effects=[withStroke(linewidth=3, foreground="0.4")])],
-                  loc="outside lower center", ncols=3)
-    figure.suptitle(label)
-    return figure
-
-
 def error_overlay(image: np.ndarray, prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """(S, S, 3) in [0, 1]: the grey image with false positives blue and false negatives red (Figure 2)."""
+    """(S, S, 3) in [0, 1]: the grey image with false positives blue and false negatives red."""
     picture = np.repeat(image[..., None] / 255.0, 3, axis=2)
     for where, colour in ((prediction & ~reference, FALSE_POSITIVE), (reference & ~prediction, FALSE_NEGATIVE)):
         picture[where] = 0.35 * picture[where] + 0.65 * np.array(colour)
     return picture
+
+
+def error_legend(figure: Figure) -> None:
+    """What the colours mean, below all panels; the reference is outlined in white."""
+    figure.legend(handles=[Patch(color=FALSE_POSITIVE, label="false positive"),
+                           Patch(color=FALSE_NEGATIVE, label="false negative"),
+                           Line2D([], [], color="white", label="reference",
+                                  path_effects=[withStroke(linewidth=3, foreground="black")])],
+                  loc="outside lower center", ncols=3)

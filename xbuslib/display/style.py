@@ -1,5 +1,7 @@
 """One style for every figure, and one way to save it: PNG, vector PDF and the numbers it was drawn from."""
 
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -8,12 +10,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from xbuslib.display.tables import save_table
 from xbuslib.files import write_whole
 
-# Okabe and Ito's palette: told apart with any colour vision (jfly.uni-koeln.de/color).
+# Okabe and Ito's palette: distinct with any colour vision (jfly.uni-koeln.de/color).
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442"]
 CLASS_COLOURS = {"benign": PALETTE[0], "malignant": PALETTE[1]}
 REFERENCE, SECOND = PALETTE[3], PALETTE[5]  # outline of the reference mask, and of a second one beside it
+OWN, OTHER = PALETTE[1], PALETTE[0]  # the system that a study is about, and any other
+MARKERS = "osD^vP*Xp<>h"  # of folds and seeds, distinct without colour too
 RESOLUTION = 180  # dots per inch of the PNG
 
 plt.rcParams.update({
@@ -28,9 +33,39 @@ plt.rcParams.update({
 
 def subplots(*shape: int, size: tuple[float, float], **options) -> tuple[Figure, Axes | np.ndarray]:
     """As plt.subplots, `size` in inches; the figure is closed, so that a notebook shows it once, where it is named."""
-    figure, axes = plt.subplots(*shape, figsize=size, layout=options.pop("layout", "constrained"), **options)
+    figure, axes = plt.subplots(*shape, figsize=size, layout="constrained", **options)
     plt.close(figure)
     return figure, axes
+
+
+def panels(names: dict[str, str], xlabel: str = "") -> tuple[Figure, dict[str, Axes]]:
+    """A panel for each of `names` (key: title), four in a row, all with the same axes; `xlabel` under the lowest."""
+    columns, rows = min(4, len(names)), -(-len(names) // 4)
+    figure, axes = subplots(rows, columns, size=(max(6.2, 2.45 * columns), 2.2 * rows + 1.2), sharex=True, sharey=True,
+                            squeeze=False)
+    found = dict(zip(names, axes.flat, strict=False))
+    for i, (name, axis) in enumerate(found.items()):
+        axis.set_title(textwrap.fill(names[name], 24), fontsize=9)
+        axis.set_xlabel(xlabel if i + columns >= len(names) else "")
+        axis.tick_params(labelbottom=True)
+    for axis in axes.flat[len(names):]:
+        axis.set_axis_off()
+    return figure, found
+
+
+def titled(figure: Figure, what: str, label: str) -> Figure:
+    """What is drawn, and below it of which study."""
+    figure.suptitle(f"{what}\n" + textwrap.fill(label, int(13.5 * figure.get_figwidth())), fontsize=9.5)
+    return figure
+
+
+def name_rows(axis: Axes, names: Iterable[str]) -> None:
+    """Names from top to bottom, at y = 0, 1, …; without any, no axis."""
+    names = [textwrap.fill(name, 24) for name in names]
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(max(1, len(names)) - 0.4, -0.6)  # the first on top
+    if not names:
+        axis.set_axis_off()
 
 
 def save(figure: Figure, folder: Path, name: str, data: pd.DataFrame | None = None) -> list[Path]:
@@ -41,11 +76,3 @@ def save(figure: Figure, folder: Path, name: str, data: pd.DataFrame | None = No
         with write_whole(path) as partial:
             figure.savefig(partial, dpi=RESOLUTION, bbox_inches="tight", metadata=metadata)
     return written if data is None else [*written, save_table(data, folder, name)]
-
-
-def save_table(data: pd.DataFrame, folder: Path, name: str) -> Path:
-    """Write <name>.csv into `folder`, with the index where it has a name; returns its path."""
-    path = folder / f"{name}.csv"
-    with write_whole(path) as partial:
-        data.to_csv(partial, index=any(data.index.names))
-    return path

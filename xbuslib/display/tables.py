@@ -1,8 +1,8 @@
 """Tables: one frame of numbers, written as CSV (raw), Markdown and LaTeX (booktabs, mean ± SD, best in bold).
 
 Conventions of a frame: `<column>_sd` is shown in the cell of `<column>`; the first word of a column says which metric
-it holds ("dice", "dice fold 0"); `told`, where there is one, marks rows whose prompt policy may use the reference
-mask. These rows carry † and no bold: they answer another question.
+it holds ("dice", "dice fold 0"); `uses_reference`, where there is one, marks rows whose prompt policy may use the
+reference mask. These rows carry † and no bold: they answer another question.
 """
 
 from numbers import Integral, Real
@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from xbuslib.display.style import save_table
 from xbuslib.files import write_whole
 
 HIGHER = {"dice", "iou", "dice_two_class", "iou_two_class", "nsd", "sensitivity"}  # is better
-LOWER = {"fpr", "fnr", "fnr_two_class", "missed", "ece", "brier", "nll", "hd95", "assd", "false_alarms",
+LOWER = {"fpr", "fnr", "fnr_two_class", "missed", "ece", "brier", "nll", "hd95", "assd", "false_positives",
          "false_percent", "false_mm2"}  # not fpr_released: 1/6 … 1/5 for any error, good or bad
 HEADERS = {
     "paper_name": "system", "against_name": "compared with", "dice": "Dice", "iou": "IoU", "fpr": "FPR", "fnr": "FNR",
@@ -30,10 +29,10 @@ HEADERS = {
     "rank_biserial": "rank-biserial r", "ece": "ECE", "brier": "Brier", "nll": "NLL", "hd95": "HD95 (mm)",
     "assd": "ASSD (mm)", "nsd": "NSD at 1 mm", "empty": "nothing predicted", "hd95_found": "HD95 where predicted",
     "assd_found": "ASSD where predicted", "hd95_median": "HD95, median", "assd_median": "ASSD, median",
-    "false_alarms": "false alarms per image,", "false_percent": "% of the frame", "false_mm2": "mm²",
+    "false_positives": "false positives per image,", "false_percent": "% of the frame", "false_mm2": "mm²",
     "any_prediction": "share with any prediction",
 }
-TOLD = "† The policy may take size or place from the reference mask: no candidate for bold."
+NOTE = "† The policy may take size or place from the reference mask: no candidate for bold."
 LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "±": r"$\pm$", "−": r"$-$",
@@ -54,6 +53,14 @@ def save(frame: pd.DataFrame, folder: Path, name: str, caption: str, within: str
     return paths
 
 
+def save_table(data: pd.DataFrame, folder: Path, name: str) -> Path:
+    """Write <name>.csv alone into `folder`, with the index where it has a name; returns its path."""
+    path = folder / f"{name}.csv"
+    with write_whole(path) as partial:
+        data.to_csv(partial, index=any(data.index.names))
+    return path
+
+
 def markdown(frame: pd.DataFrame, caption: str, within: str | None = None, bold: bool = True) -> str:
     """The table as Markdown below its caption.
 
@@ -68,7 +75,7 @@ def markdown(frame: pd.DataFrame, caption: str, within: str | None = None, bold:
         texts = [text.replace("|", r"\|") for text, _ in row]
         lines.append("| " + " | ".join(f"**{text}**" if best else text
                                        for text, (_, best) in zip(texts, row, strict=True)) + " |")
-    notes = ["", TOLD] if _any_told(frame) else []
+    notes = ["", NOTE] if _marked(frame).any() else []
     return "\n".join([caption, "", *(lines if rows else ["(no rows)"]), *notes]) + "\n"
 
 
@@ -80,21 +87,21 @@ def latex(frame: pd.DataFrame, caption: str, name: str, within: str | None = Non
     for i, row in enumerate(_cells(frame, within, bold)):
         if i and groups[i] != groups[i - 1]:
             body.append(r"\midrule")
-        body.append(" & ".join(rf"\textbf{{{_escape(text)}}}" if best else _escape(text) for text, best in row)
-                    + r" \\")
+        cells = ((text.translate(LATEX), best) for text, best in row)
+        body.append(" & ".join(rf"\textbf{{{text}}}" if best else text for text, best in cells) + r" \\")
     alignment = "".join("r" if _numeric(frame, column) else "l" for column in columns)
     return "\n".join([
-        r"\begin{table}", r"\centering", rf"\caption{{{_escape(caption)}}}", rf"\label{{tab:{name}}}",
+        r"\begin{table}", r"\centering", rf"\caption{{{caption.translate(LATEX)}}}", rf"\label{{tab:{name}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{alignment}}}", r"\toprule",
-        " & ".join(_escape(_header(column)) for column in columns) + r" \\", r"\midrule",
-        *body, r"\bottomrule", r"\end{tabular}}", *([rf"\par\footnotesize {_escape(TOLD)}"] * _any_told(frame)),
-        r"\end{table}"]) + "\n"
+        " & ".join(_header(column).translate(LATEX) for column in columns) + r" \\", r"\midrule",
+        *body, r"\bottomrule", r"\end{tabular}}",
+        *([rf"\par\footnotesize {NOTE.translate(LATEX)}"] if _marked(frame).any() else []), r"\end{table}"]) + "\n"
 
 
 def _shown(frame: pd.DataFrame) -> list[str]:
     """Columns with a place of their own: a registry name gives way to the paper's, an SD goes into its mean's cell."""
-    hidden = {"told", "default", *(["system"] if "paper_name" in frame or "against_name" in frame else []),
+    hidden = {"uses_reference", "default", *(["system"] if "paper_name" in frame or "against_name" in frame else []),
               *(["against"] if "against_name" in frame else [])}
     return [c for c in frame.columns if c not in hidden and not (c.endswith("_sd") and c[:-3] in frame)]
 
@@ -111,8 +118,8 @@ def _cells(frame: pd.DataFrame, within: str | None, bold: bool) -> list[list[tup
     for column in _shown(frame):
         spread = frame[f"{column}_sd"] if f"{column}_sd" in frame else [np.nan] * len(frame)
         texts = [_text(value, column, sd) for value, sd in zip(frame[column], spread, strict=True)]
-        if not columns and _any_told(frame):
-            texts = [f"{text} †" if told else text for text, told in zip(texts, frame["told"], strict=True)]
+        if not columns:
+            texts = [f"{text} †" if marked else text for text, marked in zip(texts, _marked(frame), strict=True)]
         columns[column] = list(zip(texts, _best(frame, column, within) if bold else [False] * len(frame), strict=True))
     return [list(row) for row in zip(*columns.values(), strict=True)]
 
@@ -123,12 +130,11 @@ def _best(frame: pd.DataFrame, column: str, within: str | None) -> np.ndarray:
     if metric not in HIGHER | LOWER:
         return best
     values = frame[column].astype(float).round(3).to_numpy()  # as printed
-    free = ~frame["told"].to_numpy(bool) if "told" in frame else ~best
     groups = frame[within].to_numpy() if within else np.zeros(len(frame))
     for group in pd.unique(groups):
         inside = groups == group
         whole = np.logical_and.reduce([frame[c] == frame.loc[inside, c].max() for c in ("folds", "n") if c in frame])
-        candidates = np.flatnonzero(inside & free & whole & ~np.isnan(values))
+        candidates = np.flatnonzero(inside & ~_marked(frame) & whole & ~np.isnan(values))
         if len(candidates) > 1:
             top = values[candidates].max() if metric in HIGHER else values[candidates].min()
             best[candidates] = values[candidates] == top
@@ -157,9 +163,6 @@ def _numeric(frame: pd.DataFrame, column: str) -> bool:
     return pd.api.types.is_numeric_dtype(frame[column]) and not pd.api.types.is_bool_dtype(frame[column])
 
 
-def _any_told(frame: pd.DataFrame) -> bool:
-    return "told" in frame and bool(frame["told"].any())
-
-
-def _escape(text: str) -> str:
-    return text.translate(LATEX)
+def _marked(frame: pd.DataFrame) -> np.ndarray:
+    """(n,) bool: rows whose prompt policy may use the reference mask."""
+    return frame["uses_reference"].to_numpy(bool) if "uses_reference" in frame else np.zeros(len(frame), bool)

@@ -1,8 +1,8 @@
-"""Are probabilities honest? Reliability, ECE, Brier score and one temperature, from counts of half-precision values.
+"""Reliability, ECE, Brier score and one temperature of probabilities, from counts of half-precision values.
 
 Run folders keep probabilities in half precision, of which [0, 1] holds 15 361 values. How many lesion and background
-pixels have each of them is all that any score here needs: exact, however many pixels there are. "Honest" means that of
-the pixels with probability p, a share p is lesion (the probability of the lesion, not of the likelier class).
+pixels have each of them is all that any score here needs: exact, however many pixels there are. "Calibrated" means that
+of the pixels with probability p, a share p is lesion (the probability of the lesion, not of the likelier class).
 """
 
 import numpy as np

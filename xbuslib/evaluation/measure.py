@@ -11,6 +11,7 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist, squareform
 from skimage.measure import find_contours
 
+from xbuslib.data.images import largest_component
 from xbuslib.prompts.words import quadrant
 
 PARALLEL = 45.0  # degrees: nearer to the skin line than to the beam; the lexicon gives no angle
@@ -54,13 +55,11 @@ def lesion(mask: np.ndarray, pixel_mm: tuple[float, float] | None = None) -> Les
 
     `pixel_mm` is a pixel's (width, height); without it pixels are taken as square and lengths are in pixels.
     """
-    labels, regions = ndimage.label(mask)  # 4-connected, as the first pass counts them (prompts.from_first_pass)
+    component, regions = largest_component(mask)  # 4-connected, as in words.from_first_pass
     if not regions:
         return None
-    sizes = np.bincount(labels.ravel())[1:]
-    largest = int(np.argmax(sizes))
-    place = ndimage.find_objects(labels)[largest]
-    region, start = labels[place] == 1 + largest, np.array([place[1].start, place[0].start])  # x, y
+    place, = ndimage.find_objects(component.astype(np.uint8))
+    region, start = component[place], np.array([place[1].start, place[0].start])  # x, y
     rows, columns = np.nonzero(region)
     centre = columns.mean() + start[0], rows.mean() + start[1]
     at_edge = any(side.start == 0 or side.stop == length for side, length in zip(place, mask.shape, strict=True))
@@ -79,7 +78,7 @@ def lesion(mask: np.ndarray, pixel_mm: tuple[float, float] | None = None) -> Les
         orientation="parallel" if parallel else "not parallel", aspect=float(height / width),
         taller_than_wide=bool(height > width), quadrant=quadrant(centre, mask.shape[::-1]),
         solidity=solidity, circularity=circularity, touches_edge=at_edge, regions=regions,
-        measured_share=float(len(rows) / sizes.sum()),
+        measured_share=float(len(rows) / mask.sum()),
         longest_line=_line(longest / scale + start), orthogonal_line=_line(orthogonal / scale + start))
 
 

@@ -1,5 +1,6 @@
 """Probability maps: frozen features once per image, then one pass per policy; the first pass of Section 2.7."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from xbuslib.models.system import Prompts, System
 from xbuslib.progress import track
 from xbuslib.prompts import words
 from xbuslib.prompts.conditioning import TextTable, to_tensors
+from xbuslib.prompts.words import Finding
 from xbuslib.training.recipes import Plan
 
 
@@ -26,11 +28,75 @@ class View(NamedTuple):
     mirrored: bool
 
 
-def views(system: System, images: Tensor, plan: Plan, device: torch.device) -> list[View]:
-    """What `plan` has the system look at: (n, 1, S, S) uint8 images, and their mirror images under flip averaging."""
-    images = at_native_size(images, plan)
-    pictures = [(images, False)] + ([(images.flip(-1), True)] if plan.flip_average else [])
-    return [View(some, encode(system, some, plan, device), mirrored) for some, mirrored in pictures]
+@dataclass(frozen=True)
+class Predictor:
+    """A system with all that its predictions depend on beside images and prompts."""
+
+    system: System
+    plan: Plan
+    edges: tuple[float, float]  # of the size classes, in original pixels (words.size_edges)
+    texts: TextTable
+
+    @property
+    def device(self) -> torch.device:
+        """Where the system is."""
+        return self.texts.device
+
+    def views(self, images: Tensor) -> list[View]:
+        """(n, 1, S, S) uint8 images as the plan wants them and, under flip averaging, their mirror images."""
+        images = at_native_size(images, self.plan)
+        both = [(images, False)] + ([(images.flip(-1), True)] if self.plan.flip_average else [])
+        return [View(some, encode(self.system, some, self.plan, self.device), mirrored) for some, mirrored in both]
+
+    def prompt_tables(self, views: list[View], cases: pd.DataFrame, findings: list[Finding],
+                      attributes: bool = True) -> list[pd.DataFrame]:
+        """The prompts of n `cases` (words.build), a table for each view; a mirrored one has mirrored places."""
+        style, mirrored = getattr(self.system, "prompt_style", "paper"), [words.mirror(finding) for finding in findings]
+        return [words.build(cases, mirrored if view.mirrored else findings, self.edges, attributes=attributes,
+                            style=style) for view in views]
+
+    def mean_maps(self, views: list[View], tables: list[pd.DataFrame], chosen: list[int] | None = None) -> np.ndarray:
+        """(n, S, S) float32 lesion probabilities, the mean over views, each under its table of prompts.
+
+        With `chosen`, positions of cases, of these alone.
+        """
+        part, maps = slice(None) if chosen is None else chosen, []
+        for view, table in zip(views, tables, strict=True):
+            prompts = to_tensors(self.system, table.iloc[part], self.texts)
+            features = None if view.features is None else view.features[part]
+            found = probability_maps(self.system, view.images[part], features, prompts, self.plan, self.device)
+            maps.append(found[..., ::-1] if view.mirrored else found)
+        return maps[0] if len(maps) == 1 else np.mean(maps, axis=0)
+
+    def first_pass(self, views: list[View], cases: pd.DataFrame, frames: list[tuple[int, int]],
+                   attributes: bool = True) -> list[Finding]:
+        """Size and place of each case by a pass whose prompt has neither; `frames` are original (width, height)."""
+        blank = [Finding(None, None, frame) for frame in frames]
+        maps = self.mean_maps(views, self.prompt_tables(views, cases, blank, attributes))
+        return [words.from_first_pass(*pair, self.plan.config.first_pass_threshold)
+                for pair in zip(maps, frames, strict=True)]
+
+    def predict(self, views: list[View], cases: pd.DataFrame, prepared: Prepared, policy: str,
+                attributes: str) -> tuple[np.ndarray, pd.DataFrame]:
+        """(n, S, S) float32 probabilities of `cases` under one policy, and the table of prompts that led to them.
+
+        `attributes`: "metadata" or "none". Reference masks are read only where `policy` is `paper` or `reference`.
+        """
+        rows, described = prepared.rows(cases["case_id"]), attributes == "metadata"
+        frames = [tuple(int(side) for side in prepared.original_sizes[row]) for row in rows]
+        references = proposals = [None] * len(rows)
+        if policy in ("paper", "reference"):
+            references = [words.from_reference(prepared, row) for row in rows]
+        if policy in ("first_pass", "paper"):
+            proposals = self.first_pass(views, cases, frames, described)
+        findings = [words.combine(policy, *known) for known in zip(references, proposals, frames, strict=True)]
+        tables = self.prompt_tables(views, cases, findings, described)
+        return self.mean_maps(views, tables), tables[0]
+
+
+def images_of(cases: pd.DataFrame, prepared: Prepared) -> Tensor:
+    """(n, 1, S, S) uint8 images of `cases`."""
+    return torch.from_numpy(prepared.images[prepared.rows(cases["case_id"])])[:, None]
 
 
 def at_native_size(images: Tensor, plan: Plan) -> Tensor:
@@ -45,9 +111,8 @@ def at_native_size(images: Tensor, plan: Plan) -> Tensor:
 
 def encode(system: System, images: Tensor, plan: Plan, device: torch.device) -> Tensor | None:
     """(n, …) frozen features of (n, 1, S, S) uint8 images, in batches; None if the system has none."""
-    parts = []
-    starts = range(0, len(images), plan.config.prediction_batch)
-    for start in track(starts, "encoding images", len(starts)):
+    starts, parts = range(0, len(images), plan.config.prediction_batch), []
+    for start in track(starts, "encoding images", len(starts)) if len(starts) > 1 else starts:
         batch = images[start:start + plan.config.prediction_batch].to(device).float().div_(255)
         features = frozen_features(system, batch, plan.amp)
         if features is None:
@@ -57,9 +122,9 @@ def encode(system: System, images: Tensor, plan: Plan, device: torch.device) -> 
 
 
 @torch.no_grad()
-def probability_maps(system: System, images: Tensor, features: Tensor | None, given: Prompts, plan: Plan,
-            device: torch.device) -> np.ndarray:
-    """(n, S, S) float32 lesion probabilities of (n, 1, s, s) uint8 images under the prompts `given`.
+def probability_maps(system: System, images: Tensor, features: Tensor | None, prompts: Prompts, plan: Plan,
+                     device: torch.device) -> np.ndarray:
+    """(n, S, S) float32 lesion probabilities of (n, 1, s, s) uint8 images under their prompts.
 
     S is the configured image_size, on which all systems are scored; s differs from it under a native size.
     """
@@ -69,7 +134,7 @@ def probability_maps(system: System, images: Tensor, features: Tensor | None, gi
     for start in range(0, len(images), step):
         part = slice(start, start + step)
         image = images[part].to(device).float().div_(255).contiguous(memory_format=torch.channels_last)
-        some = Prompts(*(None if value is None else value[part] for value in given))
+        some = Prompts(*(None if value is None else value[part] for value in prompts))
         with precision.autocast(plan.amp, device):
             logits = system(image, None if features is None else features[part].float(), some)
         probabilities = torch.sigmoid(logits.float())
@@ -77,35 +142,3 @@ def probability_maps(system: System, images: Tensor, features: Tensor | None, gi
             probabilities = F.interpolate(probabilities, size=(side, side), mode="bilinear")
         maps.append(probabilities[:, 0].cpu())
     return torch.cat(maps).numpy()
-
-
-def predict_policy(system: System, cases: pd.DataFrame, prepared: Prepared, policy: str, attributes: str,
-                   edges: tuple[float, float], seen: list[View], texts: TextTable, plan: Plan,
-                   device: torch.device) -> tuple[np.ndarray, pd.DataFrame]:
-    """(n, S, S) probabilities of `cases`, as `seen`, under one policy, and the prompts that led to them.
-
-    Reference masks are read only where `policy` is `paper` or `reference`.
-    """
-    rows = prepared.rows(cases["case_id"])
-    frames = [tuple(int(side) for side in prepared.original_sizes[row]) for row in rows]
-    style = getattr(system, "prompt_style", "paper")
-
-    def run(findings: list[words.Finding]) -> tuple[np.ndarray, pd.DataFrame]:
-        maps, tables = [], []
-        for view in seen:
-            said = [words.mirror(finding) for finding in findings] if view.mirrored else findings
-            tables.append(words.build(cases, said, edges, attributes=attributes == "metadata", style=style))
-            given = to_tensors(system, tables[-1], texts)
-            found = probability_maps(system, view.images, view.features, given, plan, device)
-            maps.append(found[..., ::-1] if view.mirrored else found)
-        return (maps[0] if len(maps) == 1 else np.mean(maps, axis=0)), tables[0]
-
-    blank = [words.Finding(None, None, frame) for frame in frames]
-    reference = [words.from_reference(prepared, row) for row in rows] if policy in ("paper", "reference") else blank
-    proposals = blank
-    if policy in ("first_pass", "paper"):
-        maps, _ = run(blank)  # the first pass: no spatial text
-        proposals = [words.from_first_pass(*pair, plan.config.first_pass_threshold)
-                     for pair in zip(maps, frames, strict=True)]
-    return run([words.combine(policy, *triple)
-                for triple in zip(reference, proposals, frames, strict=True)])

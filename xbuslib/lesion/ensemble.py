@@ -1,43 +1,37 @@
 """Trained runs on any image: one run, or all folds of a system as an ensemble; prompts without a mask.
 
-Each run takes size and place from its own first pass (policy `first_pass`), unless they are given, and shape, margin
-and BI-RADS as they are given. The ensemble's probability is the mean over runs, their disagreement the SD.
+Each run takes size and place from its own first pass (policy `first_pass`), unless the user fixes them, and shape,
+margin and BI-RADS from the user. The ensemble's probability is the mean over runs, their disagreement the SD.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from xbuslib.data import originals
 from xbuslib.data.cases import BIRADS, MARGINS, SHAPES, margin_words
 from xbuslib.data.images import resize_image
 from xbuslib.errors import StudyError
 from xbuslib.files import outputs_root
-from xbuslib.inference.predict import View, at_native_size, probability_maps
+from xbuslib.inference.predict import View
 from xbuslib.lesion.reading import Picture
-from xbuslib.models.features import frozen_features
-from xbuslib.models.system import System
 from xbuslib.progress import track
 from xbuslib.prompts import words
-from xbuslib.prompts.conditioning import TextTable, to_tensors
 from xbuslib.prompts.words import Finding
 from xbuslib.runs import record
-from xbuslib.runs.trained import load_system
-from xbuslib.training import recipes
+from xbuslib.runs.trained import Trained
 
 ONE_MODEL = ("system", "config_digest", "dataset", "dataset_fingerprint", "folds_checksum")  # equal in an ensemble
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a user says of the lesion. None: shape, margin and BI-RADS are not said, size and place are found."""
+class UserPrompt:
+    """What a user writes of the lesion. None: no shape, margin or BI-RADS; size and place by each run's first pass."""
 
     shape: str | None = None
     margin: str | None = None
@@ -46,7 +40,7 @@ class Given:
     quadrant: str | None = None
 
 
-def given(shape: str = "", margin: str = "", birads: str = "", size: str = "", quadrant: str = "") -> Given:
+def user_prompt(shape: str = "", margin: str = "", birads: str = "", size: str = "", quadrant: str = "") -> UserPrompt:
     """Words as a user writes them, checked against the vocabulary that the systems know (data/cases.py).
 
     A margin may have several words, joined by "&" or commas. Raises StudyError for unknown words, naming the known.
@@ -59,7 +53,7 @@ def given(shape: str = "", margin: str = "", birads: str = "", size: str = "", q
     wrong += [_unknown("margin", word, MARGINS) for word in margin_words(edge) if edge and word not in MARGINS]
     if wrong:
         raise StudyError("\n".join(wrong))
-    return Given(margin=edge or None, **{name: text or None for name, (text, _) in cleaned.items()})
+    return UserPrompt(margin=edge or None, **{name: text or None for name, (text, _) in cleaned.items()})
 
 
 def _unknown(name: str, word: str, known: tuple[str, ...]) -> str:
@@ -67,16 +61,6 @@ def _unknown(name: str, word: str, known: tuple[str, ...]) -> str:
 
 
 # ---- trained runs ---------------------------------------------------------------------------------------------
-
-
-class Member(NamedTuple):
-    """One trained run, ready to predict."""
-
-    system: System
-    run: dict  # run.json
-    plan: recipes.Plan
-    texts: TextTable
-    device: torch.device
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -112,65 +96,36 @@ def of_study(study: str, system: str) -> list[Path]:
     return find_runs(folder)
 
 
-def load(folder: Path) -> Member:
-    """The trained system of a run folder on the GPU if there is one. Raises StudyError as load_system does."""
-    system, run = load_system(folder)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Member(system.to(device), run, recipes.of_run(run), TextTable(system, device), device)
-
-
 # ---- one run on one image -------------------------------------------------------------------------------------
 
 
-def look(member: Member, picture: Picture) -> list[View]:
-    """What the run sees of an image, its frozen features included: all that does not depend on the prompt."""
-    small = torch.tensor(resize_image(picture.grey, member.plan.config.image_size))[None, None]  # (1, 1, S, S) uint8
-    images = at_native_size(small, member.plan)
-    shown = [(images, False)] + ([(images.flip(-1), True)] if member.plan.flip_average else [])
-    return [View(some, _features(member, some), mirrored) for some, mirrored in shown]
+def views_of(trained: Trained, picture: Picture) -> list[View]:
+    """The image as the run sees it, with its frozen features: all that does not depend on the prompt."""
+    small = resize_image(picture.grey, trained.run["config"]["image_size"])  # (S, S) uint8
+    return trained.predictor.views(torch.tensor(small)[None, None])
 
 
-def _features(member: Member, images: Tensor) -> Tensor | None:
-    return frozen_features(member.system, images.to(member.device).float().div_(255), member.plan.amp)
-
-
-def ask(member: Member, seen: list[View], frame: tuple[int, int], said: Given) -> tuple[np.ndarray, pd.Series]:
-    """(S, S) float32 lesion probabilities under a prompt, and the row of words.build that was said.
+def _predict(trained: Trained, views: list[View], frame: tuple[int, int],
+             prompt: UserPrompt) -> tuple[np.ndarray, pd.Series]:
+    """(S, S) float32 lesion probabilities under a prompt, and the row of words.build that it led to.
 
     `frame` is the image's original (width, height), in whose pixels size classes are defined.
     """
-    edges = tuple(member.run["size_edges_px"])
+    predictor = trained.predictor
+    case = pd.DataFrame([{"case_id": "image", "shape": prompt.shape, "margin": prompt.margin, "birads": prompt.birads}])
     finding = Finding(None, None, frame)
-    if member.run["scorings"][0][0] == "first_pass":  # others read neither size nor place
-        first, _ = _pass(member, seen, finding, said, edges)
-        finding = words.from_first_pass(first, frame, member.plan.config.first_pass_threshold)
-    return _pass(member, seen, _told(finding, said, edges), said, edges)
+    if trained.run["scorings"][0][0] == "first_pass":  # others read neither size nor place
+        finding, = predictor.first_pass(views, case, [frame])
+    tables = predictor.prompt_tables(views, case, [_fixed(finding, prompt, predictor.edges)])
+    return predictor.mean_maps(views, tables)[0], tables[0].iloc[0]
 
 
-def _pass(member: Member, seen: list[View], finding: Finding, said: Given,
-          edges: tuple[float, float]) -> tuple[np.ndarray, pd.Series]:
-    """One pass over the views under the prompt for `finding`, as predict_policy does it for many images."""
-    case = pd.DataFrame([{"case_id": "image", "shape": said.shape, "margin": said.margin, "birads": said.birads}])
-    style = getattr(member.system, "prompt_style", "paper")
-    maps, rows = [], []
-    for view in seen:
-        shown = words.mirror(finding) if view.mirrored else finding
-        table = words.build(case, [shown], edges, style=style)
-        tensors = to_tensors(member.system, table, member.texts)
-        found = probability_maps(member.system, view.images, view.features, tensors, member.plan, member.device)[0]
-        maps.append(found[:, ::-1] if view.mirrored else found)
-        rows.append(table.iloc[0])
-    return np.mean(maps, axis=0), rows[0]
-
-
-def _told(finding: Finding, said: Given, edges: tuple[float, float]) -> Finding:
+def _fixed(finding: Finding, prompt: UserPrompt, edges: tuple[float, float]) -> Finding:
     """The finding with the size class and the quadrant that a user has fixed."""
-    if said.size:
-        longest = {"small": edges[0], "medium": edges[1], "large": 1.5 * edges[1]}[said.size]  # see words.size_word
-        box = finding.box or (1.0, 1.0)
-        finding = replace(finding, box=tuple(side * longest / max(box) for side in box))
-    if said.quadrant and said.quadrant != words.quadrant(finding.centre, finding.frame):
-        row, column = said.quadrant.split()
+    if prompt.size:
+        finding = words.resized(finding, prompt.size, edges)
+    if prompt.quadrant and prompt.quadrant != words.quadrant(finding.centre, finding.frame):
+        row, column = prompt.quadrant.split()
         x, y = 0.25 if column == "left" else 0.75, 0.25 if row == "upper" else 0.75  # the quadrant's middle
         finding = replace(finding, centre=(x * finding.frame[0] - 0.5, y * finding.frame[1] - 0.5), inside=(x, y))
     return finding
@@ -186,9 +141,9 @@ class Segmentation:
     probability: np.ndarray  # float32, the mean over runs
     disagreement: np.ndarray | None  # float32, sample SD over runs; None for one run
     members: np.ndarray  # (M, S, S) float32, each run's own probabilities at the systems' size
-    said: pd.DataFrame  # one row per run: fold, seed and the prompts that its system reads
+    prompts: pd.DataFrame  # one row per run: fold, seed and the prompts that its system reads
     runs: list[dict]  # run.json of each
-    reads: tuple[str, ...]  # the prompts that the system reads (models.Prompts)
+    reads: tuple[str, ...]  # the prompts that the system reads (models.system.Prompts)
 
     @property
     def threshold(self) -> float:
@@ -201,32 +156,32 @@ class Segmentation:
         return self.probability >= self.threshold
 
 
-def segment(members: list[Member], picture: Picture, said: Given, seen: list[list[View]] | None = None) -> Segmentation:
-    """One image under one prompt by runs that are all loaded; `seen` (`look` of each) saves looking again."""
-    seen = seen or [look(member, picture) for member in members]
-    answers = [ask(member, views, picture.frame, said) for member, views in zip(members, seen, strict=True)]
-    return _combine(answers, [member.run for member in members], members[0].system.prompts, picture.frame)
+def segment(runs: list[Trained], picture: Picture, prompt: UserPrompt,
+            views: list[list[View]] | None = None) -> Segmentation:
+    """One image under one prompt by runs that are all loaded; `views` (`views_of` each) are not made again."""
+    views = views or [views_of(trained, picture) for trained in runs]
+    results = [_predict(trained, some, picture.frame, prompt) for trained, some in zip(runs, views, strict=True)]
+    return _combine(results, [trained.run for trained in runs], runs[0].predictor.system.prompts, picture.frame)
 
 
-def segment_all(folders: list[Path], pictures: list[Picture], said: Given) -> Iterator[Segmentation]:
+def segment_all(folders: list[Path], pictures: list[Picture], prompt: UserPrompt) -> Iterator[Segmentation]:
     """Many images, one run loaded at a time, so that an ensemble needs no more memory than its largest member."""
-    answers, read, reads = [[] for _ in pictures], [], ()
+    results, records, reads = [[] for _ in pictures], [], ()
     for folder in track(folders, "predicting", len(folders)):
-        member = load(folder)
-        read, reads = [*read, member.run], member.system.prompts
-        for kept, picture in zip(answers, pictures, strict=True):
-            kept.append(ask(member, look(member, picture), picture.frame, said))
-        del member  # before the next is loaded
-    for kept, picture in zip(answers, pictures, strict=True):
-        yield _combine(kept, read, reads, picture.frame)
+        trained = Trained.load(folder)
+        records, reads = [*records, trained.run], trained.predictor.system.prompts
+        for own, picture in zip(results, pictures, strict=True):
+            own.append(_predict(trained, views_of(trained, picture), picture.frame, prompt))
+        del trained  # before the next is loaded
+    for own, picture in zip(results, pictures, strict=True):
+        yield _combine(own, records, reads, picture.frame)
 
 
-def _combine(answers: list[tuple[np.ndarray, pd.Series]], read: list[dict], reads: tuple[str, ...],
+def _combine(results: list[tuple[np.ndarray, pd.Series]], records: list[dict], reads: tuple[str, ...],
              frame: tuple[int, int]) -> Segmentation:
-    maps = np.stack([found for found, _ in answers])  # (M, S, S)
-    columns = {"global_text": ["size", "quadrant", "global_text"], "local_text": ["local_text"], "point": ["x", "y"]}
-    kept = [column for field in reads for column in columns[field]]
-    said = pd.DataFrame([{"fold": run["fold"], "seed": run["seed"]} | {name: row[name] for name in kept}
-                         for run, (_, row) in zip(read, answers, strict=True)])
+    maps = np.stack([own for own, _ in results])  # (M, S, S)
+    columns = (["size", "quadrant"] if "global_text" in reads else []) + words.columns_read(reads)
+    prompts = pd.DataFrame([{"fold": run["fold"], "seed": run["seed"]} | {name: row[name] for name in columns}
+                            for run, (_, row) in zip(records, results, strict=True)])
     spread = originals.at_size(maps.std(axis=0, ddof=1), *frame) if len(maps) > 1 else None
-    return Segmentation(originals.at_size(maps.mean(axis=0), *frame), spread, maps, said, read, reads)
+    return Segmentation(originals.at_size(maps.mean(axis=0), *frame), spread, maps, prompts, records, reads)

@@ -51,9 +51,9 @@ def amount(value: float, unit: str) -> str:
 
 def png(figure: Figure) -> bytes:
     """The figure as the bytes of a PNG file."""
-    held = io.BytesIO()
-    figure.savefig(held, format="png", dpi=style.RESOLUTION, bbox_inches="tight", metadata={"Software": None})
-    return held.getvalue()
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=style.RESOLUTION, bbox_inches="tight", metadata={"Software": None})
+    return file.getvalue()
 
 
 def _frame(picture: Picture) -> tuple[Figure, Axes]:

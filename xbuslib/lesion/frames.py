@@ -1,4 +1,4 @@
-"""What every file format asks of an image: its sides, its pixel size, one frame of several, more than 8 bits."""
+"""Checks on an image of any file format: its sides, its pixel size, one frame of several, more than 8 bits."""
 
 from pathlib import Path
 

@@ -33,7 +33,7 @@ def write(folder: Path, picture: Picture, found: Segmentation, report: Report) -
         Image.fromarray(found.mask.astype(np.uint8) * 255).save(partial / "mask.png")
         Image.fromarray(np.rint(found.probability * WHITE).astype(np.uint16)).save(partial / "probability.png")
         maps = {"probability": found.members.mean(axis=0), "members": found.members}
-        np.savez_compressed(partial / "maps.npz", folds=found.said["fold"], seeds=found.said["seed"], **maps)
+        np.savez_compressed(partial / "maps.npz", folds=found.prompts["fold"], seeds=found.prompts["seed"], **maps)
         pictures = {"overlay": figures.png(figures.overlay(picture, found.mask, report.lesion))}
         if found.disagreement is not None:
             pictures["disagreement"] = figures.png(
@@ -72,8 +72,8 @@ def html(report: Report, pictures: dict[str, bytes]) -> str:
     embedded = {name: "data:image/png;base64," + base64.b64encode(content).decode()
                 for name, content in pictures.items()}
     return TEMPLATES.get_template("report.html.jinja").render(
-        report=report, pictures=embedded, measured=measured(report), said=said_words(report),
-        ranges=ranges(report.agreement, report.lesion), prompts=prompts_said(report))
+        report=report, pictures=embedded, measured=measured(report), given=given_words(report),
+        ranges=ranges(report.agreement, report.lesion), prompts=prompt_texts(report))
 
 
 def measured(report: Report) -> list[tuple[str, str, str]]:
@@ -100,7 +100,7 @@ def measured(report: Report) -> list[tuple[str, str, str]]:
             ("Boundary: circularity", f"{lesion.circularity:.2f}", "4π·area over perimeter squared; 1: a circle")]
 
 
-def said_words(report: Report) -> list[tuple[str, str]]:
+def given_words(report: Report) -> list[tuple[str, str]]:
     """The given attributes in the lexicon's words."""
     given = report.attributes
     margin = None
@@ -115,7 +115,7 @@ def said_words(report: Report) -> list[tuple[str, str]]:
 
 
 def ranges(agreement: Agreement | None, lesion: Lesion | None) -> list[tuple[str, str]]:
-    """What is said of an ensemble."""
+    """(what, value) of the agreement of an ensemble; empty for a single run."""
     if agreement is None:
         return []
     rows = [("Runs that segment something", f"{agreement.runs_with_lesion} of {agreement.runs}")]
@@ -130,8 +130,8 @@ def ranges(agreement: Agreement | None, lesion: Lesion | None) -> list[tuple[str
     return rows
 
 
-def prompts_said(report: Report) -> list[tuple[str, str, str]]:
-    """(which prompt, its text, which folds were told it); no folds where all were told the same."""
+def prompt_texts(report: Report) -> list[tuple[str, str, str]]:
+    """(which prompt, its text, the folds that had it); no folds where all had the same."""
     rows = []
     for field, name in (("global_text", "global"), ("local_text", "local")):
         texts: dict[str, list[int]] = {}

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from xbuslib.errors import StudyError
 from xbuslib.lesion import ensemble, page, reading, structured_report
-from xbuslib.lesion.ensemble import Given
+from xbuslib.lesion.ensemble import UserPrompt
 from xbuslib.lesion.reading import Picture
 from xbuslib.lesion.structured_report import Report
 
 
-def predict(images: list[Path], folder: Path, out: Path, said: Given, pixel_mm: tuple[float, float] | None = None,
-            frame: int | None = None) -> tuple[dict[Path, Report], list[str]]:
+def segment_files(images: list[Path], folder: Path, out: Path, prompt: UserPrompt,
+                  pixel_mm: tuple[float, float] | None = None,
+                  frame: int | None = None) -> tuple[dict[Path, Report], list[str]]:
     """Segment every image with the run or runs of `folder` (ensemble.find_runs); results go to out/<name of image>/.
 
     Returns the report of each folder written, and one sentence for each image that could not be used: the others are
@@ -23,8 +24,8 @@ def predict(images: list[Path], folder: Path, out: Path, said: Given, pixel_mm: 
     if not pictures:
         return {}, faults
     done = {}
-    for picture, found in zip(pictures, ensemble.segment_all(folders, pictures, said), strict=True):
-        report = structured_report.make(picture, found, said)
+    for picture, found in zip(pictures, ensemble.segment_all(folders, pictures, prompt), strict=True):
+        report = structured_report.make(picture, found, prompt)
         try:
             done[page.write(out / picture.name, picture, found, report)] = report
         except StudyError as error:

@@ -128,5 +128,5 @@ def _grey(image: Image.Image) -> tuple[np.ndarray, list[str]]:
 
 
 def _turned(image: Image.Image) -> list[str]:
-    asked = image.getexif().get(ORIENTATION, 1)
-    return [] if asked == 1 else [f"The file asks viewers to turn it (Exif orientation {asked}); it is read as stored."]
+    turn = image.getexif().get(ORIENTATION, 1)
+    return [] if turn == 1 else [f"The file asks viewers to turn it (Exif orientation {turn}); it is read as stored."]

@@ -9,9 +9,10 @@ from xbuslib.data import catalogue
 from xbuslib.data.originals import at_size
 from xbuslib.evaluation import measure
 from xbuslib.evaluation.measure import Lesion
-from xbuslib.lesion.ensemble import Given, Segmentation
+from xbuslib.lesion.ensemble import Segmentation, UserPrompt
 from xbuslib.lesion.reading import Picture
 from xbuslib.models import registry
+from xbuslib.runs import record
 
 PURPOSE = "Research use only, not a medical device."
 
@@ -34,7 +35,7 @@ class ImageFacts(_Part):
 
 
 class Attributes(_Part):
-    """What the user said of the lesion; null: not said. The model finds none of it."""
+    """What the user gave of the lesion; null: not given. The model finds none of it."""
 
     shape: str | None
     margin: str | None
@@ -44,7 +45,7 @@ class Attributes(_Part):
 
 
 class PromptRow(_Part):
-    """What one run was told. Null: its system does not read it, or the first pass found nothing to say."""
+    """The prompt of one run. Null: its system does not read it, or the first pass found nothing."""
 
     fold: int
     seed: int
@@ -102,22 +103,22 @@ class Report(_Part):
     agreement: Agreement | None = Field(description="null for a single run")
 
 
-def make(picture: Picture, found: Segmentation, said: Given) -> Report:
-    """The report on one image, segmented under the prompt `said`."""
+def make(picture: Picture, found: Segmentation, given: UserPrompt) -> Report:
+    """The report on one image, segmented under the prompt `given`."""
     lesion = measure.lesion(found.mask, picture.pixel_mm)
     highest = float(found.probability.max())
     notes = list(picture.notes)
     if not picture.pixel_mm:
         notes.append("The pixel size is unknown: lengths are in pixels, areas in square pixels, and pixels are taken "
                      "as square.")
-    rows = found.said.astype(object).where(found.said.notna(), None).to_dict("records")
+    rows = found.prompts.astype(object).where(found.prompts.notna(), None).to_dict("records")
     return Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         image=ImageFacts(file=picture.path.name, sha256=picture.sha256, kind=picture.kind, width=picture.frame[0],
                          height=picture.frame[1], pixel_mm=picture.pixel_mm, pixel_source=picture.pixel_source,
                          notes=notes),
-        attributes=Attributes(**vars(said)), prompts=[PromptRow(**row) for row in rows],
-        model=_model(found, said), statement=_statement(lesion, found.threshold, highest),
+        attributes=Attributes(**vars(given)), prompts=[PromptRow(**row) for row in rows],
+        model=_model(found, given), statement=_statement(lesion, found.threshold, highest),
         highest_probability=highest, lesion=lesion, agreement=_agreement(found, picture))
 
 
@@ -136,35 +137,30 @@ def _agreement(found: Segmentation, picture: Picture) -> Agreement | None:
     if found.disagreement is None:
         return None
     own = [measure.lesion(at_size(one, *picture.frame) >= found.threshold, picture.pixel_mm) for one in found.members]
-    seen = [lesion for lesion in own if lesion]
-    lengths, areas = [one.longest_diameter for one in seen], [one.area for one in seen]
-    return Agreement(runs=len(own), runs_with_lesion=len(seen),
+    lesions = [lesion for lesion in own if lesion]
+    lengths, areas = [one.longest_diameter for one in lesions], [one.area for one in lesions]
+    return Agreement(runs=len(own), runs_with_lesion=len(lesions),
                      mean_sd=float(found.disagreement[found.mask].mean()) if found.mask.any() else None,
-                     longest_diameter=(min(lengths), max(lengths)) if seen else None,
-                     area=(min(areas), max(areas)) if seen else None)
+                     longest_diameter=(min(lengths), max(lengths)) if lesions else None,
+                     area=(min(areas), max(areas)) if lesions else None)
 
 
-def _model(found: Segmentation, said: Given) -> ModelFacts:
+def _model(found: Segmentation, given: UserPrompt) -> ModelFacts:
     run = found.runs[0]
     config = run["config"]
-    each_encoder = [registry.encoder_label([held]) for held in run["weights"]]
-    dataset = catalogue.label(run["dataset"])
+    encoders = [registry.encoder_label([weights]) for weights in run["weights"]]
     caveats = []
     if run["dataset"] == "phantom":
         caveats.append("The model was trained on a simulated phantom, not on patients: on a real image its outline and "
                        "measurements show how the software works and nothing else.")
-    if config["profile"] != "paper":
-        caveats.append(f"Profile {config['profile']}: {'small encoders, ' if config['size'] == 'quick' else ''}"
-                       f"{config['image_size']} pixels, {run['plan']['iterations']} training iterations.")
-    if any(held["weights"] in ("random", "partial") for held in run["weights"]):
-        caveats.append(f"Encoders without their full pretrained weights ({', '.join(each_encoder)}).")
-    if (said.shape or said.margin or said.birads) and "local_text" not in found.reads:
+    caveats += record.caveats(run, ", ".join(encoders))
+    if (given.shape or given.margin or given.birads) and "local_text" not in found.reads:
         caveats.append(f"{run['paper_name']} reads no attributes: the given shape, margin and BI-RADS changed nothing.")
-    if (said.size or said.quadrant) and run["scorings"][0][0] != "first_pass":
+    if (given.size or given.quadrant) and run["scorings"][0][0] != "first_pass":
         caveats.append(f"{run['paper_name']} reads neither size nor place: what was given changed nothing.")
     return ModelFacts(
-        system=run["system"], paper_name=run["paper_name"], study=run["study"], dataset=dataset,
+        system=run["system"], paper_name=run["paper_name"], study=run["study"], dataset=catalogue.label(run["dataset"]),
         profile=config["profile"], image_size=config["image_size"], iterations=run["plan"]["iterations"],
         folds=sorted({one["fold"] for one in found.runs}), seeds=sorted({one["seed"] for one in found.runs}),
-        encoders=each_encoder, commits=sorted({(one["commit"] or "unknown")[:8] for one in found.runs}),
+        encoders=encoders, commits=sorted({(one["commit"] or "unknown")[:8] for one in found.runs}),
         config_digest=run["config_digest"], threshold=config["threshold"], reads=list(found.reads), caveats=caveats)

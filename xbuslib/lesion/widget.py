@@ -2,6 +2,7 @@
 
 import html
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,13 +18,14 @@ from xbuslib.errors import StudyError
 from xbuslib.evaluation import measure, metrics
 from xbuslib.inference.predict import View
 from xbuslib.lesion import ensemble, figures, page, reading, structured_report
-from xbuslib.lesion.ensemble import Given, Member, Segmentation
+from xbuslib.lesion.ensemble import Segmentation, UserPrompt
 from xbuslib.lesion.reading import Picture
 from xbuslib.lesion.structured_report import Report
 from xbuslib.prompts.words import QUADRANTS, SIZES
+from xbuslib.runs.trained import Trained
 
 EXAMPLES, SEED = 4, 2  # studies draw their phantom from seeds 0 and 1, so no model has seen these
-NOT_SAID, AUTOMATIC = "not said", "automatic (first pass)"
+NOT_GIVEN, AUTOMATIC = "not given", "automatic (first pass)"
 WORDS = {"shape": SHAPES, "margin": MARGINS, "birads": BIRADS}
 FIXED = {"size": SIZES, "quadrant": QUADRANTS}
 LABELS = {"shape": "Shape", "margin": "Margin", "birads": "BI-RADS", "size": "Size", "quadrant": "Place"}
@@ -35,7 +37,7 @@ class Example(NamedTuple):
     name: str
     path: Path
     pixel_mm: str  # as reading.pixel_size takes it; "" if unknown
-    given: Given
+    prompt: UserPrompt
     mask: Path | None = None  # the reference, where there is one
     frame: int | None = None  # as reading.read takes it
 
@@ -44,13 +46,13 @@ def examples() -> list[Example]:
     """New simulated phantom lesions with their own attributes; none of them is in a study."""
     table = lesions(catalogue.load("phantom", phantom_root(EXAMPLES, SEED)))
     return [Example(f"simulated phantom {row.case_id}", Path(row.image), f"{row.pixel_mm:g}",
-                    Given(row.shape, row.margin, row.birads), Path(row.mask)) for row in table.itertuples()]
+                    UserPrompt(row.shape, row.margin, row.birads), Path(row.mask)) for row in table.itertuples()]
 
 
-def of_file(path: Path | str, given: Given, pixel_mm: str = "", frame: int | None = None) -> Example:
+def of_file(path: Path | str, prompt: UserPrompt, pixel_mm: str = "", frame: int | None = None) -> Example:
     """An image file of the user's own. Raises StudyError if it cannot be used."""
     reading.read(path, frame, reading.pixel_size(pixel_mm))
-    return Example(Path(path).name, Path(path), pixel_mm, given, frame=frame)
+    return Example(Path(path).name, Path(path), pixel_mm, prompt, frame=frame)
 
 
 class Desk:
@@ -59,41 +61,43 @@ class Desk:
     A fault, such as an upload that is no image, is shown in the box and leaves the last result in place.
     """
 
-    def __init__(self, members: list[Member], choices: list[Example]):
-        self.members, self.choices = members, {example.name: example for example in choices}
+    def __init__(self, runs: list[Trained], choices: list[Example]):
+        self.runs, self.choices = runs, {example.name: example for example in choices}
         self.uploads = tempfile.TemporaryDirectory(prefix="xbuslib-uploads-")
         self.picture: Picture | None = None
         self.found: Segmentation | None = None
         self.report: Report | None = None
-        self.seen: list[list[View]] = []  # of each member, see ensemble.look
-        self._as_read: tuple[str, Picture] | None = None  # what the pixel-size control said then, and the picture
+        self.views: list[list[View]] = []  # of each run, see ensemble.views_of
+        self._as_read: tuple[str, Picture] | None = None  # text of the pixel-size control, and the picture
         self._quiet = False  # while several controls are set at once
 
         wide = {"style": {"description_width": "5.5rem"}, "layout": {"width": "21rem"}}
         self.image = widgets.Dropdown(description="Image", options=list(self.choices), **wide)
         self.upload = widgets.FileUpload(description="Upload an image", multiple=False, layout={"width": "21rem"})
         self.pixel_mm = widgets.Text(description="Pixel, mm", placeholder="unknown", continuous_update=False, **wide)
-        self.prompt = {name: widgets.Dropdown(description=LABELS[name], options=[(NOT_SAID, None), *_pairs(words)],
-                                              **wide) for name, words in WORDS.items()}
-        self.prompt |= {name: widgets.Dropdown(description=LABELS[name], options=[(AUTOMATIC, None), *_pairs(words)],
-                                               **wide) for name, words in FIXED.items()}
+        self.words = {name: widgets.Dropdown(description=LABELS[name], options=[(NOT_GIVEN, None), *_pairs(words)],
+                                             **wide) for name, words in WORDS.items()}
+        self.words |= {name: widgets.Dropdown(description=LABELS[name], options=[(AUTOMATIC, None), *_pairs(words)],
+                                              **wide) for name, words in FIXED.items()}
         self.shown = widgets.Image(format="png", layout={"width": "30rem", "object_fit": "contain"})
-        self.said, self.measured, self.fault = widgets.HTML(), widgets.HTML(layout={"width": "21rem"}), widgets.HTML()
-        for part, name in ((self.said, "said"), (self.measured, "measured"), (self.fault, "fault")):
+        self.prompts, self.fault = widgets.HTML(), widgets.HTML()
+        self.measured = widgets.HTML(layout={"width": "21rem"})
+        for part, name in ((self.prompts, "prompts"), (self.measured, "measured"), (self.fault, "fault")):
             part.add_class(f"xbus-{name}")
-        controls = [self.image, self.upload, self.pixel_mm, *self.prompt.values()]
+        controls = [self.image, self.upload, self.pixel_mm, *self.words.values()]
         self.box = widgets.VBox([widgets.HTML(f"<b>{structured_report.PURPOSE}</b>"), self.fault,
                                  widgets.HBox([widgets.VBox([*controls, self.measured]), self.shown],
-                                              layout={"flex_flow": "row wrap"}), self.said])
+                                              layout={"flex_flow": "row wrap"}), self.prompts])
         self.image.observe(lambda change: self._quiet or self._open(), "value")
         self.upload.observe(lambda change: self._receive(), "value")
-        for control in (self.pixel_mm, *self.prompt.values()):
+        for control in (self.pixel_mm, *self.words.values()):
             control.observe(lambda change: self._quiet or self._refresh(), "value")
         self._open()
 
-    def given(self) -> Given:
-        """What the prompt controls say."""
-        return Given(**{name: control.value for name, control in self.prompt.items()})
+    @property
+    def prompt(self) -> UserPrompt:
+        """As the controls have it."""
+        return UserPrompt(**{name: control.value for name, control in self.words.items()})
 
     def _open(self) -> None:
         """Take the chosen image and its own attributes."""
@@ -102,11 +106,11 @@ class Desk:
             picture = reading.read(example.path, example.frame, reading.pixel_size(example.pixel_mm))
         except StudyError as error:
             return self._complain(error)
-        self.seen = [ensemble.look(member, picture) for member in self.members]
+        self.views = [ensemble.views_of(trained, picture) for trained in self.runs]
         self._quiet = True
         self.pixel_mm.value = "{:g},{:g}".format(*picture.pixel_mm) if picture.pixel_mm else ""
-        for name, control in self.prompt.items():
-            self._offer(control, getattr(example.given, name))
+        for name, control in self.words.items():
+            self._offer(control, getattr(example.prompt, name))
         self._quiet = False
         self._as_read = self.pixel_mm.value, picture
         self._refresh()
@@ -119,14 +123,14 @@ class Desk:
         control.value = value
 
     def _receive(self) -> None:
-        """Take an uploaded file as the image; it says nothing of the lesion."""
+        """Take an uploaded file as the image, with an empty prompt."""
         if not self.upload.value:
             return
         sent = self.upload.value[0]
         path = Path(self.uploads.name) / Path(sent["name"]).name
         path.write_bytes(bytes(sent["content"]))
         try:
-            example = of_file(path, Given())
+            example = of_file(path, UserPrompt())
         except StudyError as error:
             return self._complain(str(error).replace(f"{path.parent}/", ""))
         self.choices[example.name] = example
@@ -144,14 +148,14 @@ class Desk:
                 picture = reading.with_pixel_size(picture, reading.pixel_size(self.pixel_mm.value))
         except StudyError as error:
             return self._complain(error)
-        given, self.picture = self.given(), picture
-        self.found = ensemble.segment(self.members, self.picture, given, self.seen)
-        self.report = structured_report.make(self.picture, self.found, given)
+        self.picture = picture
+        self.found = ensemble.segment(self.runs, picture, self.prompt, self.views)
+        self.report = structured_report.make(picture, self.found, self.prompt)
         figure = figures.overlay(self.picture, self.found.mask, self.report.lesion)
         self.shown.value = figures.png(figure)
         plt.close(figure)
-        self.said.value = _list("Prompts", [f"{name}: “{text}” {folds}".strip()
-                                            for name, text, folds in page.prompts_said(self.report)])
+        self.prompts.value = _list("Prompts", [f"{name}: “{text}” {folds}".strip()
+                                               for name, text, folds in page.prompt_texts(self.report)])
         rows = [(what, value) for what, value, _ in page.measured(self.report)]
         rows += page.ranges(self.report.agreement, self.report.lesion)
         self.measured.value = f"<p>{html.escape(self.report.statement)}</p>" + _table(rows)
@@ -164,16 +168,16 @@ class Desk:
 def variations(desk: Desk, attribute: str) -> pd.DataFrame:
     """The desk's image under every word of one attribute, all else as the desk has it.
 
-    Columns: said, longest, area (lesion.unit), and overlap: Dice of the mask with the one that the desk shows.
+    Columns: word, longest, area (lesion.unit), and overlap: Dice of the mask with the one that the desk shows.
     """
     rows = []
     shown = desk.found.mask
     for word in (None, *WORDS[attribute]):
-        given = Given(**vars(desk.given()) | {attribute: word})
-        mask = ensemble.segment(desk.members, desk.picture, given, desk.seen).mask
+        prompt = replace(desk.prompt, **{attribute: word})
+        mask = ensemble.segment(desk.runs, desk.picture, prompt, desk.views).mask
         lesion = measure.lesion(mask, desk.picture.pixel_mm)
         both = shown.sum() + mask.sum()
-        rows.append({"said": word or NOT_SAID, "longest": lesion.longest_diameter if lesion else np.nan,
+        rows.append({"word": word or NOT_GIVEN, "longest": lesion.longest_diameter if lesion else np.nan,
                      "area": lesion.area if lesion else np.nan,
                      "overlap": 2 * (shown & mask).sum() / both if both else np.nan})
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""What `xbuslib systems` tells: parameter counts, prompts, weights and the cost of one image, by measurement."""
+"""What `xbuslib systems` lists: parameter counts, prompts, weights and the cost of one image, by measurement."""
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode

@@ -61,13 +61,17 @@ def system_class(name: str) -> type["System"]:
     return getattr(import_module(f"xbuslib.models.{module}"), kind)
 
 
-def build(name: str, config: "Config") -> "System":
+def build(name: str, config: "Config", recorded: list[dict] | None = None) -> "System":
     """A new system. Seed torch first: weights that are not loaded are drawn at random.
 
-    Raises StudyError for an unknown name or missing weights.
+    recorded: the `weights` of a run.json, to build the network of that run again, whatever the weights folder holds
+    now. Raises StudyError for an unknown name or missing weights.
     """
     row = entry(name)
-    return system_class(name)(**{setting: getattr(config, setting) for setting in row.settings}, **row.switches)
+    settings = {setting: getattr(config, setting) for setting in row.settings}
+    if recorded is not None:
+        settings["weights"] = recorded
+    return system_class(name)(**settings, **row.switches)
 
 
 def encoder_label(records: list[dict]) -> str:

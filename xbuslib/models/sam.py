@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import SamConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncoder
 
-from xbuslib.models.encoders import _random_only, load_weights
+from xbuslib.models.encoders import small_record
+from xbuslib.models.weights import Rule, load_weights, recorded
 
 STRIDE = 8  # 16-pixel patches every 8 pixels: 256 pixels give the 32×32 tokens of 5.3
 
@@ -48,9 +49,9 @@ SHAPES = {
 
 
 class SAM(nn.Module):
-    """SAM ViT-B (or a narrow relative) with its weights; `weights` is loaded by the rules of encoders.py."""
+    """SAM ViT-B (or a narrow relative) with its weights; `weights` is loaded by the rules of weights.py."""
 
-    def __init__(self, size: str, weights: str):
+    def __init__(self, size: str, weights: Rule):
         super().__init__()
         self.shape = shape = SHAPES[size]
         self.image_encoder = timm.create_model(
@@ -59,10 +60,10 @@ class SAM(nn.Module):
             global_attn_indexes=list(shape.global_blocks), neck_chans=shape.neck,
             norm_layer=partial(nn.LayerNorm, eps=1e-6))  # SAM's epsilon; timm's default here is 1e-5
         self.prompt_encoder, self.mask_decoder = _prompt_parts(shape)
-        if weights != "pretrained":
+        if (recorded("sam", weights) or {"weights": weights})["weights"] != "pretrained":
             nn.init.trunc_normal_(self.image_encoder.pos_embed, std=0.02)  # timm leaves zeros
             self.apply(_keep_variance)
-        self.weights = _random_only("sam", weights) if size == "quick" else load_weights(self, "sam", weights)
+        self.weights = small_record("sam", weights) if size == "quick" else load_weights(self, "sam", weights)
 
     def take_tables(self) -> dict[str, nn.Parameter]:
         """The global blocks' relative-position tables resized to this frame's grid, (127, 64) to (63, 64).

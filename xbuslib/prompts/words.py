@@ -3,7 +3,7 @@
 The dataset has no size column and no laterality, so size comes from a mask and the quadrant is one of the frame.
 A policy says who supplies size and place at validation:
   first_pass  both from the model's own first pass       paper  size from the reference mask, place from the first pass
-  reference   both from the reference mask               none   neither is said
+  reference   both from the reference mask               none   neither is given
 Attributes (shape, margin, BI-RADS) come from the metadata, or are left out.
 """
 
@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
 
 from xbuslib.data.cases import margin_words
-from xbuslib.data.images import Prepared, bounding_box, centroid
+from xbuslib.data.images import Prepared, bounding_box, centroid, largest_component
 
 SIZES = ("small", "medium", "large")
 QUADRANTS = ("upper left", "upper right", "lower left", "lower right")
-CENTRE = (0.5, 0.5)  # the point prompt that says nothing
+CENTRE = (0.5, 0.5)  # the point of a prompt without a place
+COLUMNS = {"global_text": ["global_text"], "local_text": ["local_text"], "point": ["x", "y"]}  # of each prompt field
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,19 @@ def size_edges(long_sides: np.ndarray) -> tuple[float, float]:
 def size_word(box: tuple[float, float] | None, edges: tuple[float, float]) -> str | None:
     """"small", "medium" or "large" by the longest side of `box`; both edges belong to the smaller class."""
     return None if box is None else SIZES[int(np.searchsorted(edges, max(box), side="left"))]
+
+
+def typical_length(size: str, edges: tuple[float, float]) -> float:
+    """A length in the middle of a size class, in original pixels; for "large" half as much again as the upper edge."""
+    low, high = edges
+    return {"small": low / 2, "medium": (low + high) / 2, "large": 1.5 * high}[size]
+
+
+def resized(finding: Finding, size: str, edges: tuple[float, float]) -> Finding:
+    """The finding with its box scaled to the typical length of a size class; a square where it has none."""
+    width, height = finding.box or (1.0, 1.0)
+    scale = typical_length(size, edges) / max(width, height)
+    return replace(finding, box=(width * scale, height * scale))
 
 
 def quadrant(centre: tuple[float, float] | None, frame: tuple[int, int]) -> str | None:
@@ -99,10 +112,8 @@ def from_first_pass(probabilities: np.ndarray, frame: tuple[int, int], threshold
 
     `frame` is the original (width, height); no mask enters. Nothing above τ: size and place stay unknown.
     """
-    components, n = ndimage.label(probabilities >= threshold)  # 4-connected, as every BLU mask is
-    if n == 0:
-        return Finding(None, None, frame)
-    return measure(components == 1 + np.argmax(np.bincount(components.ravel())[1:]), frame)  # the coarse proposal R
+    region, n = largest_component(probabilities >= threshold)  # the coarse proposal R; every BLU mask is 4-connected
+    return measure(region, frame) if n else Finding(None, None, frame)
 
 
 def measure(region: np.ndarray, frame: tuple[int, int]) -> Finding:
@@ -122,7 +133,7 @@ def mirror(finding: Finding) -> Finding:
 
 
 def combine(policy: str, reference: Finding | None, first_pass: Finding | None, frame: tuple[int, int]) -> Finding:
-    """What `policy` lets a prompt know. `first_pass` and `none` never look at `reference`."""
+    """What `policy` lets a prompt know. `first_pass` and `none` never use `reference`."""
     if policy == "none":
         return Finding(None, None, frame)
     if policy == "first_pass":
@@ -157,6 +168,11 @@ def build(cases: pd.DataFrame, findings: list[Finding], edges: tuple[float, floa
             "x": x, "y": y,
         })
     return pd.DataFrame(rows)
+
+
+def columns_read(fields: tuple[str, ...]) -> list[str]:
+    """The columns of a table of prompts that a system reads whose prompts are `fields` (System.prompts)."""
+    return [column for field in fields for column in COLUMNS[field]]
 
 
 def scorings(fields: tuple[str, ...]) -> list[tuple[str, str]]:

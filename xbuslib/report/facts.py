@@ -10,7 +10,7 @@ from xbuslib.runs.study import Study
 
 
 def facts(study: Study, records: list[dict]) -> list[tuple[str, str]]:
-    """(what, in words) of all runs together. `records` are the run.json of every run of the study."""
+    """Pairs of name and text on all runs together. `records` are the run.json of every run of the study."""
     config, first = study.facts["config"], study.facts
     dates = sorted(record["created"] for record in records)
     minutes = sum(record["seconds"]["total"] for record in records) / 60
@@ -20,9 +20,9 @@ def facts(study: Study, records: list[dict]) -> list[tuple[str, str]]:
         ("Profile", f"{config['profile']}, recipe {config['recipe']}, {config['image_size']} × {config['image_size']} "
                     f"pixels, {_several(r['plan']['iterations'] for r in records)} iterations, "
                     f"batch {_several(r['plan']['batch_size'] for r in records)}"),
-        ("Changed settings", ", ".join(_asked(study).get("overrides", [])) or "none recorded"),
+        ("Changed settings", ", ".join(_settings(study).get("overrides", [])) or "none recorded"),
         ("Prompt policy of the tables", _policies(records)),
-        ("Weights of encoders", f"{study.encoders} (asked for: {config['weights']})"),
+        ("Weights of encoders", f"{study.encoders} (requested: {config['weights']})"),
         ("Folds", f"{_several(study.runs['fold'])}, of {config['folds']}; fold list {first['folds_checksum']}"),
         ("Seeds", _several(study.runs["seed"])),
         ("Code", _commits(records)),
@@ -52,12 +52,12 @@ def systems(study: Study, records: list[dict]) -> list[dict]:
 
 
 def not_run(study: Study, executed: dict) -> list[str]:
-    """Notebooks that the study asks for and that have not been executed."""
-    asked = _asked(study)
-    return [name for name in [*asked.get("notebooks", []), *asked.get("analyses", [])] if name not in executed]
+    """Notebooks that belong to the study and have not been executed."""
+    settings = _settings(study)
+    return [name for name in [*settings.get("notebooks", []), *settings.get("analyses", [])] if name not in executed]
 
 
-def _asked(study: Study) -> dict:
+def _settings(study: Study) -> dict:
     """study.json; empty where the runs were made one by one."""
     path = study.folder / "study.json"
     return json.loads(path.read_text()) if path.is_file() else {}
@@ -67,11 +67,11 @@ def _policies(records: list[dict]) -> str:
     by_policy: dict[str, set[str]] = {}
     for record in records:
         policy, attributes = record["scorings"][0]
-        words = "no prompt" if (policy, attributes) == ("none", "none") else f"{policy} with attributes {attributes}"
-        by_policy.setdefault(words, set()).add(record["system"])
+        label = "no prompt" if (policy, attributes) == ("none", "none") else f"{policy} with attributes {attributes}"
+        by_policy.setdefault(label, set()).add(record["system"])
     order = registry.names()
-    return "; ".join(f"{words} ({', '.join(sorted(names, key=lambda n: order.index(n) if n in order else len(order)))})"
-                     for words, names in by_policy.items())
+    return "; ".join(f"{label} ({', '.join(sorted(names, key=lambda n: order.index(n) if n in order else len(order)))})"
+                     for label, names in by_policy.items())
 
 
 def _commits(records: list[dict]) -> str:

@@ -18,11 +18,11 @@ from xbuslib.errors import StudyError
 from xbuslib.files import write_whole
 from xbuslib.runs.study import Study
 
-ABOUT = {  # notebooks whose figures rest on no run
+ABOUT = {  # what the captions of notebooks that read no run say
     "03": "shapes and counts of the model itself; nothing is trained",
     "10": "the paper's own figures and BLU's masks; no run of this study is read",
 }
-WITHOUT_IMAGES = "10"  # nor on any image of the study, so that its caveats do not apply
+WITHOUT_IMAGES = "10"  # shows no image of the study either, so that the caveats do not apply
 LINK = re.compile(r'<a\b[^>]*? href="(?!https?:|mailto:|#)([^"]*)"[^>]*>(.*?)</a>', re.DOTALL)
 SYMBOL = re.compile(r"\$([A-Za-z])_(?:(\w)|\{(\w+)\})\$")  # $C_x$, all the mathematics that notebooks write
 
@@ -55,20 +55,20 @@ def convert(study: Study, target: Path, templates: Environment) -> dict[str, Pag
         page = Page(path, html, _question(notebook) or name, _failed(notebook), _started(notebook))
         _describe_images(notebook)
         body, _ = exporter.from_notebook_node(notebook)
-        report, apart = target.parent, name.startswith(WITHOUT_IMAGES)
+        report, no_images = target.parent, name.startswith(WITHOUT_IMAGES)
         with write_whole(html) as unfinished:
             unfinished.write_text(templates.get_template("notebook.html.jinja").render(
-                study=study, page=page, name=name, body=body, about=ABOUT[WITHOUT_IMAGES] if apart else study.label,
-                caveats=[] if apart else study.caveats, home=_href(report / "index.html", html),
-                style=_href(report / "style.css", html), notebook=_href(path, html)), encoding="utf-8")
+                study=study, page=page, name=name, body=body, about=ABOUT[WITHOUT_IMAGES] if no_images else study.label,
+                caveats=[] if no_images else study.caveats, home=href(report / "index.html", html.parent),
+                style=href(report / "style.css", html.parent), notebook=href(path, html.parent)), encoding="utf-8")
         pages[name] = page
     return pages
 
 
 def prose(text: str, html: bool = False) -> str:
-    """Markdown as HTML; HTML within it counts only if asked for, else it is shown as it is written.
+    """Markdown as HTML. HTML in the text is kept with `html`, and otherwise shown as it is written.
 
-    Relative links hold where a text was written, not where its copy lies: only their words stay.
+    Relative links lead nowhere from the copy, so only their words stay.
     """
     rendered = MarkdownWithMath(renderer=IPythonRenderer(escape=not html, exclude_anchor_links=True)).render(text)
     rendered = LINK.sub(lambda m: m[2], rendered)
@@ -116,5 +116,6 @@ def _describe_images(notebook: NotebookNode) -> None:
                     output.metadata.setdefault(kind, {})["alt"] = f"Figure under “{heading}”"
 
 
-def _href(path: Path, page: Path) -> str:
-    return quote(Path(os.path.relpath(path, page.parent)).as_posix())
+def href(path: Path, folder: Path) -> str:
+    """The address of a file in a page that lies in `folder`."""
+    return quote(Path(os.path.relpath(path, folder)).as_posix())

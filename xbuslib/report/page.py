@@ -1,10 +1,8 @@
 """The report: one page of a study's tables and figures and of how they came about, readable without a network."""
 
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
@@ -12,11 +10,11 @@ from PIL import Image
 from xbuslib.display import style
 from xbuslib.files import write_whole
 from xbuslib.report import facts, notebooks
-from xbuslib.report.notebooks import Page
+from xbuslib.report.notebooks import Page, href
 from xbuslib.runs import record
 from xbuslib.runs.study import Study, open_study
 
-PAPER = (  # what the paper shows, and ours that answers to it; table_1_by_policy.md would do without a table_1.md
+PAPER = (  # what the paper shows, and our file for it; without table_1.md, table_1_by_policy.md takes its place
     ("Table 1", "systems compared", "tables/05/table_1.md"),
     ("Table 2", "Dice and IoU by lesion size", "tables/06/table_2.md"),
     ("Table 3", "XBusNet by fold", "tables/05/table_3.md"),
@@ -31,7 +29,7 @@ CLOCKS = 60  # seconds by which two machines' clocks may differ
 HERE = Path(__file__).parent
 TEMPLATES = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
                         undefined=StrictUndefined)
-SPELT = {"birads": "BI-RADS", "froc": "FROC"}  # words of file names that are not written as they stand
+SPELT = {"birads": "BI-RADS", "froc": "FROC"}  # words of file names as they are written in text
 Link = tuple[str, str]  # what, relative address
 
 
@@ -55,11 +53,11 @@ class Item(NamedTuple):
 
 
 class Section(NamedTuple):
-    """What one notebook left behind."""
+    """What one notebook wrote."""
 
     number: str
     question: str
-    about: str  # what its captions say of the numbers
+    about: str  # where its numbers come from, for captions
     links: list[Link]
     items: list[Item]
     data: list[Link]  # tables that are there as CSV alone
@@ -70,7 +68,7 @@ def build(name: str, partial: bool = False) -> Path:
     """Write outputs/<study>/report/: index.html, style.css and every executed notebook as HTML; returns the page.
 
     Raises StudyError as open_study does: without runs, with mixed ones, and, unless `partial`, with some
-    missing. Whatever else is missing is said on the page.
+    missing. The page names whatever else is missing.
     """
     study = open_study(name, partial=partial)
     records = [record.read(Path(folder)) for folder in study.runs["folder"]]
@@ -82,7 +80,7 @@ def build(name: str, partial: bool = False) -> Path:
     sections = [_section(study, folder, number, pages, newest) for number in numbers]
     content = TEMPLATES.get_template("page.html.jinja").render(
         study=study, sections=sections, folds=FOLDS, warnings=[note for section in sections for note in section.notes],
-        paper=[(*wanted, _answer(place, sections)) for wanted, place in zip(PAPER, PRINTED, strict=True)],
+        paper=[(*wanted, _find(place, sections)) for wanted, place in zip(PAPER, PRINTED, strict=True)],
         not_run=facts.not_run(study, pages), facts=facts.facts(study, records),
         systems=facts.systems(study, records), fold_scores=_fold_scores(study, folder, pages))
     for path, text in ((folder / "style.css", (HERE / "style.css").read_text(encoding="utf-8")),
@@ -102,20 +100,20 @@ def _section(study: Study, folder: Path, number: str, pages: dict[str, Page], ne
     tables = [_table(study, folder, path, about) for path in files if path.suffix == ".md"]
     drawn = [_figure(study, folder, path, about) for path in files if path.suffix == ".png"]
     shown = {item.place for item in [*tables, *drawn]}
-    data = [(path.name, _href(path, folder)) for path in files
+    data = [(path.name, href(path, folder)) for path in files
             if path.suffix == ".csv" and _place(study, path) not in shown]
     if page and page.failed:
         notes.append(f"Notebook {name} stopped with an error; only what it wrote before that is shown.")
     if number > FOLDS and page and page.started and page.started + CLOCKS < newest:
         notes.append(f"Notebook {name} was executed before the newest run had finished, so its tables and figures "
                      "lack that run. Run the study again.")
-    links = [("executed notebook", _href(page.html, folder)), (".ipynb", _href(page.source, folder))] if page else []
+    links = [("executed notebook", href(page.html, folder)), (".ipynb", href(page.source, folder))] if page else []
     items = sorted([*tables, *drawn], key=lambda item: not item.place.startswith(PRINTED))
     return Section(number, question, about, links, items, data, notes)
 
 
 def _current(study: Study, number: str, page: Page | None) -> tuple[list[Path], list[str]]:
-    """Files that a notebook wrote, tables first; what an earlier execution left behind is only named."""
+    """Files that a notebook wrote, tables first; files of an earlier execution are only named."""
     files = [path for kind in ("tables", "figures") for path in sorted((study.folder / kind / number).glob("[!.]*.*"))]
     old = [path for path in files if page and page.started and path.stat().st_mtime < page.started]
     if not old:
@@ -130,12 +128,12 @@ def _table(study: Study, folder: Path, path: Path, about: str) -> Item:
     blocks = re.split(r"\n\s*\n", path.read_text(encoding="utf-8").strip())
     first = next((i for i, block in enumerate(blocks) if block.startswith("|")), len(blocks))
     caption = " ".join(blocks[:first]) or f"{_readable(path.stem)}. {about}"
-    said = notebooks.prose(caption).strip().removeprefix("<p>").removesuffix("</p>")
+    caption = notebooks.prose(caption).strip().removeprefix("<p>").removesuffix("</p>")
     body = "".join(notebooks.prose(block) for block in blocks[first:])
     if "<table>" in body:
-        body = body.replace("<table>", f"<table>\n<caption>{said}</caption>", 1)
+        body = body.replace("<table>", f"<table>\n<caption>{caption}</caption>", 1)
     else:  # a table without rows
-        body = f"<p>{said}</p>\n{body}"
+        body = f"<p>{caption}</p>\n{body}"
     body = re.sub(r"<td([^>]*)>(?=[^<]{60})", r'<td\1 class="long">', re.sub(r"<th\b", '<th scope="col"', body))
     return Item(_place(study, path), body, {},
                 _links(folder, path, CSV="csv", LaTeX="tex", Markdown="md"))
@@ -146,12 +144,12 @@ def _figure(study: Study, folder: Path, path: Path, about: str) -> Item:
         width, height = (round(side * 96 / style.RESOLUTION) for side in picture.size)
     numbers = f"; its numbers are in {path.stem}.csv" if path.with_suffix(".csv").is_file() else ""
     return Item(_place(study, path), "",
-                {"href": _href(path, folder), "width": width, "height": height,
+                {"href": href(path, folder), "width": width, "height": height,
                  "alt": f"{_readable(path.stem)}, {about}{numbers}"},
                 _links(folder, path, PNG="png", PDF="pdf", CSV="csv"))
 
 
-def _answer(place: str, sections: list[Section]) -> Item | None:
+def _find(place: str, sections: list[Section]) -> Item | None:
     items = [item for section in sections for item in section.items]
     return next((item for item in items if item.place == place),
                 next((item for item in items if item.place.startswith(f"{place}_")), None))
@@ -167,14 +165,14 @@ def _fold_scores(study: Study, folder: Path, pages: dict[str, Page]) -> dict:
             cells = []
             for fold in columns:
                 page = pages.get(f"{FOLDS}_train_fold/{system}_fold_{fold}_seed_{seed}")
-                cells.append((dice.get((system, seed, fold)), _href(page.html, folder) if page else None))
+                cells.append((dice.get((system, seed, fold)), href(page.html, folder) if page else None))
             rows.append((names[system], system, seed, cells))
     return {"folds": columns, "rows": rows, "several_seeds": study.runs["seed"].nunique() > 1}
 
 
 def _links(folder: Path, path: Path, **suffixes: str) -> list[Link]:
     files = [(what, path.with_suffix(f".{suffix}")) for what, suffix in suffixes.items()]
-    return [(what, _href(file, folder)) for what, file in files if file.is_file()]
+    return [(what, href(file, folder)) for what, file in files if file.is_file()]
 
 
 def _place(study: Study, path: Path) -> str:
@@ -184,7 +182,3 @@ def _place(study: Study, path: Path) -> str:
 def _readable(stem: str) -> str:
     words = " ".join(SPELT.get(word, word) for word in stem.split("_"))
     return words[0].upper() + words[1:]
-
-
-def _href(path: Path, folder: Path) -> str:
-    return quote(Path(os.path.relpath(path, folder)).as_posix())

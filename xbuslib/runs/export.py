@@ -1,4 +1,4 @@
-"""What a study's tables rest on, small enough to be kept or published: no weights, no maps, no files of the dataset.
+"""What a study's tables are made of, small enough to keep or publish: no weights, no maps, no files of the dataset.
 
 `outputs/reference/` is made with this.
 """
@@ -19,7 +19,7 @@ from xbuslib.models import registry
 from xbuslib.runs import record
 from xbuslib.runs.study import Study, open_study
 
-COLOURS = 256  # of a picture, spread over all it has: a third of the bytes, and none moved by over 5 % in ours
+COLOURS = 256  # of a picture: a third of the bytes, and no colour of our figures changes by more than 5 %
 RUN = ("system", "fold", "seed", "commit", "dirty", "device", "precision", "peak_memory_gb", "config_digest",
        "dataset_fingerprint", "folds_checksum", "trainable", "frozen")
 
@@ -29,8 +29,8 @@ def export(name: str, folder: Path, data: bool = True) -> Path:
 
     Always: `tables/` and the numbers behind `figures/`, `per_image.csv` (every score, from which all tables follow),
     `cases.csv`, `runs.csv`, `config.json`. With `data` also what shows images of the dataset or repeats its metadata:
-    figures, executed notebooks, and more columns of `cases.csv`; ask the dataset's licence. Raises StudyError if the
-    study is incomplete or `folder` holds other things.
+    figures, executed notebooks, and more columns of `cases.csv`; the dataset's licence must allow it. Raises StudyError
+    if the study is incomplete or `folder` holds other things.
     """
     study = open_study(name)
     with write_folder(folder, "runs.csv") as partial:
@@ -62,10 +62,10 @@ def _tables(study: Study, folder: Path, data: bool) -> None:
 
 
 def _of_cases(study: Study, file: Path) -> bool:
-    """Whether a CSV repeats, case by case, what the dataset says of them."""
+    """Whether a CSV repeats the dataset's metadata case by case."""
     columns = set(pd.read_csv(file, nrows=0)) if file.is_file() else set()
-    told = (set(study.cases) | {"local_text"}) - {"case_id", "fold", *images.MEASURES}
-    return "case_id" in columns and bool(columns & told)
+    metadata = (set(study.cases) | {"local_text"}) - {"case_id", "fold", *images.MEASURES}
+    return "case_id" in columns and bool(columns & metadata)
 
 
 def _place(folder: Path, study: Study, file: Path) -> Path:
@@ -95,8 +95,8 @@ def _figures(study: Study, kind: str) -> list[Path]:
 def _notebook(file: Path, place: Path) -> None:
     """A copy without the paths of one machine, its pictures in fewer colours."""
     text = file.read_text(encoding="utf-8")
-    for root, said in ((outputs_root(), "outputs"), (REPOSITORY, ".")):
-        text = text.replace(str(root), said)
+    for root, name in ((outputs_root(), "outputs"), (REPOSITORY, ".")):
+        text = text.replace(str(root), name)
     book = nbformat.reads(text, as_version=4)
     book.metadata.pop("papermill", None)
     for cell in book.cells:
@@ -109,9 +109,9 @@ def _notebook(file: Path, place: Path) -> None:
 
 
 def fewer_colours(png: bytes) -> bytes:
-    """A PNG in COLOURS colours, on white; as it is where that is no smaller."""
+    """A PNG in COLOURS colours, on white; as it is where that is no small."""
     picture = Image.open(io.BytesIO(png)).convert("RGBA")
     flat = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    held = io.BytesIO()
-    flat.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(held, "png", optimize=True)
-    return min(png, held.getvalue(), key=len)
+    file = io.BytesIO()
+    flat.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, "png", optimize=True)
+    return min(png, file.getvalue(), key=len)

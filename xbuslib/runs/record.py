@@ -34,6 +34,21 @@ def read(path: Path) -> dict:
         raise StudyError(f"{path} is no finished run ({error}); delete the folder and run the fold again") from None
 
 
+def caveats(run: dict, encoders: str) -> list[str]:
+    """Sentences on how a run (run.json) departs from the paper's protocol; `encoders`: label of all that took part."""
+    config, iterations, sentences = run["config"], run["plan"]["iterations"], []
+    if config["profile"] != "paper":
+        sentences.append(f"The profile is {config['profile']}, not paper: "
+                         + ("small encoders, " if config["size"] == "quick" else "")
+                         + f"{config['image_size']} pixels, {iterations} iterations.")
+    elif (config["image_size"], iterations) != (352, 1000):
+        sentences.append(f"The paper's protocol was shortened: {config['image_size']} pixels instead of 352, "
+                         f"{iterations} iterations instead of 1000.")
+    if "random" in encoders or "partial" in encoders:
+        sentences.append(f"Encoders without their pretrained weights took part ({encoders}).")
+    return sentences
+
+
 def finished(path: Path, config: Config, inputs: dict) -> bool:
     """Whether `path` already holds this very run.
 

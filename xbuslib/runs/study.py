@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,6 @@ from xbuslib.models import registry
 from xbuslib.runs import record
 
 ONE_PROTOCOL = ("dataset", "dataset_fingerprint", "folds_checksum", "config_digest")  # equal in all runs of a study
-RANDOM = {"partial": "partly random", "random": "random"}
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,17 @@ class Study:
     per_image: pd.DataFrame  # KEYS, paper_name, default, fold, seed, case_id, both metric families
     cases: pd.DataFrame  # one row per validated case: case_id, fold, the case table, measures of frame and lesion
     facts: dict  # run.json of the first run: dataset, config, plan, versions
-    missing: list[str]  # runs that belong to the study and are not there; empty unless asked for with `partial`
+    missing: list[str]  # runs that belong to the study and are not there; empty unless opened with `partial`
 
     @property
     def systems(self) -> list[str]:
         """Registry names, in the registry's order."""
-        found = set(self.runs["system"])
-        return [name for name in registry.names() if name in found] + sorted(found - set(registry.names()))
+        return _in_order(set(self.runs["system"]))
+
+    @property
+    def ordered_runs(self) -> pd.DataFrame:
+        """`runs`, systems in the registry's order, which tables made of them then keep."""
+        return self.runs.sort_values("system", key=lambda names: names.map(self.systems.index), kind="stable")
 
     @cached_property
     def default(self) -> pd.DataFrame:
@@ -48,11 +52,11 @@ class Study:
         path = self.folder / "prepared" / f"{self.facts['dataset']}_{self.facts['config']['image_size']}.npz"
         if not path.is_file():
             raise StudyError(f"{path} is gone; run the study again, which decodes the images anew")
-        held = images.read(path)
-        if held.fingerprint != self.facts["dataset_fingerprint"]:
+        prepared = images.read(path)
+        if prepared.fingerprint != self.facts["dataset_fingerprint"]:
             raise StudyError(f"{path} holds other images than the runs were made with; delete it and run the study "
                              "again")
-        return held
+        return prepared
 
     def case_table(self, data: str = "") -> pd.DataFrame:
         """The case table of the study's dataset with its files, normal images included.
@@ -100,24 +104,29 @@ class Study:
     @property
     def caveats(self) -> list[str]:
         """Plain sentences that must stand above any table of this study; none for the paper's own protocol."""
-        config, said = self.facts["config"], []
-        if self.facts["dataset"] == "phantom":
-            said.append("The images are a simulated phantom, not patients: these numbers say nothing about the paper.")
-        elif self.facts["dataset"] != "blu":
-            said.append(f"The dataset is {catalogue.label(self.facts['dataset'])}, not the paper's BLU.")
-        if config["profile"] != "paper":
-            said.append(f"The profile is {config['profile']}, not paper: "
-                        + ("small encoders, " if config["size"] == "quick" else "")
-                        + f"{config['image_size']} pixels, {self.facts['plan']['iterations']} iterations.")
-        elif (config["image_size"], self.facts["plan"]["iterations"]) != (352, 1000):
-            said.append(f"The paper's protocol was shortened: {config['image_size']} pixels instead of 352, "
-                        f"{self.facts['plan']['iterations']} iterations instead of 1000.")
-        if "random" in self.encoders or "partial" in self.encoders:
-            said.append(f"Encoders without their pretrained weights took part ({self.encoders}).")
+        dataset, sentences = self.facts["dataset"], []
+        if dataset == "phantom":
+            sentences.append("The images are a simulated phantom, not patients: these numbers say nothing about the "
+                             "paper.")
+        elif dataset != "blu":
+            sentences.append(f"The dataset is {catalogue.label(dataset)}, not the paper's BLU.")
+        sentences += record.caveats(self.facts, self.encoders)
         if self.missing:
-            said.append(f"This study is partial: {len(self.missing)} run(s) are missing ({self.missing[0]}"
-                        + (", …)." if len(self.missing) > 1 else ")."))
-        return said
+            sentences.append(f"This study is partial: {len(self.missing)} run(s) are missing ({self.missing[0]}"
+                             + (", …)." if len(self.missing) > 1 else ")."))
+        return sentences
+
+
+def system_names(rows: pd.DataFrame) -> dict[str, str]:
+    """Registry name: paper's name of every system in `rows` (system, paper_name), in the registry's order."""
+    named = rows.drop_duplicates("system").set_index("system")["paper_name"]
+    return {name: named[name] for name in _in_order(named.index)}
+
+
+def _in_order(systems: Iterable[str]) -> list[str]:
+    """In the registry's order; systems that it has not got come last."""
+    known = registry.names()
+    return sorted(systems, key=lambda name: (known.index(name), "") if name in known else (len(known), name))
 
 
 def open_study(name: str, systems: list[str] | None = None, partial: bool = False) -> Study:
@@ -135,7 +144,7 @@ def open_study(name: str, systems: list[str] | None = None, partial: bool = Fals
     if listed.empty or (missing and not partial):
         raise StudyError(f"study {name!r} is not complete; {len(missing)} run(s) are missing:\n"
                          + "\n".join(f"  {run}" for run in missing[:30])
-                         + "\nRun the study again, or ask for what is there with partial=True.")
+                         + "\nRun the study again, or open what is there with partial=True.")
     read = [record.read(Path(folder)) for folder in listed["folder"]]
     _refuse_mixture(name, listed, read)
     parts, tables = [], []
@@ -147,12 +156,12 @@ def open_study(name: str, systems: list[str] | None = None, partial: bool = Fals
 
 
 def _missing(name: str, listed: pd.DataFrame, systems: list[str] | None) -> list[str]:
-    """Runs that study.json asks for, or that would make the grid of what is there whole."""
+    """Runs that study.json names, or that would make the grid of what is there whole."""
     wanted = {key: set(listed[key]) for key in ("system", "fold", "seed")}
     settings = outputs_root() / name / "study.json"
     if settings.is_file():
-        asked = json.loads(settings.read_text())
-        wanted = {key: wanted[key] | set(asked[f"{key}s"]) for key in wanted}
+        planned = json.loads(settings.read_text())
+        wanted = {key: wanted[key] | set(planned[f"{key}s"]) for key in wanted}
     if systems:
         wanted["system"] = set(systems)
     there = set(zip(listed["system"], listed["fold"], listed["seed"], strict=True))
@@ -168,8 +177,8 @@ def _refuse_mixture(name: str, listed: pd.DataFrame, read: list[dict]) -> None:
             for value in values.unique():
                 row = listed[(values == value).to_numpy()].iloc[0]
                 faults.append(f"  {key} {value}: {(values == value).sum()} run(s), such as {row.folder}")
-    said = pd.DataFrame({"system": listed["system"], "scorings": [json.dumps(run["scorings"]) for run in read]})
-    for system, found in said.groupby("system")["scorings"]:
+    scored = pd.DataFrame({"system": listed["system"], "scorings": [json.dumps(run["scorings"]) for run in read]})
+    for system, found in scored.groupby("system")["scorings"]:
         if found.nunique() > 1:
             faults.append(f"  {system} was scored under different policies: {'; '.join(found.unique())}")
     if faults:

@@ -189,7 +189,8 @@ def save_checkpoint(path: Path, system: System, optimiser, generator: torch.Gene
 
 def load_checkpoint(path: Path, system: System, optimiser, generator: torch.Generator,
                     average: WeightAverage | None = None) -> dict:
-    """Put a saved state back; returns step, queue and history."""
+    """Put a saved state back; returns step, queue and history, the losses where training adds more of them."""
+    device = next(system.parameters()).device
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         system.load_state_dict(saved["system"], strict=False)
@@ -200,7 +201,7 @@ def load_checkpoint(path: Path, system: System, optimiser, generator: torch.Gene
         torch.set_rng_state(saved["torch"])
         if "cuda" in saved and torch.cuda.is_available():
             torch.cuda.set_rng_state(saved["cuda"])
-        return {"step": saved["step"], "queue": saved["queue"], "history": list(saved["history"])}
+        return {"step": saved["step"], "queue": saved["queue"], "history": list(saved["history"].to(device))}
     except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0][:120]
         raise StudyError(f"checkpoint {path} is damaged or of another system ({reason}); "

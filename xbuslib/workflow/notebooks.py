@@ -1,6 +1,7 @@
-"""Run a notebook with parameters: papermill, with what it only warns about refused, and one GPU per run."""
+"""Which notebooks a study runs, and how one is run: papermill, unknown parameters refused, one GPU per run."""
 
 import ast
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,8 +10,38 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from xbuslib.config import resolve
 from xbuslib.errors import StudyError
 from xbuslib.files import REPOSITORY
+
+FIRST_ANALYSIS = 5  # notebooks with this number or a higher one read the finished runs of a study
+INTERACTIVE = "interactive"  # tag of the parameters cell of a notebook that is for a person, not for a study
+
+
+def analyses(study: str, dataset: str, data: str, systems: list[str]) -> dict[str, dict[str, str]]:
+    """{notebook: its parameters} of the analyses of a study, in order: every notebooks/NN_*.ipynb, NN from 05 on.
+
+    Each is given those of study, dataset, data and system that its parameters cell has; its system is `prompted`. Left
+    out are notebooks tagged INTERACTIVE and, where no system reads a prompt, those that ask for a system. Raises
+    StudyError for a notebook that cannot be read.
+    """
+    known = {"study": study, "dataset": dataset, "data": data, "system": prompted(systems)}
+    chosen = {}
+    for path in sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        names, tags = _parameters_cell(path)
+        given = {name: value for name, value in known.items() if name in names}
+        if int(path.stem[:2]) >= FIRST_ANALYSIS and INTERACTIVE not in tags and given.get("system") != "":
+            chosen[path.stem] = given
+    return chosen
+
+
+def prompted(systems: list[str]) -> str:
+    """xbusnet if it is among `systems`, else the first that reads a prompt; "" if none does."""
+    from xbuslib.models import registry
+
+    smoke = resolve("smoke", [])  # small and without weights: which prompts a system reads depends on neither
+    return next((name for name in sorted(systems, key=lambda name: name != "xbusnet")
+                 if name == "xbusnet" or registry.build(name, smoke).prompts), "")
 
 
 def execute(name: str, output: Path, parameters: dict) -> None:
@@ -87,6 +118,17 @@ def _first_free(gpus: list[str]) -> FileLock:
                 continue
             os.environ |= {"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # numbers as in nvidia-smi
             return lock
+
+
+def _parameters_cell(path: Path) -> tuple[set[str], list[str]]:
+    """Names and tags of a notebook's parameters cell; none where it has no such cell."""
+    try:
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if "parameters" in (tags := cell["metadata"].get("tags", [])):
+                return _assigned("".join(cell["source"])), tags
+    except (ValueError, KeyError, SyntaxError) as error:
+        raise StudyError(f"cannot read the parameters cell of {path} ({error})") from None
+    return set(), []
 
 
 def _assigned(cell: str) -> set[str]:

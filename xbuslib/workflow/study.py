@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict
 from xbuslib.config import Config, resolve
 from xbuslib.errors import StudyError
 from xbuslib.files import REPOSITORY, outputs_root, write_whole
+from xbuslib.workflow.notebooks import analyses
 
 PROFILES = REPOSITORY / "workflow" / "profiles"  # how jobs are run: on this machine, or on a Slurm cluster
 QUEUED = 100  # Slurm jobs at once: more than eleven systems on five folds; the cluster has its own limit
-ABOUT_PROMPTS = "11_prompt_robustness"
 
 
 class Settings(BaseModel):
@@ -37,8 +37,7 @@ class Settings(BaseModel):
     seeds: list[int]
     threads: int
     notebooks: list[str]  # run once per study, beside the folds
-    analyses: list[str]  # run once per study, after all folds
-    prompted: str  # the system whose prompts 11 varies; "" if none reads any, and then 11 is not among the analyses
+    analyses: dict[str, dict[str, str]]  # run once per study, after all folds, each with its parameters
 
 
 def settle(*, study: str | None, dataset: str, data: str, fold_lists: str, profile: str, overrides: list[str],
@@ -51,7 +50,7 @@ def settle(*, study: str | None, dataset: str, data: str, fold_lists: str, profi
     profile says how many cores a job gets.
     """
     from xbuslib.models import registry
-    from xbuslib.runs.fold import open_source
+    from xbuslib.runs.source import open_source
     from xbuslib.training import recipes
 
     config = resolve(profile, overrides)
@@ -72,29 +71,13 @@ def settle(*, study: str | None, dataset: str, data: str, fold_lists: str, profi
         raise StudyError(f"there is no fold {wrong[0]}; the folds are 0 … {known[-1]}")
     for system in systems:  # a recipe that a system does not have is refused here
         recipes.plan(system, config, len(source.split(known[0])[0]))
-    asked = prompted(systems)
     settings = Settings(
         study=name, dataset=dataset, data=data, fold_lists=fold_lists, profile=profile, overrides=overrides,
         systems=systems, folds=known if folds is None else folds, seeds=seeds,
         threads=max(1, cores // at_once), notebooks=["01_explore_data", "02_design_prompts", "03_model_anatomy"],
-        analyses=[analysis for analysis in analyses() if asked or analysis != ABOUT_PROMPTS], prompted=asked)
+        analyses=analyses(name, dataset, data, systems))
     _refuse_other_settings(settings, config, source)
     return settings, at_once
-
-
-def analyses() -> list[str]:
-    """The notebooks that read a study's finished runs: 05 to 13."""
-    return sorted(path.stem for path in (REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb")
-                  if 5 <= int(path.stem[:2]) <= 13)
-
-
-def prompted(systems: list[str]) -> str:
-    """xbusnet if it is among `systems`, else the first that reads a prompt; "" if none does."""
-    from xbuslib.models import registry
-
-    smoke = resolve("smoke", [])  # small and without weights: which prompts a system reads depends on neither
-    return next((name for name in sorted(systems, key=lambda name: name != "xbusnet")
-                 if name == "xbusnet" or registry.build(name, smoke).prompts), "")
 
 
 def run(settings: Settings, at_once: int, *, gpus: list[str], slurm: Path | None = None,
@@ -136,7 +119,7 @@ def _undone(settings: Settings, folder: Path) -> list[str]:
     grid = itertools.product(settings.systems, settings.folds, settings.seeds)
     folds = [f"04_train_fold: {system}, fold {fold}, seed {seed}" for system, fold, seed in grid
              if not (folder / "runs" / system / f"fold_{fold}" / f"seed_{seed}" / "run.json").is_file()]
-    tried = settings.notebooks + ([] if folds else settings.analyses)
+    tried = settings.notebooks + ([] if folds else [*settings.analyses])
     notebooks = [name for name in tried if not (folder / "notebooks" / f"{name}.done").is_file()]
     return folds + notebooks or ["report"]
 
@@ -144,7 +127,7 @@ def _undone(settings: Settings, folder: Path) -> list[str]:
 def _require_weights(systems: list[str]) -> None:
     """Find or fetch every weights file once, before jobs ask for them side by side; all that are missing are named."""
     from xbuslib.models import registry
-    from xbuslib.models.encoders import locate
+    from xbuslib.models.weights import locate
 
     faults = []
     for encoder in sorted({encoder for system in systems for encoder in registry.REGISTRY[system].encoders}):

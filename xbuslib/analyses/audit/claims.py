@@ -11,6 +11,7 @@ import pandas as pd
 
 from xbuslib.analyses.audit import scales
 from xbuslib.analyses.performance import printed
+from xbuslib.display import tables
 from xbuslib.files import write_whole
 from xbuslib.models import registry
 
@@ -20,7 +21,7 @@ COLUMNS = ["claim", "where", "printed", "computed", "verdict", "kind"]
 def claims(lesions: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """One row per claim, indexed by a short key, with COLUMNS.
 
-    lesions: audit_masks.lesions(table); table: all 256 images.
+    lesions: masks.lesions(table); table: all 256 images.
     """
     rows = _scores(lesions) | _rates(lesions) | _table_1(lesions) | _tables(lesions) | _data(lesions, table)
     return pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS).rename_axis("key")
@@ -33,12 +34,9 @@ def section(claim: pd.Series) -> str:
 
 
 def save_markdown(table: pd.DataFrame, path: Path) -> Path:
-    """Write all claims as one Markdown table; returns its path."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |"
-              for row in table[COLUMNS].itertuples(index=False)]
+    """Write all claims as one Markdown table below its caption; returns its path."""
     with write_whole(path) as partial:
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        partial.write_text(tables.markdown(table, "Claims of the paper, and what follows from its numbers."), "utf-8")
     return path
 
 

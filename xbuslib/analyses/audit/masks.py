@@ -100,8 +100,8 @@ def _measures(mask: np.ndarray) -> dict:
     small, (height, width) = resize_mask(mask, SIZE), mask.shape
     large, little = (regionprops(each.astype(np.uint8))[0] for each in (mask, small))
     finding = words.Finding(bounding_box(mask), centroid(mask), (width, height))
-    said = *leak.read_numbers(words.released_global_text(finding)), finding.frame
-    scores = metrics.per_image([leak.draw_ellipse(*said), leak.draw_box(*said)], [mask, mask])
+    numbers = *leak.read_numbers(words.released_global_text(finding)), finding.frame  # box, centre, frame
+    scores = metrics.per_image([leak.draw_ellipse(*numbers), leak.draw_box(*numbers)], [mask, mask])
     kept = scores[["dice", "iou", "dice_two_class", "fpr_released"]]
     return {
         "width": width, "height": height, "area": large.area, "box_width": finding.box[0],

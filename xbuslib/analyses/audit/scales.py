@@ -2,7 +2,7 @@
 
 A *two-class* score is the mean of the lesion's and the background's, as the authors' released code computes it; a
 *lesion* score is the paper's own equation (Section 2.4). A fraction is the share of the 352×352 image that a lesion
-fills; `lesions` is the table of audit_masks.lesions.
+fills; `lesions` is the table of masks.lesions.
 """
 
 import numpy as np

@@ -22,7 +22,6 @@ from xbuslib.evaluation.aggregation import over_folds
 from xbuslib.progress import track
 from xbuslib.runs import record
 from xbuslib.runs.study import Study
-from xbuslib.runs.trained import in_order
 
 TOLERANCE_MM = 1.0
 DISTANCES = ["hd95", "assd", "nsd"]
@@ -58,7 +57,7 @@ def per_image(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     threshold, rows = study.facts["config"]["threshold"], []
     names = study.per_image.drop_duplicates("system").set_index("system")["paper_name"]
     cases = {case.case_id: case for case in table.itertuples()}
-    for fold, of_fold in track(in_order(study).groupby("fold"), "contours", study.runs["fold"].nunique()):
+    for fold, of_fold in track(study.ordered_runs.groupby("fold"), "contours", study.runs["fold"].nunique()):
         masks = {}  # of one fold at a time
         for run in of_fold.itertuples():
             who = {"system": run.system, "paper_name": names[run.system], "fold": fold, "seed": run.seed}

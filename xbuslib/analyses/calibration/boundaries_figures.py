@@ -6,8 +6,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from xbuslib.analyses.calibration.boundaries import TOLERANCE_MM
-from xbuslib.analyses.performance.figures import MARKERS, OTHER, OWN, system_axis, system_names, titled
 from xbuslib.display import style
+from xbuslib.display.strips import strips
+from xbuslib.display.style import MARKERS, OTHER, OWN
+from xbuslib.runs.study import system_names
 
 LEAST_MM = 0.05  # left end of the log scales: half a pixel of a breast probe
 
@@ -20,31 +22,21 @@ def distances(rows: pd.DataFrame, label: str, system: str = "xbusnet") -> Figure
     rows = rows.dropna(subset="pixel_mm")
     if rows.empty:
         return None
-    names, rng = system_names(rows), np.random.default_rng(0)
+    names, colours = system_names(rows), np.where(rows["system"] == system, OWN, OTHER)
     titles = {"hd95": "HD95 (mm)", "assd": "ASSD (mm)", "nsd": f"NSD at {TOLERANCE_MM:g} mm"}
     figure, axes = style.subplots(1, 3, size=(10.2, 0.42 * len(names) + 1.7), sharey=True)
     for axis, (measure, title) in zip(axes, titles.items(), strict=True):
-        for y, name in enumerate(names):
-            part, colour = rows[rows["system"] == name], OWN if name == system else OTHER
-            values = part[measure] if measure == "nsd" else part[measure].clip(lower=LEAST_MM)
-            heights = y + rng.uniform(-0.28, 0.28, len(part))
-            for empty, face in ((False, colour), (True, "white")):
-                shown = (part["empty"] == empty).to_numpy()
-                axis.plot(values[shown], heights[shown], "o", color=colour, markersize=2.6 + empty, alpha=0.55,
-                          markerfacecolor=face, markeredgewidth=0.7 * empty)
-            axis.boxplot(values, positions=[y], orientation="horizontal", widths=0.62, showfliers=False, zorder=3,
-                         boxprops={"color": "0.2"}, whiskerprops={"color": "0.2"}, capprops={"color": "0.2"},
-                         medianprops={"color": "black", "linewidth": 2})
+        values = rows[measure] if measure == "nsd" else rows[measure].clip(lower=LEAST_MM)
+        strips(axis, values, rows["system"], names, colours, hollow=rows["empty"])
         axis.set(xlabel=title, **({"xlim": (-0.03, 1.03)} if measure == "nsd" else {"xscale": "log"}))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.grid(axis="x")
-    system_axis(axes[0], names)
     figure.legend(handles=[Line2D([], [], marker="o", linestyle="", color=OTHER, markersize=3, label="image"),
                            Line2D([], [], marker="o", linestyle="", color=OTHER, markerfacecolor="white", markersize=4,
                                   label="nothing predicted: the image's diagonal, NSD 0"),
                            Line2D([], [], color="black", linewidth=2, label="median, in the box of the quartiles")],
                   loc="outside lower center", ncols=3)
-    return titled(figure, "Contours at original resolution; log scale for distances", label)
+    return style.titled(figure, "Contours at original resolution; log scale for distances", label)
 
 
 def false_area(rows: pd.DataFrame, label: str) -> Figure | None:
@@ -64,10 +56,10 @@ def false_area(rows: pd.DataFrame, label: str) -> Figure | None:
     means = rows.groupby("system")["false_percent"].mean()
     axis.plot(means[list(names)], range(len(names)), "|", color="black", markersize=15, markeredgewidth=2,
               label="mean")
-    system_axis(axis, names)
+    style.name_rows(axis, names.values())
     axis.set_xscale("symlog", linthresh=0.1)
     axis.set(xlabel="percent of the frame marked as lesion (log scale beyond 0.1)", xlim=(-0.01, 100))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.grid(axis="x")
     figure.legend(loc="outside lower center", ncols=6)
-    return titled(figure, "Normal images: a mark per image and fold; anything here is a false alarm", label)
+    return style.titled(figure, "Normal images: a mark per image and fold; anything here is a false positive", label)

@@ -1,4 +1,4 @@
-"""Lesions found and false alarms: connected components of predicted masks against those of the reference, and FROC.
+"""Lesions found and false positives: connected components of predicted masks against those of the reference, and FROC.
 
 A component is a region of the mask at the study's threshold, however small, whose pixels touch, if only by a corner:
 resizing by nearest neighbour would cut thin spicules off a lesion otherwise. Its score is its mean probability, since
@@ -6,7 +6,7 @@ after training with a Dice loss the largest is near 1 for most components and or
 It finds a reference component if their IoU is at least 0.1, the generous overlap usual in lesion detection (McKinney et
 al., Nature 2020; PI-CAI): a lesion at the right place, whatever its outline; and unlike "centre in the lesion", it
 refuses a mask over half of the frame. One component finds one lesion at most and is found by one; a second fragment on
-the same lesion is a false alarm, as is anything on a normal image.
+the same lesion is a false positive, as is anything on a normal image.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from xbuslib.analyses.calibration.reliability import validated
 from xbuslib.evaluation.aggregation import over_folds
 from xbuslib.runs.study import Study
-from xbuslib.runs.trained import Again
+from xbuslib.runs.trained import NewPredictions
 
 WHO = ["system", "paper_name"]
 LEAST_IOU = 0.1
@@ -30,7 +30,7 @@ TOUCHING = np.ones((3, 3))
 class Detections(NamedTuple):
     """What was found where. An image may have several rows (one per fold and seed that predicted it)."""
 
-    images: pd.DataFrame  # WHO, fold, seed, case_id, normal, lesions, found, false_alarms
+    images: pd.DataFrame  # WHO, fold, seed, case_id, normal, lesions, found, false_positives
     components: pd.DataFrame  # WHO, fold, seed, case_id, normal, score, hit
 
 
@@ -51,29 +51,29 @@ def match(probabilities: np.ndarray, reference: np.ndarray, threshold: float) ->
     return pd.DataFrame({"score": score, "hit": hit}), m
 
 
-def detect(study: Study, normals: list[Again]) -> Detections:
+def detect(study: Study, normals: list[NewPredictions]) -> Detections:
     """All components of the study's validation maps, and of the normal images as each fold's system sees them."""
     threshold, images, components = study.facts["config"]["threshold"], [], []
     for key, probabilities, mask in _predicted(study, normals):
         found, lesions = match(probabilities, mask, threshold)
-        images.append(key | {"lesions": lesions, "found": found["hit"].sum(), "false_alarms": (~found["hit"]).sum()})
+        images.append(key | {"lesions": lesions, "found": found["hit"].sum(), "false_positives": (~found["hit"]).sum()})
         components.append(found.assign(**key))
     return Detections(pd.DataFrame(images), pd.concat(components, ignore_index=True).astype({"hit": bool}))
 
 
-def _predicted(study: Study, normals: list[Again]) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
+def _predicted(study: Study, normals: list[NewPredictions]) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
     """(WHO, fold, seed, case_id and normal; (S, S) map; (S, S) mask), a run's maps in memory at a time."""
     for who, ids, maps, masks in validated(study):
         for case_id, probabilities, mask in zip(ids, maps, masks, strict=True):
             yield who | {"case_id": case_id, "normal": False}, probabilities, mask
-    for again in normals:
-        who = {key: getattr(again, key) for key in (*WHO, "fold", "seed")}
-        for case_id, probabilities in zip(again.normal_ids, again.normals.astype(np.float32), strict=True):
+    for predicted in normals:
+        who = {key: getattr(predicted, key) for key in (*WHO, "fold", "seed")}
+        for case_id, probabilities in zip(predicted.normal_ids, predicted.normals.astype(np.float32), strict=True):
             yield who | {"case_id": case_id, "normal": True}, probabilities, np.zeros(probabilities.shape, bool)
 
 
 def froc(found: Detections, system: str) -> pd.DataFrame:
-    """Sensitivity over lesions and false alarms per image by least score: a row per score, from none to all components.
+    """Sensitivity over lesions and false positives per image by least score: a row per score, from none to all.
 
     Every image counts once, normal ones too: where several folds or seeds predicted it, each has its share.
     """
@@ -82,9 +82,9 @@ def froc(found: Detections, system: str) -> pd.DataFrame:
     share = 1 / parts["case_id"].map(times)
     lesions = (images["lesions"] / images["case_id"].map(times)).sum()
     curve = pd.DataFrame({"score": parts["score"], "sensitivity": share * parts["hit"] / lesions,
-                          "false_alarms": share * ~parts["hit"] / len(times)})
+                          "false_positives": share * ~parts["hit"] / len(times)})
     curve = curve.groupby("score").sum().sort_index(ascending=False).cumsum().reset_index()
-    start = pd.DataFrame({"score": [np.inf], "sensitivity": [0.0], "false_alarms": [0.0]})
+    start = pd.DataFrame({"score": [np.inf], "sensitivity": [0.0], "false_positives": [0.0]})
     return pd.concat([start, curve], ignore_index=True)
 
 
@@ -98,8 +98,8 @@ def curves(found: Detections) -> pd.DataFrame:
 def summary(found: Detections) -> pd.DataFrame:
     """A row per system at the study's threshold.
 
-    lesions (number), sensitivity, false alarms per image with a lesion and per normal image (mean and SD over folds),
-    and per image of both kinds, each counted once, as at the right end of `froc`.
+    lesions (number), sensitivity, false positives per image with a lesion and per normal image (mean and SD over
+    folds), and per image of both kinds, each counted once, as at the right end of `froc`.
     """
     with_lesion, normal = (found.images[found.images["normal"] == kind] for kind in (False, True))
     by_run = with_lesion.groupby([*WHO, "fold", "seed"], sort=False)[["lesions", "found"]].sum()
@@ -108,25 +108,25 @@ def summary(found: Detections) -> pd.DataFrame:
     counted = with_lesion.drop_duplicates(["system", "case_id"]).groupby("system")["lesions"].sum()
     table.insert(3, "lesions", table["system"].map(counted))
     for kind, rows in (("with lesion", with_lesion), ("normal", normal)):
-        part = over_folds(rows, WHO, ["false_alarms"]).set_index("system")
+        part = over_folds(rows, WHO, ["false_positives"]).set_index("system")
         for suffix in ("", "_sd"):
-            table[f"false_alarms {kind}{suffix}"] = table["system"].map(part["false_alarms" + suffix])
-    last = curves(found).groupby("system")["false_alarms"].last()
-    return table.assign(**{"false_alarms all": table["system"].map(last)})
+            table[f"false_positives {kind}{suffix}"] = table["system"].map(part["false_positives" + suffix])
+    last = curves(found).groupby("system")["false_positives"].last()
+    return table.assign(**{"false_positives all": table["system"].map(last)})
 
 
-def false_area(study: Study, normals: list[Again], table: pd.DataFrame) -> pd.DataFrame:
+def false_area(study: Study, normals: list[NewPredictions], table: pd.DataFrame) -> pd.DataFrame:
     """A row per run and normal image: WHO, fold, seed, case_id, false_percent of the frame, false_mm2.
 
     false_mm2 is nan where the pixel size is unknown. table: `Study.case_table`.
     """
     pixel, threshold = table.set_index("case_id")["pixel_mm"].astype(float), study.facts["config"]["threshold"]
     rows = []
-    for again in normals:
-        for case_id, probabilities in zip(again.normal_ids, again.normals, strict=True):
+    for predicted in normals:
+        for case_id, probabilities in zip(predicted.normal_ids, predicted.normals, strict=True):
             share = float((probabilities >= threshold).mean())  # the same of the stretched frame as of the original
             frame = study.prepared.original_sizes[study.prepared.rows([case_id])[0]].prod() * pixel[case_id]**2
-            rows.append({key: getattr(again, key) for key in (*WHO, "fold", "seed")}
+            rows.append({key: getattr(predicted, key) for key in (*WHO, "fold", "seed")}
                         | {"case_id": case_id, "false_percent": 100 * share, "false_mm2": share * frame})
     return pd.DataFrame(rows, columns=[*WHO, "fold", "seed", "case_id", "false_percent", "false_mm2"])
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,8 +10,10 @@ import pandas as pd
 from xbuslib.evaluation import calibration, metrics
 from xbuslib.evaluation.aggregation import over_folds
 from xbuslib.runs import record
-from xbuslib.runs.study import Study
-from xbuslib.runs.trained import Again, in_order
+from xbuslib.runs.study import Study, system_names
+
+if TYPE_CHECKING:  # torch takes seconds, and the figures of a study need none
+    from xbuslib.runs.trained import NewPredictions
 
 WHO = ["system", "paper_name"]
 REGIONS = ("lesion region", "whole image")
@@ -20,21 +22,21 @@ SCORES = ["ece", "brier", "nll"]
 THRESHOLDS = tuple(np.round(np.arange(0.05, 0.96, 0.05), 2))
 
 
-class Honesty(NamedTuple):
+class Reliability(NamedTuple):
     """Scores of every run, and the bins they come from."""
 
     rows: pd.DataFrame  # WHO, fold, seed, region, state, temperature, SCORES
     bins: pd.DataFrame  # WHO, fold, seed, region, state, and calibration.reliability
 
 
-def fit(study: Study, again: Again) -> dict:
+def fit(study: Study, run: "NewPredictions") -> dict:
     """WHO, fold, seed and temperature of one run, fitted on every pixel of its training images and on nothing else."""
-    masks = study.prepared.masks[study.prepared.rows(again.training_ids)]
-    return {"system": again.system, "paper_name": again.paper_name, "fold": again.fold, "seed": again.seed,
-            "temperature": calibration.fit_temperature(calibration.counts(again.training, masks))}
+    masks = study.prepared.masks[study.prepared.rows(run.training_ids)]
+    return {"system": run.system, "paper_name": run.paper_name, "fold": run.fold, "seed": run.seed,
+            "temperature": calibration.fit_temperature(calibration.counts(run.training, masks))}
 
 
-def honesty(study: Study, temperatures: pd.DataFrame) -> Honesty:
+def score(study: Study, temperatures: pd.DataFrame) -> Reliability:
     """Scores of each run on its validation images, before and after its temperature (a row of `fit` per run)."""
     fitted = temperatures.set_index(["system", "fold", "seed"])["temperature"]
     rows, bins = [], []
@@ -47,10 +49,10 @@ def honesty(study: Study, temperatures: pd.DataFrame) -> Honesty:
                 key = who | {"region": region, "state": state}
                 rows.append(key | {"temperature": temperature} | calibration.scores(counted, used))
                 bins.append(calibration.reliability(counted, calibration.scaled(used)).assign(**key))
-    return Honesty(pd.DataFrame(rows), pd.concat(bins, ignore_index=True))
+    return Reliability(pd.DataFrame(rows), pd.concat(bins, ignore_index=True))
 
 
-def summary(found: Honesty, region: str) -> pd.DataFrame:
+def summary(found: Reliability, region: str) -> pd.DataFrame:
     """A row per system: temperature, and each score in `region` before and after; mean and SD over folds."""
     rows = found.rows[found.rows["region"] == region]
     table = over_folds(rows[rows["state"] == STATES[0]], WHO, ["temperature"])
@@ -97,9 +99,9 @@ def sweep_summary(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 def validated(study: Study) -> Iterator[tuple[dict, list[str], np.ndarray, np.ndarray]]:
     """(WHO, fold and seed; case ids; (n, S, S) float32 maps; (n, S, S) bool masks) of each run's validation images."""
-    names = study.per_image.drop_duplicates("system").set_index("system")["paper_name"]
-    for run in in_order(study).itertuples():
-        held = record.probabilities(Path(run.folder))
-        masks = study.prepared.masks[study.prepared.rows(held)]
+    names = system_names(study.per_image)
+    for run in study.ordered_runs.itertuples():
+        maps = record.probabilities(Path(run.folder))
+        masks = study.prepared.masks[study.prepared.rows(maps)]
         yield ({"system": run.system, "paper_name": names[run.system], "fold": run.fold, "seed": run.seed},
-               list(held), np.stack(list(held.values())), masks)
+               list(maps), np.stack(list(maps.values())), masks)

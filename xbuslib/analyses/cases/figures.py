@@ -10,14 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from xbuslib.analyses.cases.gradcam import UNCHANGED
+from xbuslib.analyses.cases.selection import UNCHANGED
 from xbuslib.data.images import Prepared
 from xbuslib.display import style
-from xbuslib.display.masks import FALSE_NEGATIVE, FALSE_POSITIVE, error_overlay
+from xbuslib.display.masks import FALSE_NEGATIVE, FALSE_POSITIVE, error_legend, error_overlay
 
 WIDTH = 7.2  # inches: a printed page between its margins
 PER_BLOCK = 7  # systems side by side; more are wrapped onto another block of rows, so that panels stay legible
@@ -35,22 +33,21 @@ ERRORS = {"missed_inside": ("missed, inside the lesion", FALSE_NEGATIVE, ""),
 def error_grid(prepared: Prepared, panels: pd.DataFrame, maps: dict[tuple[str, str], np.ndarray], threshold: float,
                title: str) -> Figure:
     """Figure 2. `panels` (selection.panels): rule, case_id, system, paper_name, dice; `maps` (system, case_id):
-    (S, S) probabilities. The first column is the image alone."""
+    (S, S) probabilities. The first column is the image alone; `title` is what is drawn and, on a line of its own, of
+    which study."""
     def draw(axis: Axes, panel, image: np.ndarray, mask: np.ndarray) -> None:
         axis.imshow(error_overlay(image, maps[panel.system, panel.case_id] >= threshold, mask))
         axis.text(0.04, 0.05, f"Dice {panel.dice:.2f}", transform=axis.transAxes, fontsize=SMALL, color="white",
                   path_effects=OUTLINED)
 
     figure, _ = _grid(prepared, panels, draw, title)
-    figure.legend(handles=[Patch(color=FALSE_POSITIVE, label="false positive"),
-                           Patch(color=FALSE_NEGATIVE, label="false negative"), _reference()],
-                  loc="outside lower center", ncols=3)
+    error_legend(figure)
     return figure
 
 
 def cam_grid(prepared: Prepared, panels: pd.DataFrame, maps: dict[tuple[str, str], np.ndarray], title: str,
              caption: str) -> Figure:
-    """Figure 3. `panels` (explain.Look.table): rule, case_id, system, paper_name; `maps` (system, case_id): (S, S)
+    """Figure 3. `panels` (gradcam's table): rule, case_id, system, paper_name; `maps` (system, case_id): (S, S)
     in [0, 1]; `caption` below: target, layers, white outline. Where a map has no activation the panel says so."""
     def draw(axis: Axes, panel, image: np.ndarray, mask: np.ndarray) -> None:
         cam = maps[panel.system, panel.case_id]
@@ -89,16 +86,16 @@ def composition(table: pd.DataFrame, title: str) -> Figure:
     axis.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
     axis.grid(axis="x")
     axis.spines["left"].set_visible(False)
-    _name_rows(axis, places, table["paper_name"])
+    style.name_rows(axis, table["paper_name"])
+    axis.tick_params(axis="y", length=0)
     handles, labels = axis.get_legend_handles_labels()
     order = [labels.index(label) for label, *_ in ERRORS.values()]
     figure.legend([handles[i] for i in order], [labels[i] for i in order], loc="outside lower center", ncols=2)
-    _title(figure, title)
-    return figure
+    return style.titled(figure, *title.split("\n", 1))
 
 
 def activation(summary: pd.DataFrame, table: pd.DataFrame, title: str) -> Figure:
-    """Where the activation lies, and whether the maps depend on the trained weights (explain.summary and the table
+    """Where the activation lies, and whether the maps depend on the trained weights (gradcam.summary and the table
     it was made of)."""
     figure, (left, right) = style.subplots(1, 2, size=(WIDTH, 2 + 0.3 * len(summary)), sharey=True,
                                              width_ratios=(3, 2))
@@ -114,7 +111,8 @@ def activation(summary: pd.DataFrame, table: pd.DataFrame, title: str) -> Figure
             left.text(98, place, f"{row.without_activation} of {row.cases} maps without activation", ha="right",
                       va="center", fontsize=SMALL, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     left.set(xlabel="share of the activation, %", xlim=(0, 100))
-    _name_rows(left, places, names)
+    style.name_rows(left, names)
+    left.tick_params(axis="y", length=0)
 
     # rows of nan are maps without activation or, "after", systems with nothing trained after the layer
     for which, marker, colour, shift, label in (("all", "o", style.PALETTE[1], -0.15, "all trained weights"),
@@ -132,8 +130,7 @@ def activation(summary: pd.DataFrame, table: pd.DataFrame, title: str) -> Figure
     right.grid(axis="x")
     handles = [*left.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    _title(figure, title)
-    return figure
+    return style.titled(figure, *title.split("\n", 1))
 
 
 def _grid(prepared: Prepared, panels: pd.DataFrame, draw, title: str) -> tuple[Figure, np.ndarray]:
@@ -163,8 +160,7 @@ def _grid(prepared: Prepared, panels: pd.DataFrame, draw, title: str) -> tuple[F
                     axis.set_title(_wrap(system.paper_name, 13), fontsize=SMALL + 0.5)
             if place == 0:
                 line[0].set_title("image", fontsize=SMALL + 0.5)
-    _title(figure, title)
-    return figure, axes
+    return style.titled(figure, *title.split("\n", 1)), axes
 
 
 def _label_row(axis: Axes, text: str) -> None:
@@ -174,19 +170,5 @@ def _label_row(axis: Axes, text: str) -> None:
     axis.set_ylabel(text, fontsize=SMALL)
 
 
-def _name_rows(axis: Axes, places: np.ndarray, names) -> None:
-    axis.set_yticks(places, list(names))
-    axis.invert_yaxis()
-    axis.tick_params(axis="y", length=0)
-
-
-def _reference() -> Line2D:
-    return Line2D([], [], color="white", label="reference", path_effects=[withStroke(linewidth=3, foreground="black")])
-
-
 def _wrap(text: str, width: int) -> str:
     return "\n".join(textwrap.wrap(text, width))
-
-
-def _title(figure: Figure, title: str) -> None:
-    figure.suptitle("\n".join(line for part in title.split("\n") for line in textwrap.wrap(part, 96)), fontsize=9.5)

@@ -1,4 +1,4 @@
-"""What the systems look at (Figure 3): Grad-CAM of each trained system, and whether its map depends on its weights.
+"""Grad-CAM of each trained system (Figure 3), and whether its map depends on its weights.
 
 Grad-CAM (Selvaraju et al. 2017) weighs the channels of one layer by the mean gradient of a target. For segmentation
 the target is the sum of logits over a region (Vinogradova et al. 2020). The sanity check is that of Adebayo et al.
@@ -7,7 +7,6 @@ the target is the sum of logits over a region (Vinogradova et al. 2020). The san
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,35 +18,31 @@ from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
-from xbuslib.analyses.cases.selection import ELSEWHERE, INSIDE, NEAR, zones
+from xbuslib.analyses.cases.selection import ELSEWHERE, INSIDE, NEAR, UNCHANGED, zones
 from xbuslib.config import Config
 from xbuslib.data.images import Prepared
 from xbuslib.errors import StudyError
-from xbuslib.inference.predict import at_native_size
+from xbuslib.inference.predict import images_of
 from xbuslib.models import registry
-from xbuslib.models.features import frozen_features
 from xbuslib.models.system import Prompts, System
 from xbuslib.progress import track
-from xbuslib.prompts.conditioning import TextTable, to_tensors
-from xbuslib.runs import record
+from xbuslib.prompts.conditioning import to_tensors
 from xbuslib.runs.study import Study
-from xbuslib.runs.trained import load_system
-from xbuslib.training import recipes
+from xbuslib.runs.trained import Trained
 
 TOP = 0.05  # share of the pixels that stand in for a prediction that is empty
 DRAWS = 2  # random weights per map: one draw may be like the trained ones by chance
-UNCHANGED = 0.5  # mean rank correlation from which a map counts as unchanged: half way from unrelated to the same
 
 
-class Scene(NamedTuple):
-    """n cases as one run saw them when it was scored under its default policy."""
+class Inputs(NamedTuple):
+    """n cases as one run's system had them when it was scored under its default policy."""
 
     images: Tensor  # (n, 1, s, s) in [0, 1]
     features: Tensor | None
     prompts: Prompts
 
 
-class Look(NamedTuple):
+class StudyMaps(NamedTuple):
     """What Figure 3 is drawn from."""
 
     maps: dict[tuple[str, str], np.ndarray]  # (system, case_id): (S, S) in [0, 1]
@@ -57,15 +52,15 @@ class Look(NamedTuple):
 # ---- one map --------------------------------------------------------------------------------------------------
 
 
-class OneInput(nn.Module):
-    """A system as grad-cam wants it, a function of the image alone: features and prompts are held."""
+class OfImages(nn.Module):
+    """A system as grad-cam wants it, a function of the image alone: features and prompts are fixed."""
 
-    def __init__(self, system: System, scene: Scene):
+    def __init__(self, system: System, inputs: Inputs):
         super().__init__()
-        self.system, self.scene = system, scene
+        self.system, self.inputs = system, inputs
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.system(images, self.scene.features, self.scene.prompts)
+        return self.system(images, self.inputs.features, self.inputs.prompts)
 
 
 def grad_cam(model: nn.Module, layer: nn.Module, images: Tensor, regions: np.ndarray) -> tuple[np.ndarray, str]:
@@ -156,7 +151,7 @@ def randomised(system: System, untrained: dict[str, Tensor], modules: tuple[str,
 # ---- a study --------------------------------------------------------------------------------------------------
 
 
-def look(study: Study, chosen: pd.DataFrame) -> Look:
+def of_study(study: Study, chosen: pd.DataFrame) -> StudyMaps:
     """Maps, shares and sanity check of every system on the `chosen` cases (selection.choose), each by the run that
     validated it (first seed). Columns of the table: see `_rows`. Raises StudyError for a system without a layer."""
     systems = with_layer(study.systems)
@@ -167,32 +162,30 @@ def look(study: Study, chosen: pd.DataFrame) -> Look:
     for name in track(systems, "Grad-CAM", len(systems)):
         parts = []
         for fold, some in cases.groupby("fold"):
-            folder = study.run_folder(name, fold)
+            trained = Trained.load(study.run_folder(name, fold))
             if not parts:  # one set of untrained weights per system and draw
-                run = record.read(folder)
-                untrained = [untrained_weights(run, run["seed"] + 1 + draw) for draw in range(DRAWS)]
-            found, table = of_run(folder, some.reset_index(drop=True), study.prepared, untrained)
+                untrained = [untrained_weights(trained.run, trained.run["seed"] + 1 + draw) for draw in range(DRAWS)]
+            found, table = of_run(trained, some.reset_index(drop=True), study.prepared, untrained)
             maps |= {(name, case): cam for case, cam in zip(some["case_id"], found, strict=True)}
             parts.append(table)
         tables.append(pd.concat(parts).set_index("case_id").loc[cases["case_id"]].reset_index())  # order of `chosen`
-    return Look(maps, pd.concat(tables, ignore_index=True))
+    return StudyMaps(maps, pd.concat(tables, ignore_index=True))
 
 
-def of_run(folder: Path, cases: pd.DataFrame, prepared: Prepared,
+def of_run(trained: Trained, cases: pd.DataFrame, prepared: Prepared,
            untrained: list[dict[str, Tensor]]) -> tuple[np.ndarray, pd.DataFrame]:
     """(n, S, S) maps of n validated `cases` (case_id, rule) by one run, and a row for each.
 
     `untrained` are the weights of the sanity check (untrained_weights).
     """
-    system, run = load_system(folder)
-    system.requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
-    view, layer, side = scene(system, run, folder, cases, prepared), system.cam_layer, prepared.masks.shape[-1]
+    system, run = trained.predictor.system, trained.run
+    inputs, layer, side = inputs_of(trained, cases, prepared), system.cam_layer, prepared.masks.shape[-1]
     with torch.no_grad():
-        logits = system(*view)[:, 0].float().cpu().numpy()
+        logits = system(*inputs)[:, 0].float().cpu().numpy()
     regions, targets = target_regions(logits, run["config"]["threshold"])
 
     def draw() -> tuple[np.ndarray, str]:
-        return grad_cam(OneInput(system, view), system.get_submodule(layer.path), view.images, regions)
+        return grad_cam(OfImages(system, inputs), system.get_submodule(layer.path), inputs.images, regions)
 
     maps, grid = draw()
     others: dict[str, list[np.ndarray]] = {"all": [], "after": []}
@@ -208,18 +201,16 @@ def of_run(folder: Path, cases: pd.DataFrame, prepared: Prepared,
     return np.stack([_at(cam, side) for cam in maps]), table
 
 
-def scene(system: System, run: dict, folder: Path, cases: pd.DataFrame, prepared: Prepared) -> Scene:
-    """The cases as the run saw them: at its native size, with the prompts that its per_image.csv holds."""
-    plan, device = recipes.of_run(run), next(system.parameters()).device
-    images = torch.from_numpy(prepared.images[prepared.rows(cases["case_id"])])[:, None]  # (n, 1, S, S)
-    images = at_native_size(images, plan).to(device).float().div_(255)
-    features = frozen_features(system, images, plan.amp)
-    said = pd.read_csv(folder / "per_image.csv", keep_default_na=False, na_values=[""], dtype={"case_id": str})
-    policy, attributes = run["scorings"][0]
-    said = said[(said["policy"] == policy) & (said["attributes"] == attributes)].set_index("case_id")
-    given = to_tensors(system, said.loc[cases["case_id"]].reindex(columns=["global_text", "local_text", "x", "y"]),
-                       TextTable(system, device))
-    return Scene(images, None if features is None else features.float(), given)
+def inputs_of(trained: Trained, cases: pd.DataFrame, prepared: Prepared) -> Inputs:
+    """The cases as the run's system had them: at its native size, with the prompts of the run's per_image.csv."""
+    predictor, (policy, attributes) = trained.predictor, trained.run["scorings"][0]
+    view = predictor.views(images_of(cases, prepared))[0]
+    rows = pd.read_csv(trained.folder / "per_image.csv", keep_default_na=False, na_values=[""], dtype={"case_id": str})
+    rows = rows[(rows["policy"] == policy) & (rows["attributes"] == attributes)].set_index("case_id")
+    table = rows.loc[cases["case_id"]].reindex(columns=["global_text", "local_text", "x", "y"])
+    return Inputs(view.images.to(predictor.device).float().div_(255),
+                  None if view.features is None else view.features.float(),
+                  to_tensors(predictor.system, table, predictor.texts))
 
 
 def _rows(cases, maps, others, logits, masks, side) -> list[dict]:

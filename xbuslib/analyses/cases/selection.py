@@ -21,6 +21,7 @@ RING = 0.5  # width of the surroundings that a lesion is compared with, in equiv
 BAND = 0.2  # half width of "near the boundary", in equivalent radii; one pixel at least
 GREY_BINS = 16  # of 16 grey levels each: finer ones would be empty in a small lesion
 INSIDE, NEAR, ELSEWHERE = 0, 1, 2  # the zones of a frame
+UNCHANGED = 0.5  # mean rank correlation from which a Grad-CAM map is taken as unchanged: half way to the same map
 SMALL = 110  # pixels: upper end of the first bin of Table 2
 assert BINS[0] == f"≤ {SMALL}"
 
@@ -185,8 +186,8 @@ def maps(study: Study, system: str, cases: pd.DataFrame) -> dict[str, np.ndarray
     """case_id: (S, S) probabilities by the run that validated that case: default policy, first seed."""
     found = {}
     for fold, some in cases.groupby("fold"):
-        held = record.probabilities(study.run_folder(system, fold))
-        found |= {case: held[case] for case in some["case_id"]}
+        stored = record.probabilities(study.run_folder(system, fold))
+        found |= {case: stored[case] for case in some["case_id"]}
     return found
 
 
@@ -196,10 +197,8 @@ def panels(study: Study, chosen: pd.DataFrame) -> pd.DataFrame:
     first = study.default["seed"] == study.default.groupby(["system", "fold"])["seed"].transform("min")
     columns = ["system", "paper_name", "fold", "case_id", "policy", "attributes", "seed", "dice"]
     table = chosen.merge(study.default.loc[first, columns], on=["case_id", "fold"], validate="one_to_many")
-    order = {system: place for place, system in enumerate(study.systems)}
-    return table.sort_values(["rule", "system"], key=lambda c: c.map(
-        order if c.name == "system" else {rule: place for place, rule in enumerate(chosen["rule"])}),
-        ignore_index=True)
+    order = {"rule": list(chosen["rule"]), "system": study.systems}
+    return table.sort_values(list(order), key=lambda column: column.map(order[column.name].index), ignore_index=True)
 
 
 def error_composition(study: Study, cases: pd.DataFrame) -> pd.DataFrame:

@@ -17,7 +17,6 @@ from xbuslib.display import style
 from xbuslib.display.tables import HEADERS
 from xbuslib.runs.study import Study
 
-MARKERS = "osD^vP*X"  # of systems, so that they are told apart without colour too
 SHOWN = (0.2, 0.4, 0.6, 0.8)  # quantiles of the lesions' share of the frame: the rule by which images are shown
 HERE, THERE = style.PALETTE[0], style.PALETTE[1]  # in-domain, at the target
 
@@ -39,7 +38,7 @@ def gallery(study: Study, targets: list[Target], label: str) -> Figure:
             axis.set_title(f"{case['case_id']}, {case['pathology']}", fontsize=8)
         line[0].set_ylabel(name, fontsize=8.5)
     figure.legend(handles=[Line2D([], [], color=style.REFERENCE, label="reference")], loc="outside lower center")
-    return _titled(figure, "The images as the systems see them; from small lesions (left) to large ones", label)
+    return style.titled(figure, "The images as the systems see them; from small lesions (left) to large ones", label)
 
 
 def _outlined(axis, prepared: Prepared, case_id: str) -> None:
@@ -91,7 +90,7 @@ def drop(table: pd.DataFrame, gains: pd.DataFrame, label: str, metric: str = "di
                Line2D([], [], color=THERE, linewidth=3.5, label="over patients"),
                Line2D([], [], color="0.45", linewidth=1, label="over patients and folds")]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, columnspacing=1.2)
-    return _titled(figure, f"{HEADERS[metric]} in-domain and at another hospital", label)
+    return style.titled(figure, f"{HEADERS[metric]} in-domain and at another hospital", label)
 
 
 def groups(table: pd.DataFrame, label: str, metric: str = "dice") -> Figure:
@@ -111,7 +110,7 @@ def groups(table: pd.DataFrame, label: str, metric: str = "dice") -> Figure:
             shift = i * step - 0.35 if len(names) > 1 else 0
             y = np.array([at[row.by, row.group] for row in part.itertuples()]) + shift
             axis.hlines(y, part["low"], part["high"], color=style.PALETTE[i % 7], linewidth=1.6)
-            axis.plot(part["difference"], y, MARKERS[i % 8], color=style.PALETTE[i % 7], markersize=4.5)
+            axis.plot(part["difference"], y, style.MARKERS[i % 8], color=style.PALETTE[i % 7], markersize=4.5)
         axis.set_yticks(range(len(at)), [f"{_group(row.by, row.group)}, n = {row.n_target}"
                                          for row in lines[place].itertuples()])
         axis.set_ylim(len(at) - 0.5, -0.5)
@@ -123,10 +122,10 @@ def groups(table: pd.DataFrame, label: str, metric: str = "dice") -> Figure:
             axis.axhline(edge, color="0.92", linewidth=0.8, zorder=0)
     axes[-1, 0].set(xlabel=f"{HEADERS[metric]}, target minus the same group in-domain (95 % over patients)"
                             + ("\na device minus all of the study" if "device" in set(table["by"]) else ""))
-    figure.legend(handles=[Line2D([], [], marker=MARKERS[i % 8], color=style.PALETTE[i % 7], markersize=4.5,
+    figure.legend(handles=[Line2D([], [], marker=style.MARKERS[i % 8], color=style.PALETTE[i % 7], markersize=4.5,
                                   label=row.paper_name) for i, row in enumerate(names.itertuples())],
                   loc="outside lower center", ncols=4)
-    return _titled(figure, "Where the score changes", label)
+    return style.titled(figure, "Where the score changes", label)
 
 
 def cases(target: Target, scores: pd.DataFrame, ensembles: pd.DataFrame, maps: dict[str, np.ndarray], threshold: float,
@@ -145,8 +144,3 @@ def cases(target: Target, scores: pd.DataFrame, ensembles: pd.DataFrame, maps: d
 
 def _group(by: str, group: str) -> str:
     return textwrap.fill(f"{by} {group}" if by == "BI-RADS" else str(group), 30)
-
-
-def _titled(figure: Figure, what: str, label: str) -> Figure:
-    figure.suptitle(f"{what}\n" + textwrap.fill(label, int(13.5 * figure.get_figwidth())), fontsize=9.5)
-    return figure

@@ -8,20 +8,22 @@ import textwrap
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from statsmodels.nonparametric.smoothers_lowess import lowess
 
 from xbuslib.data.catalogue import SIZE_BINS
 from xbuslib.display import style
+from xbuslib.display.strips import strips
+from xbuslib.display.style import OTHER, OWN
 from xbuslib.display.tables import HEADERS
 from xbuslib.evaluation.aggregation import fold_means
 from xbuslib.models import registry
+from xbuslib.runs.study import system_names
 
-MARKERS = "osD^vP*Xp<>h"  # of folds, so that they are told apart without colour too
-OWN, OTHER = style.PALETTE[1], style.PALETTE[0]  # the system that the study is about, and any other
 RESAMPLES = 200  # of the band around a curve
 SPAN = 0.75  # share of the images that each point of a curve is fitted to
 
@@ -29,25 +31,19 @@ SPAN = 0.75  # share of the images that each point of a curve is fitted to
 def distribution(rows: pd.DataFrame, label: str, metric: str = "dice", system: str = "xbusnet") -> Figure:
     """Per-image scores by system: points and boxes (quartiles; whiskers to 1.5 interquartile ranges), fold means."""
     names = system_names(rows)
-    scores = rows.groupby(["system", "case_id"])[metric].mean()
-    means, rng = fold_means(rows, ["system"], [metric]), np.random.default_rng(0)
+    scores = rows.groupby(["system", "case_id"])[metric].mean().reset_index()
+    means = fold_means(rows, ["system"], [metric])
     figure, axis = style.subplots(size=(7.5, 0.42 * len(names) + 1.5))
-    for y, name in enumerate(names):
-        values, colour = scores[name].to_numpy(), OWN if name == system else OTHER
-        axis.plot(values, y + rng.uniform(-0.28, 0.28, len(values)), ".", color=colour, alpha=0.45, markersize=4,
-                  markeredgewidth=0)
-        axis.boxplot(values, positions=[y], orientation="horizontal", widths=0.62, showfliers=False, zorder=3,
-                     boxprops={"color": "0.2"}, whiskerprops={"color": "0.2"}, capprops={"color": "0.2"},
-                     medianprops={"color": "black", "linewidth": 2})
-        folds = means.loc[means["system"] == name, metric]
-        axis.plot(folds, [y] * len(folds), "D", color="white", markeredgecolor="black", markersize=5, zorder=4)
-    system_axis(axis, names)
+    strips(axis, scores[metric], scores["system"], names, np.where(scores["system"] == system, OWN, OTHER))
+    axis.plot(means[metric], means["system"].map(list(names).index), "D", color="white", markeredgecolor="black",
+              markersize=5, zorder=4)
     axis.set(xlabel=f"{HEADERS[metric]} per image", xlim=(-0.03, 1.03))
     axis.grid(axis="x")
     figure.legend(handles=[Line2D([], [], marker=".", linestyle="", color=OTHER, label="image"),
                            Line2D([], [], color="black", linewidth=2, label="median, in the box of the quartiles"),
-                           _diamond("mean of a fold")], loc="outside lower center", ncols=3)
-    return titled(figure, f"{HEADERS[metric]} of every image", label)
+                           Line2D([], [], marker="D", linestyle="", color="white", markeredgecolor="black",
+                                  label="mean of a fold")], loc="outside lower center", ncols=3)
+    return style.titled(figure, f"{HEADERS[metric]} of every image", label)
 
 
 def fold_spread(rows: pd.DataFrame, label: str, metric: str = "dice", system: str = "xbusnet") -> Figure:
@@ -55,29 +51,22 @@ def fold_spread(rows: pd.DataFrame, label: str, metric: str = "dice", system: st
 
     What moves all systems of a fold together on the left cancels on the right.
     """
-    names = system_names(rows)
-    table = fold_means(rows, ["system"], [metric]).pivot(index="system", columns="fold", values=metric).loc[list(names)]
-    paired = system in names and len(names) > 1
-    figure, axes = style.subplots(1, 1 + paired, size=(9.0 if paired else 6.5, 0.38 * len(names) + 1.6), sharey=True,
-                                    squeeze=False)
-    panels = [(axes[0, 0], table)] + ([(axes[0, 1], table.loc[system] - table.drop(index=system))] if paired else [])
-    for axis, values in panels:
-        heights = [list(names).index(name) for name in values.index]
-        axis.plot(values.mean(axis=1), heights, "|", color="black", markersize=15, markeredgewidth=2)
-        for i, fold in enumerate(table.columns):
-            axis.plot(values[fold], heights, MARKERS[i % len(MARKERS)], color=style.PALETTE[i % 7], markersize=5,
-                      label=f"fold {fold}", alpha=0.85)
-        axis.grid(axis="both")
-    system_axis(axes[0, 0], names)
-    axes[0, 0].set(xlabel=f"mean {HEADERS[metric]} of a fold")
-    if paired:
-        axes[0, 1].axvline(0, color="0.3", linewidth=1)
-        axes[0, 1].set(xlabel=f"{names[system]} minus the other, in {HEADERS[metric]}, same fold")
-        axes[0, 1].tick_params(left=False)
-    handles, texts = axes[0, 0].get_legend_handles_labels()
-    figure.legend([Line2D([], [], marker="|", linestyle="", color="black", markersize=12, markeredgewidth=2), *handles],
-                  ["mean over folds", *texts], loc="outside lower center", ncols=min(6, 1 + len(handles)))
-    return titled(figure, "Spread between folds", label)
+    names, means = system_names(rows), fold_means(rows, ["system"], [metric])
+    panels = {f"mean {HEADERS[metric]} of a fold": means}
+    if system in names and len(names) > 1:
+        others = means[means["system"] != system]
+        lead = others["fold"].map(means[means["system"] == system].set_index("fold")[metric]) - others[metric]
+        panels[f"{names[system]} minus the other, in {HEADERS[metric]}, same fold"] = others.assign(**{metric: lead})
+    figure, axes = style.subplots(1, len(panels), size=(9.0 if len(panels) > 1 else 6.5, 0.38 * len(names) + 1.6),
+                                  sharey=True, squeeze=False)
+    for axis, (xlabel, table) in zip(axes[0], panels.items(), strict=True):
+        _spread(axis, table, names, metric, "fold")
+        axis.set(xlabel=xlabel)
+    for axis in axes[0, 1:]:
+        axis.axvline(0, color="0.3", linewidth=1)
+        axis.tick_params(left=False)
+    _spread_legend(figure, axes[0, 0], means["fold"])
+    return style.titled(figure, "Spread between folds", label)
 
 
 def seed_spread(rows: pd.DataFrame, label: str, metric: str = "dice") -> Figure | None:
@@ -85,50 +74,61 @@ def seed_spread(rows: pd.DataFrame, label: str, metric: str = "dice") -> Figure 
     if rows["seed"].nunique() < 2:
         return None
     names = system_names(rows)
-    means = rows.groupby(["system", "seed", "fold"])[metric].mean().groupby(["system", "seed"]).mean()
+    means = rows.groupby(["system", "seed", "fold"])[metric].mean().groupby(["system", "seed"]).mean().reset_index()
     figure, axis = style.subplots(size=(6.5, 0.38 * len(names) + 1.5))
-    for y, name in enumerate(names):
-        for i, (seed, value) in enumerate(means[name].items()):
-            axis.plot(value, y, MARKERS[i % len(MARKERS)], color=style.PALETTE[i % 7], markersize=6, alpha=0.85,
-                      label=None if y else f"seed {seed}")
-    system_axis(axis, names)
+    _spread(axis, means, names, metric, "seed")
     axis.set(xlabel=f"mean {HEADERS[metric]} over folds")
-    axis.grid(axis="x")
-    figure.legend(loc="outside lower center", ncols=6)
-    return titled(figure, "Spread between seeds", label)
+    _spread_legend(figure, axis, means["seed"])
+    return style.titled(figure, "Spread between seeds", label)
+
+
+def _spread(axis: Axes, table: pd.DataFrame, names: dict[str, str], metric: str, each: str) -> None:
+    """By system a bar at the mean, and a mark for `each` fold or seed."""
+    shared = {"data": table, "x": metric, "y": "system", "order": list(names), "linestyle": "none", "errorbar": None,
+              "legend": False, "ax": axis}
+    sns.pointplot(**shared, color="black", marker="|", markersize=15, markeredgewidth=2)
+    places = range(table[each].nunique())
+    sns.pointplot(**shared, hue=each, palette=[style.PALETTE[i % 7] for i in places], markersize=6, markeredgewidth=0,
+                  markers=[style.MARKERS[i % len(style.MARKERS)] for i in places], alpha=0.85)
+    axis.grid(axis="both")
+    axis.set(ylabel="")
+    style.name_rows(axis, names.values())
+
+
+def _spread_legend(figure: Figure, axis: Axes, each: pd.Series) -> None:
+    labels = [f"mean over {each.name}s", *(f"{each.name} {value}" for value in sorted(each.unique()))]
+    figure.legend(axis.lines, labels, loc="outside lower center", ncols=6)
 
 
 def forest(tests: pd.DataFrame, label: str) -> Figure:
-    """Mean paired differences with bootstrap 95 % intervals, a panel per metric (`statistics.compare_all`)."""
+    """Mean paired differences with bootstrap 95 % intervals, a panel per metric (`comparisons.compare_all`)."""
     metrics, names = list(tests["metric"].unique()), dict(zip(tests["against"], tests["against_name"], strict=True))
     figure, axes = style.subplots(1, max(1, len(metrics)), size=(10, 0.42 * max(1, len(names)) + 1.5), sharey=True,
-                                    squeeze=False)
+                                  squeeze=False)
     for axis, metric in zip(axes.flat, metrics, strict=False):
         part = tests[tests["metric"] == metric]
         notes = [f"{_p(row.p_holm)}, r = {_signed(row.rank_biserial, 2)}" for row in part.itertuples()]
         _intervals(axis, part["mean_difference"], part["low"], part["high"], notes)
         axis.set(xlabel=f"difference in {HEADERS[metric]} per image (95 % interval)")
-    system_axis(axes[0, 0], names)
+    style.name_rows(axes[0, 0], names.values())
     who = registry.REGISTRY[tests["system"].iloc[0]].paper if len(tests) else ""
-    return titled(figure, f"{who} minus each other system; p adjusted by Holm, r rank-biserial" if who else
-                   "Nothing to compare", label)
+    return style.titled(figure, f"{who} minus each other system; p adjusted by Holm, r rank-biserial" if who else
+                        "Nothing to compare", label)
 
 
 def size_curves(sized: pd.DataFrame, label: str, system: str = "xbusnet") -> Figure:
     """Dice against lesion length, a panel per system: images, local trend (lowess) and its bootstrap 95 % band.
 
-    sized: `tables_paper.sized(study, "pixels")`. Lines mark the edges of Table 2's bins; the trend of `system`, dashed,
+    sized: `paper_tables.sized(study, "pixels")`. Lines mark the edges of Table 2's bins; the trend of `system`, dashed,
     is in every panel. The band is pointwise: it resamples images.
     """
     names = system_names(sized)
     scores = sized.groupby(["system", "case_id"]).agg(size=("size", "first"), dice=("dice", "mean"))
     grid = np.geomspace(scores["size"].min(), scores["size"].max(), 40)
     curves = {name: curve(scores.loc[name, "size"], scores.loc[name, "dice"], grid) for name in names}
-    columns = min(4, len(names))
-    rows = -(-len(names) // columns)
-    figure, axes = style.subplots(rows, columns, size=(max(6.0, 2.5 * columns + 0.4), 2.1 * rows + 1.2), sharex=True,
-                                    sharey=True, squeeze=False)
-    for axis, name in zip(axes.flat, names, strict=False):
+    ticks = [t for t in (25, 50, 100, 200, 400, 800) if grid[0] * 0.9 <= t <= grid[-1] * 1.1]
+    figure, panels = style.panels(names)
+    for name, axis in panels.items():
         colour = OWN if name == system else OTHER
         middle, low, high = curves[name]
         axis.plot(scores.loc[name, "size"], scores.loc[name, "dice"], ".", color="0.55", markersize=3.5)
@@ -138,22 +138,15 @@ def size_curves(sized: pd.DataFrame, label: str, system: str = "xbusnet") -> Fig
             axis.plot(grid, curves[system][0], color=OWN, linewidth=1.2, linestyle="--")
         for edge in SIZE_BINS:
             axis.axvline(edge, color="0.7", linestyle=":", linewidth=1)
-        axis.set_title(textwrap.fill(names[name], 22), fontsize=9)
         axis.set(xscale="log", ylim=(-0.03, 1.03))
-    for axis in list(axes.flat)[len(names):]:
-        axis.set_axis_off()
-    ticks = [t for t in (25, 50, 100, 200, 400, 800) if grid[0] * 0.9 <= t <= grid[-1] * 1.1]
-    axes[0, 0].xaxis.set_major_locator(FixedLocator(ticks))
-    axes[0, 0].xaxis.set_minor_locator(NullLocator())
-    axes[0, 0].xaxis.set_major_formatter("{x:.0f}")
-    for axis in list(axes.flat)[:len(names)]:
-        axis.tick_params(labelbottom=True)
+        axis.set_xticks(ticks, ticks)
+        axis.minorticks_off()
     figure.supxlabel("longest bounding-box side (original pixels, log scale)", fontsize=9)
     figure.supylabel("Dice per image", fontsize=9)
     lines = [Line2D([], [], color=OWN, linestyle="--", label=names[system])] if system in names else []
     figure.legend(handles=[*lines, Line2D([], [], color="0.7", linestyle=":", label="edges of Table 2's bins")],
                   loc="outside lower right", ncols=2)
-    return titled(figure, "Dice by lesion size", label)
+    return style.titled(figure, "Dice by lesion size", label)
 
 
 def curve(size: pd.Series, score: pd.Series, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -168,24 +161,21 @@ def curve(size: pd.Series, score: pd.Series, grid: np.ndarray) -> tuple[np.ndarr
 
 
 def missed_map(table: pd.DataFrame, label: str) -> Figure:
-    """Share of lesions without any overlap, by system and size bin, with the counts (`tables_paper.table_2`)."""
+    """Share of lesions without any overlap, by system and size bin, with the counts (`paper_tables.table_2`)."""
     names, bins = system_names(table), list(table["bin"].unique())
-    share = table.assign(share=table["missed"] / table["n"].where(table["n"] > 0)).pivot(
-        index="system", columns="bin", values="share").loc[list(names), bins].fillna(0)
-    top = max(0.2, share.to_numpy().max(initial=0))
+    cells = table.assign(share=(table["missed"] / table["n"].where(table["n"] > 0)).fillna(0),
+                         text=[f"{row.missed:g} of {row.n}" if row.n else "none" for row in table.itertuples()])
+    share, text = (cells.pivot(index="system", columns="bin", values=values).loc[list(names), bins]
+                   for values in ("share", "text"))
     figure, axis = style.subplots(size=(6.2, 0.36 * len(names) + 1.6))
-    axis.imshow(share, cmap="Blues", vmin=0, vmax=top, aspect="auto")
-    for row in table.itertuples():
-        axis.text(bins.index(row.bin), list(names).index(row.system), f"{row.missed:g} of {row.n}" if row.n else "none",
-                  ha="center", va="center", color="white" if share.loc[row.system, row.bin] > 0.6 * top else "0.15",
-                  fontsize=8.5)
-    system_axis(axis, names)
-    axis.set_xticks(range(len(bins)), [f"{name}\nn = {table.loc[table['bin'] == name, 'n'].max()}" for name in bins])
-    axis.spines[:].set_visible(False)
-    axis.tick_params(length=0)
+    sns.heatmap(share, annot=text, fmt="", cmap="Blues", vmin=0, vmax=max(0.4, 2 * share.max(axis=None)), cbar=False,
+                annot_kws={"fontsize": 8.5, "color": "0.15"}, ax=axis,  # no cell too dark for its text
+                xticklabels=[f"{name}\nn = {table.loc[table['bin'] == name, 'n'].max()}" for name in bins],
+                yticklabels=[textwrap.fill(name, 24) for name in names.values()])
+    axis.tick_params(length=0, rotation=0)
     unit = "" if "m" in bins[0] or "px" in bins[0] else " (original pixels)"
-    axis.set_xlabel(f"longest bounding-box side{unit}")
-    return titled(figure, "Missed lesions: no overlap at all", label)
+    axis.set(xlabel=f"longest bounding-box side{unit}", ylabel="")
+    return style.titled(figure, "Missed lesions: no overlap at all", label)
 
 
 def ablations(rows: pd.DataFrame, label: str, metric: str = "dice") -> Figure:
@@ -200,30 +190,30 @@ def ablations(rows: pd.DataFrame, label: str, metric: str = "dice") -> Figure:
         left.plot(table.loc[name], [y] * table.shape[1], "D", color="white", markeredgecolor="0.35", markersize=5)
         left.errorbar(table.loc[name].mean(), y, xerr=table.loc[name].std(ddof=1), fmt="o", capsize=4, zorder=3,
                       color=OWN if name == "xbusnet" else OTHER)
-    system_axis(left, names)
+    style.name_rows(left, names.values())
     left.set(xlabel=f"{HEADERS[metric]}: folds (diamonds), mean ± SD")
     left.grid(axis="x")
-    for suffix, said, colour, marker in (("", "with LFE", OWN, "o"), ("-no-lfe", "without LFE", OTHER, "s")):
+    for suffix, company, colour, marker in (("", "with LFE", OWN, "o"), ("-no-lfe", "without LFE", OTHER, "s")):
         pair = [f"xbusnet{suffix}", f"xbusnet{suffix}-no-sfa"]
         at = [x for x in (0, 1) if pair[x] in table.index]
         there = [pair[x] for x in at]
         right.plot(at, table.loc[there], color=colour, linewidth=0.7, alpha=0.5)
         right.plot(at, table.loc[there].mean(axis=1), color=colour, marker=marker, linewidth=2.2,
-                   label=said + (" (not complete)" if len(at) < 2 else ""))
+                   label=company + (" (not complete)" if len(at) < 2 else ""))
     right.set_xticks((0, 1), ("with SFA", "without SFA"))
     right.set(xlim=(-0.25, 1.25), ylabel=f"{HEADERS[metric]}: mean over folds (thin: one fold)")
     right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     right.grid(axis="y")
-    return titled(figure, "Ablations", label)
+    return style.titled(figure, "Ablations", label)
 
 
 def effects(table: pd.DataFrame, label: str) -> Figure:
     """The effects of `statistics.interaction` with their bootstrap 95 % intervals."""
     figure, axis = style.subplots(size=(7, 0.45 * max(1, len(table)) + 1.4))
     _intervals(axis, table["mean"], table["low"], table["high"], [f"n = {n}" for n in table["n"]])
-    system_axis(axis, dict(zip(table["effect"], table["effect"], strict=True)))
+    style.name_rows(axis, table["effect"])
     axis.set(xlabel="difference in Dice per image (95 % interval)")
-    return titled(figure, "What SFA brings", label)
+    return style.titled(figure, "What SFA brings", label)
 
 
 def _intervals(axis: Axes, mean: pd.Series, low: pd.Series, high: pd.Series, notes: list[str]) -> None:
@@ -235,31 +225,6 @@ def _intervals(axis: Axes, mean: pd.Series, low: pd.Series, high: pd.Series, not
     axis.axvline(0, color="0.3", linewidth=1)
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.grid(axis="x")
-
-
-def system_names(rows: pd.DataFrame) -> dict[str, str]:
-    """Registry name: paper's name, in the registry's order."""
-    named = rows.drop_duplicates("system").set_index("system")["paper_name"]
-    known = [name for name in registry.names() if name in named]
-    return {name: named[name] for name in [*known, *sorted(set(named.index) - set(known))]}
-
-
-def system_axis(axis: Axes, names: dict[str, str]) -> None:
-    """Systems from top to bottom, at y = 0, 1, …, by the paper's names."""
-    axis.set_yticks(range(len(names)), [textwrap.fill(name, 24) for name in names.values()])
-    axis.set_ylim(max(1, len(names)) - 0.4, -0.6)  # the first on top
-    if not names:
-        axis.set_axis_off()
-
-
-def titled(figure: Figure, what: str, label: str) -> Figure:
-    """What is drawn, and below it of which study."""
-    figure.suptitle(f"{what}\n" + textwrap.fill(label, int(13.5 * figure.get_figwidth())), fontsize=9.5)
-    return figure
-
-
-def _diamond(label: str) -> Line2D:
-    return Line2D([], [], marker="D", linestyle="", color="white", markeredgecolor="black", label=label)
 
 
 def _p(value: float) -> str:

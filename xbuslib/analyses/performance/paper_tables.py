@@ -1,7 +1,7 @@
 """The paper's Tables 1–4 from a study: both metric families beside each other, each printed figure beside its own.
 
 A printed figure goes into the column `<metric>_printed` of the family that it can be compared with: the lesion's
-(the paper's equations) or the two-class mean (`printed.FAMILY`). Rows are default scorings unless said otherwise.
+(the paper's equations) or the two-class mean (`printed.FAMILY`). Rows are default scorings unless stated otherwise.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ from xbuslib.runs.study import Study
 
 WHO = ["paper_name", "system", "policy", "attributes"]  # one row of a table
 ABLATIONS = ["xbusnet", "xbusnet-no-lfe", "xbusnet-no-gfe", "xbusnet-no-sfa", "xbusnet-no-lfe-no-sfa"]
-TOLD = ("paper", "reference")  # policies that may take size or place from the reference mask
+USING_REFERENCE = ("paper", "reference")  # policies that may take size or place from the reference mask
 RELEASED_FOLDS = "290c4d4b035e"  # folds.checksum of the authors' lists: only then is fold k the paper's fold k
 OVERLAP = ["dice", "iou", "dice_two_class", "iou_two_class"]
 MILLIMETRES = (10, 20)  # largest diameter of T1a–b, of T1c, and of T2 upwards (AJCC, 8th edition)
@@ -38,13 +38,13 @@ def absent(study: Study, wanted: list[str]) -> list[str]:
 def table_1(study: Study) -> pd.DataFrame:
     """A row per system, prompt policy and attributes: mean and SD over folds of both metric families.
 
-    `default` marks the scoring that the other tables use, `told` policies that may use the reference mask.
+    `default` marks the scoring that the other tables use, `uses_reference` policies that may use the reference mask.
     Printed figures stand in the default rows, since the paper prints one figure per system.
     """
     rows = study.per_image[study.per_image["system"].isin(compared(study))]
     table = over_folds(rows, [*WHO, "default"])
     table = _registry_order(table, study)
-    table.insert(5, "told", table["policy"].isin(TOLD))
+    table.insert(5, "uses_reference", table["policy"].isin(USING_REFERENCE))
     figures = printed.table_1().set_index("system")
     for metric in ("dice", "iou"):
         _place_printed(table, metric, table["system"].map(figures[metric]).where(table["default"]))

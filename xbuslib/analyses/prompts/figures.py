@@ -8,6 +8,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from xbuslib.data.images import read_grey, read_mask
 from xbuslib.display import style
+from xbuslib.display.strips import strips
 from xbuslib.prompts.words import Finding
 
 WRAP = 88  # characters of tokens in one line
@@ -81,24 +82,16 @@ def drawn_shapes(cases: pd.DataFrame, drawn: list[dict], scores: pd.DataFrame, l
 
 
 def leak_boxes(scores: pd.DataFrame, label: str) -> Figure:
-    """Lesion Dice of each drawing over all cases: every case a dot, quartiles a box, median a line, mean a
-    diamond.
-
-    scores: drawn, dice.
+    """Lesion Dice of each drawing over all cases: a dot a case, quartiles, median and whiskers as in `strips`, and
+    the mean, a diamond. scores: drawn, dice.
     """
-    names = list(dict.fromkeys(scores["drawn"]))
-    groups = [scores.loc[scores["drawn"] == name, "dice"].to_numpy() for name in names]
-    figure, axis = style.subplots(size=(7.6, 0.55 * len(names) + 1.3))
-    jitter = np.random.default_rng(0)
-    for y, values in enumerate(groups):
-        axis.plot(values, y + jitter.uniform(-0.17, 0.17, len(values)), ".", color="0.6", markersize=3, zorder=1)
-        low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
-        axis.barh(y, high - low, 0.5, left=low, facecolor="none", edgecolor="black", zorder=2)
-        axis.plot([middle] * 2, [y - 0.25, y + 0.25], color=style.PALETTE[0], linewidth=2.2, zorder=3)
-        axis.plot(values.mean(), y, "D", color=style.PALETTE[1], markeredgecolor="white", markersize=7, zorder=4)
-        axis.text(1.02, y, f"mean {values.mean():.3f}", va="center", fontsize=8.5)
-    axis.set(yticks=range(len(names)), yticklabels=names, xlim=(-0.02, 1.0), ylim=(len(names) - 0.5, -0.5),
-             xlabel="lesion Dice at original resolution; no image was read",
+    means = scores.groupby("drawn", sort=False)["dice"].mean()
+    figure, axis = style.subplots(size=(7.6, 0.55 * len(means) + 1.3))
+    strips(axis, scores["dice"], scores["drawn"], {name: name for name in means.index}, "0.5")
+    axis.plot(means, range(len(means)), "D", color=style.PALETTE[1], markeredgecolor="white", markersize=7, zorder=4)
+    for y, mean in enumerate(means):
+        axis.text(1.02, y, f"mean {mean:.3f}", va="center", fontsize=8.5)
+    axis.set(xlim=(-0.02, 1.0), xlabel="lesion Dice at original resolution; no image was read",
              title=f"Drawn from the prompt alone, {label}")
     return figure
 

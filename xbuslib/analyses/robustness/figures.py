@@ -8,7 +8,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from xbuslib.analyses.performance.figures import titled
 from xbuslib.analyses.robustness.robustness import FLIP, confusion
 from xbuslib.analyses.robustness.variations import VARIATIONS
 from xbuslib.display import style
@@ -41,7 +40,7 @@ def changes(table: pd.DataFrame, label: str) -> Figure:
     figure.legend(handles=[Line2D([], [], color=BETTER, marker="o", label="says less, or the same in other words"),
                            Line2D([], [], color=WORSE, marker="o", label="says what is not so")],
                   loc="outside lower center", ncols=2)
-    return titled(figure, "Change of Dice per image when the prompt is varied (mean, 95 % interval)", label)
+    return style.titled(figure, "Change of Dice per image when the prompt is varied (mean, 95 % interval)", label)
 
 
 def changes_by_size(table: pd.DataFrame, label: str) -> Figure:
@@ -58,7 +57,7 @@ def changes_by_size(table: pd.DataFrame, label: str) -> Figure:
     figure.legend(handles=[Line2D([], [], color=colour, marker=marker, label=f"{size}, n = {n[size]}")
                            for size, (colour, marker) in SIZE_STYLE.items() if size in n],
                   loc="outside lower center", ncols=3)
-    return titled(figure, "Change of Dice per image by size class of the lesion (mean, 95 % interval)", label)
+    return style.titled(figure, "Change of Dice per image by size class of the lesion (mean, 95 % interval)", label)
 
 
 def flips(table: pd.DataFrame, label: str) -> Figure:
@@ -75,7 +74,7 @@ def flips(table: pd.DataFrame, label: str) -> Figure:
     figure.legend(handles=[Patch(color=WORSE, label=f"Dice falls by more than {FLIP}"),
                            Patch(color=BETTER, label=f"Dice rises by more than {FLIP}")],
                   loc="outside lower center", ncols=2)
-    return titled(figure, "Images that another prompt decides otherwise", label)
+    return style.titled(figure, "Images that another prompt decides otherwise", label)
 
 
 def first_pass(found: pd.DataFrame, shares: pd.DataFrame, label: str) -> Figure:
@@ -97,7 +96,7 @@ def first_pass(found: pd.DataFrame, shares: pd.DataFrame, label: str) -> Figure:
     figure.legend(handles=[Line2D([], [], marker="|", linestyle="", color=style.PALETTE[1], markersize=12,
                                   markeredgewidth=2, label="always the most frequent class of the reference")],
                   loc="outside lower right")
-    return titled(figure, "Size and place as the first pass finds them", label)
+    return style.titled(figure, "Size and place as the first pass finds them", label)
 
 
 def _widen(axes: list[Axes]) -> None:

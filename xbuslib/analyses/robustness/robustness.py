@@ -1,8 +1,8 @@
 """How much of a trained system's score is its prompt: validation prompts varied, nothing trained again.
 
-Every fold's own run is asked about the cases it validated, with the prompts of `variations`. Frozen image features are
-computed once per fold, and a prompt that a system was already asked with is not asked again. Where a variation
-touches the attributes or the wording, the first pass reads it too, as it would in use.
+Every fold's own run predicts the cases it validated, with the prompts of `variations`. Frozen image features are
+computed once per fold, and no case is predicted twice under one prompt. Where a variation touches the attributes or
+the wording, the first pass reads it too, as it would in use.
 """
 
 from pathlib import Path
@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-from statsmodels.stats.proportion import proportion_confint
+from scipy.stats import binomtest
 
 from xbuslib.analyses.robustness.variations import (
     NO_ATTRIBUTES,
@@ -25,31 +24,28 @@ from xbuslib.analyses.robustness.variations import (
 from xbuslib.errors import StudyError
 from xbuslib.evaluation import metrics, statistics
 from xbuslib.files import outputs_root
-from xbuslib.inference.predict import probability_maps, views
+from xbuslib.inference.predict import images_of
 from xbuslib.models import registry
 from xbuslib.models.system import System
 from xbuslib.progress import track
 from xbuslib.prompts import words
-from xbuslib.prompts.conditioning import TextTable, to_tensors
 from xbuslib.prompts.words import QUADRANTS, SIZES, Finding
 from xbuslib.runs import record
 from xbuslib.runs.study import Study, open_study
-from xbuslib.runs.trained import load_system
-from xbuslib.training import recipes
+from xbuslib.runs.trained import Trained
 
 FLIP = 0.05  # change of an image's Dice from which it counts as another decision: a twentieth of the scale, our choice
 REPRODUCED = 0.005  # mean difference to the run's own Dice that other hardware may make; the same gives none
 NOTHING = "nothing"  # a first pass without a pixel above τ
-COLUMNS = {"global_text": ["global_text"], "local_text": ["local_text"], "point": ["x", "y"]}  # of a prompt table
 WHO = ["baseline", "group", "variation", "wrong"]
 
 
-class Answer(NamedTuple):
+class Prediction(NamedTuple):
     """What a system made of one image under one prompt."""
 
     dice: float
     proposal: Finding  # size and place measured on its own map at τ: what a first pass proposes
-    told: tuple  # the prompt as the system read it
+    prompt: tuple  # as the system read it, for each view
 
 
 class Evaluation(NamedTuple):
@@ -72,7 +68,7 @@ def open_system(name: str, system: str, partial: bool = False) -> Study:
         raise StudyError(f"study {name!r} has no finished run under {outputs_root()}; start with ./run_all.sh")
     records = {row.system: record.read(Path(row.folder)) for row in listed.drop_duplicates("system").itertuples()}
     prompted = [key for key in registry.names() if key in records and records[key]["scorings"] != [["none", "none"]]]
-    choice = f"ask for one that does with -p system NAME: {', '.join(prompted)}" if prompted else \
+    choice = f"choose one that does with -p system NAME: {', '.join(prompted)}" if prompted else \
         "no system of this study reads any, so there is nothing to vary"
     if system not in records:
         raise StudyError(f"study {name!r} has no run of {system}, whose prompts were to be varied; {choice}")
@@ -84,71 +80,56 @@ def open_system(name: str, system: str, partial: bool = False) -> Study:
 # ---- one run --------------------------------------------------------------------------------------------------
 
 
-class Subject:
+class FoldRun:
     """The run that validated a fold (first seed), and its cases in the order in which it scored them."""
 
-    def __init__(self, study: Study, system: str, fold: int):
-        self.system, self.run = load_system(study.run_folder(system, fold))
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.system.requires_grad_(False).to(device, memory_format=torch.channels_last)  # as training leaves it
-        self.plan, self.edges, self.device = recipes.of_run(self.run), tuple(self.run["size_edges_px"]), device
-        cases = study.cases[study.cases["fold"] == fold].reset_index(drop=True)
+    def __init__(self, trained: Trained, study: Study):
+        self.fold, self.predictor = trained.run["fold"], trained.predictor
+        cases = study.cases[study.cases["fold"] == self.fold].reset_index(drop=True)
         self.cases = cases.astype(object).where(cases.notna(), None)  # a missing attribute is None, as in prompts
         rows = study.prepared.rows(cases["case_id"])
         self.masks = study.prepared.masks[rows]
         self.references = [words.from_reference(study.prepared, row) for row in rows]
         self.blank = [Finding(None, None, finding.frame) for finding in self.references]
-        pictures = torch.from_numpy(study.prepared.images[rows])[:, None]  # (n, 1, S, S)
-        self.seen = views(self.system, pictures, self.plan, device)
-        self.texts, self.kept = TextTable(self.system, device), {}
+        self.views, self.known = self.predictor.views(images_of(cases, study.prepared)), {}
 
     @property
     def baselines(self) -> tuple[str, ...]:
         """The policies from which changes are counted: all is known, and what can be deployed."""
-        return ("reference", "first_pass") if {"global_text", "point"} & set(self.system.prompts) else ("none",)
+        spatial = {"global_text", "point"} & set(self.predictor.system.prompts)
+        return ("reference", "first_pass") if spatial else ("none",)
 
-    def ask(self, policy: str, variation: Variation = UNVARIED, draw: int = 0) -> list[Answer]:
-        """An answer per case under a baseline's `policy`, varied; `draw` counts the random draws of a variation."""
+    def predict(self, policy: str, variation: Variation = UNVARIED, draw: int = 0) -> list[Prediction]:
+        """A prediction per case under a baseline's `policy`, varied; `draw` counts the random draws of a variation."""
         policy, cases = variation.policy or policy, self.cases
         if variation.cases:
-            cases = variation.cases(cases, np.random.default_rng([draw, self.run["fold"]]))
+            cases = variation.cases(cases, np.random.default_rng([draw, self.fold]))
         proposals = self.blank
         if policy in ("first_pass", "paper"):
-            proposals = [answer.proposal for answer in self._answers(cases, self.blank, variation, draw)]
+            proposals = [found.proposal for found in self._predict(cases, self.blank, variation, draw)]
         findings = [words.combine(policy, reference, proposal, proposal.frame)
                     for reference, proposal in zip(self.references, proposals, strict=True)]
         if variation.finding:
-            findings = [variation.finding(finding, self.edges) for finding in findings]
-        return self._answers(cases, findings, variation, draw)
+            findings = [variation.finding(finding, self.predictor.edges) for finding in findings]
+        return self._predict(cases, findings, variation, draw)
 
-    def _answers(self, cases: pd.DataFrame, findings: list[Finding], variation: Variation,
-                 draw: int) -> list[Answer]:
-        """As predict_policy prompts and predicts, for those prompts of a case that are new."""
-        tables = []
-        for view in self.seen:
-            said = [words.mirror(finding) for finding in findings] if view.mirrored else findings
-            table = words.build(cases, said, self.edges, style=getattr(self.system, "prompt_style", "paper"))
-            tables.append(reworded(table, variation, draw))
-        read = [column for name in self.system.prompts for column in COLUMNS[name]]
-        told = list(zip(*(table[read].itertuples(index=False, name=None) for table in tables), strict=True))
-        new = [i for i in range(len(told)) if (i, told[i]) not in self.kept]
+    def _predict(self, cases: pd.DataFrame, findings: list[Finding], variation: Variation,
+                 draw: int) -> list[Prediction]:
+        """Only cases whose prompt is new are predicted."""
+        config = self.predictor.plan.config
+        tables = [reworded(table, variation, draw)
+                  for table in self.predictor.prompt_tables(self.views, cases, findings)]
+        read = words.columns_read(self.predictor.system.prompts)
+        prompts = list(zip(*(table[read].itertuples(index=False, name=None) for table in tables), strict=True))
+        new = [key for key in enumerate(prompts) if key not in self.known]
         if new:
-            maps, tau = self._maps(tables, new), self.plan.config.first_pass_threshold
-            scores = metrics.per_image(maps >= self.plan.config.threshold, self.masks[new])["dice"]
-            for i, found, dice in zip(new, maps, scores, strict=True):
-                proposal = words.from_first_pass(found, findings[i].frame, tau)
-                self.kept[i, told[i]] = Answer(float(dice), proposal, told[i])
-        return [self.kept[i, said] for i, said in enumerate(told)]
-
-    def _maps(self, tables: list[pd.DataFrame], chosen: list[int]) -> np.ndarray:
-        """(len(chosen), S, S) probabilities of the chosen cases, over all views."""
-        maps = []
-        for view, table in zip(self.seen, tables, strict=True):
-            given = to_tensors(self.system, table.iloc[chosen], self.texts)
-            features = None if view.features is None else view.features[chosen]
-            found = probability_maps(self.system, view.images[chosen], features, given, self.plan, self.device)
-            maps.append(found[..., ::-1] if view.mirrored else found)
-        return np.mean(maps, axis=0)
+            positions = [i for i, _ in new]
+            maps = self.predictor.mean_maps(self.views, tables, positions)
+            scores = metrics.per_image(maps >= config.threshold, self.masks[positions])["dice"]
+            for (i, prompt), found, dice in zip(new, maps, scores, strict=True):
+                proposal = words.from_first_pass(found, findings[i].frame, config.first_pass_threshold)
+                self.known[i, prompt] = Prediction(float(dice), proposal, prompt)
+        return [self.known[key] for key in enumerate(prompts)]
 
 
 # ---- a study --------------------------------------------------------------------------------------------------
@@ -158,39 +139,39 @@ def evaluate(study: Study, system: str) -> Evaluation:
     """`system` under its baselines and every variation that can matter, each fold by its own run (first seed).
 
     Columns of the rows: WHO, policy, attributes ("metadata" or "none": what a baseline's prompt holds), draw, fold,
-    case_id, size (class of the reference by the fold's edges), told (the prompt as read), told_otherwise, dice,
-    dice_baseline, change. Every baseline is there as the variation UNVARIED.
+    case_id, size (class of the reference by the fold's edges), prompt (as read), prompt_changed, dice, dice_baseline,
+    change. Every baseline is there as the variation UNVARIED.
     """
     parts, found, read = [], [], ()
     folds = sorted(study.runs["fold"].unique())
     for fold in track(folds, "prompt variations", len(folds)):
-        subject = Subject(study, system, fold)
-        read = subject.system.prompts
-        parts += [_asked(subject, baseline) for baseline in subject.baselines]
-        if subject.baselines != ("none",):
-            found.append(_first_pass(subject))
+        run = FoldRun(Trained.load(study.run_folder(system, fold)), study)
+        read = run.predictor.system.prompts
+        parts += [_varied(run, baseline) for baseline in run.baselines]
+        if run.baselines != ("none",):
+            found.append(_first_pass(run))
     rows = pd.concat(parts, ignore_index=True)
     return Evaluation(rows, pd.concat(found, ignore_index=True) if found else pd.DataFrame(),
                       [variation.name for variation in applicable(read)[1]])
 
 
-def _asked(subject: Subject, baseline: str) -> pd.DataFrame:
+def _varied(run: FoldRun, baseline: str) -> pd.DataFrame:
     """The rows of one fold and baseline."""
-    varied = [v for v in applicable(subject.system.prompts)[0] if not (v.group == POLICY and v.policy == baseline)]
-    before = subject.ask(baseline)
-    known = {"fold": subject.run["fold"], "case_id": subject.cases["case_id"],
-             "size": [words.size_word(finding.box, subject.edges) for finding in subject.references]}
+    system = run.predictor.system
+    varied = [v for v in applicable(system.prompts)[0] if not (v.group == POLICY and v.policy == baseline)]
+    before = run.predict(baseline)
+    known = {"fold": run.fold, "case_id": run.cases["case_id"],
+             "size": [words.size_word(finding.box, run.predictor.edges) for finding in run.references]}
     parts = []
     for variation in [UNVARIED, *varied]:
         for draw in range(variation.draws):
-            after = subject.ask(baseline, variation, draw)
+            after = run.predict(baseline, variation, draw)
             parts.append(pd.DataFrame({
                 "baseline": baseline, "group": variation.group, "variation": variation.name, "wrong": variation.wrong,
-                "policy": variation.policy or baseline,
-                "attributes": _attributes(subject.system, variation), "draw": draw, **known,
-                "told": [" | ".join(map(str, answer.told[0])) for answer in after],
-                "told_otherwise": [a.told != b.told for a, b in zip(after, before, strict=True)],
-                "dice": [answer.dice for answer in after], "dice_baseline": [answer.dice for answer in before]}))
+                "policy": variation.policy or baseline, "attributes": _attributes(system, variation), "draw": draw,
+                **known, "prompt": [" | ".join(map(str, one.prompt[0])) for one in after],
+                "prompt_changed": [a.prompt != b.prompt for a, b in zip(after, before, strict=True)],
+                "dice": [one.dice for one in after], "dice_baseline": [one.dice for one in before]}))
     return pd.concat(parts).assign(change=lambda rows: rows["dice"] - rows["dice_baseline"])
 
 
@@ -222,7 +203,7 @@ def reproduced(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def summary(rows: pd.DataFrame, by: tuple[str, ...] = ()) -> pd.DataFrame:
-    """A row per baseline and variation (and value of each column in `by`): WHO, n images, told_otherwise (share whose
+    """A row per baseline and variation (and value of each column in `by`): WHO, n images, prompt_changed (share whose
     prompt differs), dice, change with its bootstrap 95 % interval low … high, and the shares worse and better of
     images whose Dice falls or rises by more than FLIP.
 
@@ -231,14 +212,14 @@ def summary(rows: pd.DataFrame, by: tuple[str, ...] = ()) -> pd.DataFrame:
     keys, varied = [*WHO, *by], rows[rows["variation"] != UNVARIED.name]
     varied = varied.assign(worse=varied["change"] < -FLIP, better=varied["change"] > FLIP)
     images = varied.groupby([*keys, "fold", "case_id"], sort=False)[
-        ["told_otherwise", "dice", "change", "worse", "better"]].mean().reset_index()
+        ["prompt_changed", "dice", "change", "worse", "better"]].mean().reset_index()
     table = []
     for values, some in images.groupby(keys, sort=False):
         low, high = statistics.interval(some["change"]) if len(some) > 1 else (np.nan, np.nan)
-        means = some[["told_otherwise", "dice", "change", "worse", "better"]].mean()
+        means = some[["prompt_changed", "dice", "change", "worse", "better"]].mean()
         table.append(dict(zip(keys, values, strict=True)) | {"n": len(some)} | means.to_dict()
                      | {"low": low, "high": high})
-    columns = [*keys, "n", "told_otherwise", "dice", "change", "low", "high", "worse", "better"]
+    columns = [*keys, "n", "prompt_changed", "dice", "change", "low", "high", "worse", "better"]
     order = {name: place for place, name in enumerate(v.name for v in VARIATIONS)}
     return pd.DataFrame(table, columns=columns).sort_values(
         ["baseline", "variation", *by], ignore_index=True,
@@ -266,20 +247,22 @@ def decisions(rows: pd.DataFrame) -> pd.DataFrame:
 # ---- the first pass itself ------------------------------------------------------------------------------------
 
 
-def _first_pass(subject: Subject) -> pd.DataFrame:
-    proposals = [answer.proposal for answer in subject.ask("none")]  # its blank prompt is that of a first pass
+def _first_pass(run: FoldRun) -> pd.DataFrame:
+    edges, proposals = run.predictor.edges, [one.proposal for one in run.predict("none")]  # its prompt is blank
     return pd.DataFrame([{
-        "fold": subject.run["fold"], "case_id": case,
-        "size": words.size_word(reference.box, subject.edges),
-        "size_found": words.size_word(proposal.box, subject.edges) or NOTHING,
+        "fold": run.fold, "case_id": case,
+        "size": words.size_word(reference.box, edges), "size_found": words.size_word(proposal.box, edges) or NOTHING,
         "quadrant": words.quadrant(reference.centre, reference.frame),
         "quadrant_found": words.quadrant(proposal.centre, proposal.frame) or NOTHING,
-    } for case, reference, proposal in zip(subject.cases["case_id"], subject.references, proposals, strict=True)])
+    } for case, reference, proposal in zip(run.cases["case_id"], run.references, proposals, strict=True)])
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share; nan without cases."""
-    return tuple(map(float, proportion_confint(hits, n, method="wilson"))) if n else (np.nan, np.nan)
+    if not n:
+        return np.nan, np.nan
+    interval = binomtest(hits, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def confusion(found: pd.DataFrame, what: str = "size") -> pd.DataFrame:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from xbuslib.errors import StudyError
-from xbuslib.prompts.words import SIZES, Finding, mirror, size_word
+from xbuslib.prompts.words import SIZES, Finding, mirror, resized, size_word
 
 ATTRIBUTES = ("shape", "margin", "birads")
 DRAWS = 3  # of what is drawn at random (shuffling, typos), averaged per image; every draw costs passes over the fold
@@ -130,28 +130,19 @@ def neighbour(value: str, scale: tuple[str, ...], step: int) -> str:
 
 def size_off(step: int) -> Callable[[Finding, tuple[float, float]], Finding]:
     """One size class up or down; at the end of the list, one the other way."""
-    return lambda finding, edges: _resized(finding, edges, lambda word: neighbour(word, SIZES, step))
+    return lambda finding, edges: _other_size(finding, edges, lambda word: neighbour(word, SIZES, step))
 
 
 def size_opposite(finding: Finding, edges: tuple[float, float]) -> Finding:
     """Small becomes large and large small; medium has no opposite and stays."""
-    return _resized(finding, edges, lambda word: SIZES[2 - SIZES.index(word)])
+    return _other_size(finding, edges, lambda word: SIZES[2 - SIZES.index(word)])
 
 
-def _resized(finding: Finding, edges: tuple[float, float], change: Callable[[str], str]) -> Finding:
-    """The box scaled to the middle of another class, aspect kept; 1.5 × the upper edge stands for large.
-
-    Prompts in words say the class alone; those of the released code say the box.
-    """
-    if finding.box is None:
-        return finding
+def _other_size(finding: Finding, edges: tuple[float, float], change: Callable[[str], str]) -> Finding:
+    """The finding in another size class; prompts in words name the class alone, those of the released code the box."""
     own = size_word(finding.box, edges)
-    word = change(own)
-    if word == own:
-        return finding
-    low, high = edges
-    scale = {"small": low / 2, "medium": (low + high) / 2, "large": 1.5 * high}[word] / max(finding.box)
-    return replace(finding, box=(finding.box[0] * scale, finding.box[1] * scale))
+    word = own and change(own)
+    return finding if word == own else resized(finding, word, edges)
 
 
 def flip(finding: Finding) -> Finding:

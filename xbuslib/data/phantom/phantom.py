@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import label
 
+from xbuslib.data.images import largest_component
 from xbuslib.data.phantom import acoustics as acoustics
 from xbuslib.data.phantom import lesion as lesion
 from xbuslib.data.phantom import scanners as scanners
@@ -70,7 +70,7 @@ def write(
         for number in track(range(1, n + 1), "simulating phantom cases", n):
             rows.append(_write_case(partial / IMAGES, simulate(number, seed, size, None, scanner), digits))
         table = [vocabulary.COLUMNS] + [list(row.values()) for row in rows]
-        write_workbook(partial / TABLE, {SHEETS[0]: table, SHEETS[1]: vocabulary.DICTIONARY})
+        write_workbook(partial / TABLE, {SHEETS[0]: table, SHEETS[1]: vocabulary.ODDS["dictionary"]})
         if root.exists():
             root.rmdir()
         partial.rename(root)
@@ -104,7 +104,8 @@ def simulate(
     if row["Classification"] != "normal":
         shape = _placed(rng, row, tissue, frame, scanners.scanner(scanner).lesion_scale)
         tissue = lesion.insert(rng, tissue, shape, row, frame)
-        mask = _one_piece((lesion.distance(shape, shape.drawn, frame) < 0) & visible)
+        # rasterising can cut a pixel off a notch or a spicule
+        mask, _ = largest_component((lesion.distance(shape, shape.drawn, frame) < 0) & visible, corners=True)
     loss = acoustics.two_way_loss(tissue.attenuation, frame)
     envelope = acoustics.compound(rng, tissue.level, loss, tissue.reflectors, frame)
     grey = acoustics.log_compress(envelope, frame, visible) * visible
@@ -162,12 +163,6 @@ def _placed(
         column, min(margin - left, frame.width / 2), max(frame.width - margin - right, frame.width / 2)
     )
     return shape._replace(row=float(line), column=float(column))
-
-
-def _one_piece(mask: np.ndarray) -> np.ndarray:
-    """The largest 8-connected part: rasterising can cut a pixel off a notch or a spicule."""
-    parts, count = label(mask, structure=np.ones((3, 3)))
-    return mask if count < 2 else parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
 
 
 def _write_case(folder: Path, case: Case, digits: int) -> dict:

@@ -1,0 +1,49 @@
+"""A dataset made ready for a study: its case table, its decoded images and its folds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from xbuslib.config import Config
+from xbuslib.data import catalogue, folds, images
+from xbuslib.data.cases import lesions
+from xbuslib.errors import StudyError
+from xbuslib.files import lock, outputs_root
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset made ready: all cases, those with a lesion, their images and their validation folds."""
+
+    dataset: str
+    root: Path
+    all_cases: pd.DataFrame
+    cases: pd.DataFrame  # with a lesion; normals are negative controls
+    prepared: images.Prepared
+    fold_of: pd.Series  # case_id: validation fold
+
+    def identity(self) -> dict[str, str]:
+        """What run.json says of the data: equal identities, equal images, masks and folds."""
+        return {"dataset": self.dataset, "dataset_fingerprint": self.prepared.fingerprint,
+                "folds_checksum": folds.checksum(self.fold_of)}
+
+    def split(self, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """(training cases, validation cases) of one fold."""
+        inside = self.cases["case_id"].map(self.fold_of) == fold
+        if not inside.any():
+            raise StudyError(f"there is no fold {fold}; the folds are 0 … {self.fold_of.max()}")
+        return self.cases[~inside].reset_index(drop=True), self.cases[inside].reset_index(drop=True)
+
+
+def open_source(dataset: str, data: str | Path | None, fold_lists: str | Path | None, config: Config,
+                study: str) -> Source:
+    """Load, check and decode a dataset; decoded images are kept in outputs/<study>/prepared."""
+    root = catalogue.data_root(dataset, data, config.phantom_cases)
+    table = catalogue.load(dataset, root)
+    path = outputs_root() / study / "prepared" / f"{dataset}_{config.image_size}.npz"
+    with lock(path):
+        prepared = images.prepare(table, config.image_size, path)
+    cases = lesions(table)
+    fold_of = folds.read(Path(fold_lists), cases) if fold_lists else folds.split(cases, config.folds, config.folds_seed)
+    return Source(dataset, root, table, cases, prepared, fold_of)
