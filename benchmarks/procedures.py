@@ -77,8 +77,9 @@ def reference_step(b: Bench):
     def step() -> Tensor:
         batch = loop.next_batch(queue, len(b.cases), b.plan.batch_size, generator)
         image, mask = _decode(b, batch)
-        training_prompts = TrainingPrompts(b.system, b.cases.iloc[batch].reset_index(drop=True), b.prepared, b.rows[batch], b.edges,
-                               b.plan, TextTable(b.system, b.device))
+        cases = b.cases.iloc[batch].reset_index(drop=True)
+        training_prompts = TrainingPrompts(b.system, cases, b.prepared, b.rows[batch], b.edges, b.plan,
+                                           TextTable(b.system, b.device))
         given = training_prompts(list(range(len(batch))), generator)
         with torch.no_grad():
             features = b.system.encode_images(image)

@@ -42,8 +42,7 @@ from xbuslib.prompts import words
 from xbuslib.prompts.conditioning import TextTable, TrainingPrompts
 from xbuslib.runs import environment, record
 from xbuslib.runs.fold import run_fold
-from xbuslib.runs.source import Source
-from xbuslib.runs.source import open_source
+from xbuslib.runs.source import Source, open_source
 from xbuslib.runs.study import open_study
 from xbuslib.training import recipes
 
@@ -108,7 +107,7 @@ def load(size: int) -> Callable:
 
 def prepare(size: int) -> Callable:
     table = catalogue.load("phantom", outputs_root() / "data")
-    path = outputs_root() / STUDY / "prepared" / f"phantom_{size}.npz"
+    path = outputs_root() / STUDY / "prepared" / f"phantom_{size}"
     return lambda: images.prepare(table, size, path)
 
 

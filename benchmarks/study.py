@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 import typer
+from xbuslib.display.terminal import show
 
 from benchmarks import machine
-from xbuslib.display.terminal import show
 from xbuslib.config import resolve
 from xbuslib.files import REPOSITORY
 from xbuslib.models import registry

@@ -15,6 +15,7 @@ from skimage.draw import ellipse, polygon
 from xbuslib.analyses.calibration import boundaries
 from xbuslib.data import originals
 from xbuslib.errors import StudyError
+from xbuslib.evaluation import boundary
 from xbuslib.runs import record
 
 
@@ -49,9 +50,9 @@ MASKS = {
 @pytest.mark.parametrize("spacing", [(0.1, 0.1), (0.05, 0.17), (0.4, 0.15)], ids=str)
 @pytest.mark.parametrize("name", MASKS)
 def test_agrees_with_distance_transforms(name, spacing):
-    found = boundaries.distances(MASKS[name], REFERENCE, spacing)
+    found = boundary.distances(MASKS[name], REFERENCE, spacing)
     assert list(found.values()) == pytest.approx(independent(MASKS[name], REFERENCE, spacing), abs=1e-4)
-    other = boundaries.distances(REFERENCE, MASKS[name], spacing)
+    other = boundary.distances(REFERENCE, MASKS[name], spacing)
     assert list(other.values()) == pytest.approx(list(found.values()), abs=1e-5)  # symmetric
 
 
@@ -62,7 +63,7 @@ def test_agrees_with_monai_s_metrics():
         theirs = (compute_hausdorff_distance(*pair, percentile=95, spacing=[0.05, 0.17], **given),
                   compute_average_surface_distance(*pair, symmetric=True, spacing=[0.05, 0.17], **given),
                   compute_surface_dice(*pair, class_thresholds=[1.0], spacing=[0.05, 0.17], **given))
-        ours = boundaries.distances(mask, REFERENCE, (0.05, 0.17))
+        ours = boundary.distances(mask, REFERENCE, (0.05, 0.17))
         assert list(ours.values()) == pytest.approx([value.item() for value in theirs], abs=1e-6)
 
 
@@ -75,32 +76,32 @@ def test_squares_by_hand():
     """
     left, right = (np.zeros((20, 30), bool) for _ in range(2))
     left[5:8, 10:13], right[5:8, 12:15] = True, True
-    found = boundaries.distances(left, right, (1.5, 0.5))
+    found = boundary.distances(left, right, (1.5, 0.5))
     assert found["assd"] == pytest.approx((3 * 1.0 + 2 * 0.5 + 3 * 0) / 8)
     assert found["hd95"] == pytest.approx(1.0) and found["nsd"] == 1.0  # 1 mm is within the tolerance
-    further = boundaries.distances(left, right, (1.5, 1.0))  # 2, 1 and 0 mm
+    further = boundary.distances(left, right, (1.5, 1.0))  # 2, 1 and 0 mm
     assert further["nsd"] == pytest.approx(5 / 8) and further["hd95"] == pytest.approx(2.0)
     lower = np.roll(left, 2, axis=0)
-    turned = boundaries.distances(left, lower, (1.5, 0.5))  # rows 5 to 7 against 7 to 9, 1.5 mm apart; and inside
+    turned = boundary.distances(left, lower, (1.5, 0.5))  # rows 5 to 7 against 7 to 9, 1.5 mm apart; and inside
     assert turned["hd95"] == pytest.approx(3.0) and turned["nsd"] == pytest.approx(6 / 16)
 
 
 def test_the_same_mask_is_at_no_distance():
-    assert boundaries.distances(REFERENCE, REFERENCE, (0.1, 0.2)) == {"hd95": 0.0, "assd": 0.0, "nsd": 1.0}
+    assert boundary.distances(REFERENCE, REFERENCE, (0.1, 0.2)) == {"hd95": 0.0, "assd": 0.0, "nsd": 1.0}
 
 
 def test_nothing_predicted_has_no_distance():
-    found = boundaries.distances(np.zeros_like(REFERENCE), REFERENCE, (0.1, 0.1))
+    found = boundary.distances(np.zeros_like(REFERENCE), REFERENCE, (0.1, 0.1))
     assert np.isnan([found["hd95"], found["assd"]]).all() and found["nsd"] == 0
     with pytest.raises(ValueError, match="reference"):
-        boundaries.distances(REFERENCE, np.zeros_like(REFERENCE), (0.1, 0.1))
+        boundary.distances(REFERENCE, np.zeros_like(REFERENCE), (0.1, 0.1))
 
 
 @pytest.mark.parametrize("name", MASKS)
 def test_cropped_is_not_other(name, monkeypatch):
-    cropped = boundaries.distances(MASKS[name], REFERENCE, (0.05, 0.17))
-    monkeypatch.setattr(boundaries, "_crop", lambda *masks: masks)
-    assert boundaries.distances(MASKS[name], REFERENCE, (0.05, 0.17)) == cropped
+    cropped = boundary.distances(MASKS[name], REFERENCE, (0.05, 0.17))
+    monkeypatch.setattr(boundary, "_crop", lambda *masks: masks)
+    assert boundary.distances(MASKS[name], REFERENCE, (0.05, 0.17)) == cropped
 
 
 # ---- on a study -----------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from transformers import SamConfig, SamModel
 from xbuslib.errors import StudyError
 from xbuslib.models.bussam import BUSSAM
 from xbuslib.models.bussam_parts import GHPA, CrossBranchAdapter
-from xbuslib.models.weights import load_weights
 from xbuslib.models.sam import SAM, SHAPES, global_attention
 from xbuslib.models.system import Prompts, count
+from xbuslib.models.weights import load_weights
 
 
 def parameters(module: nn.Module) -> int:

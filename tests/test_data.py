@@ -83,14 +83,14 @@ def test_unusable_files_are_all_named_and_nothing_is_written(copy, tmp_path, fau
     else:
         Path(case["mask"]).write_text("not a picture")
     with pytest.raises(StudyError, match=f"{case.case_id}: .*{messages[fault]}"):
-        images.prepare(catalogue.load("phantom", copy), 64, tmp_path / "p.npz")
-    assert list(tmp_path.glob("*.npz")) == []
+        images.prepare(catalogue.load("phantom", copy), 64, tmp_path / "p")
+    assert not (tmp_path / "p").exists()
     problems = check("phantom", copy)["problems"]
     assert len(problems) == 1 and case.case_id in problems[0]
 
 
 def test_prepare_is_kept_until_a_source_changes(copy, tmp_path):
-    table, path = catalogue.load("phantom", copy), tmp_path / "p.npz"
+    table, path = catalogue.load("phantom", copy), tmp_path / "p"
     first = images.prepare(table, 64, path)
     written = path.stat().st_mtime_ns
     assert images.prepare(table, 64, path).fingerprint == first.fingerprint and path.stat().st_mtime_ns == written
@@ -104,9 +104,11 @@ def test_prepare_is_kept_until_a_source_changes(copy, tmp_path):
 
 
 def test_damaged_prepared_file(phantom_root, tmp_path):
-    (tmp_path / "p.npz").write_bytes(b"PK broken")
-    with pytest.raises(StudyError, match="p.npz is damaged.*delete it"):
-        images.prepare(catalogue.load("phantom", phantom_root), 64, tmp_path / "p.npz")
+    table = catalogue.load("phantom", phantom_root)
+    images.prepare(table, 64, tmp_path / "p")
+    (tmp_path / "p" / "masks.npy").write_bytes(b"PK broken")
+    with pytest.raises(StudyError, match="p is damaged.*delete it"):
+        images.prepare(table, 64, tmp_path / "p")
 
 
 def test_transparency_is_composited_over_black(tmp_path):

@@ -77,8 +77,8 @@ def test_nothing_and_no_lesion():
 def found():
     """Two lesions in two images (folds 0 and 1), and a normal image that both folds predicted.
 
-    Components: a hit at 0.9 and a false positive at 0.6 in the first image; nothing in the second; in the normal image a
-    false positive at 0.7 by fold 0 and none by fold 1.
+    Components: a hit at 0.9 and a false positive at 0.6 in the first image; nothing in the second; in the normal image
+    a false positive at 0.7 by fold 0 and none by fold 1.
     """
     who = {"system": "unet", "paper_name": "U-Net", "seed": 0}
     images = pd.DataFrame([

@@ -51,7 +51,7 @@ def busbra(tmp_path):
 def test_several_busi_masks_are_one_union(busi, tmp_path):
     table = catalogue.load("busi", busi)
     assert list(table["case_id"]) == ["benign (2)", "benign (10)", "malignant (1)", "normal (3)"]
-    prepared = images.prepare(lesions(table), 64, tmp_path / "p.npz")
+    prepared = images.prepare(lesions(table), 64, tmp_path / "p")
     row = prepared.rows(["benign (2)"])[0]
     assert tuple(prepared.boxes[row]) == (45, 25)  # columns 5–49, rows 5–29 of both parts together
     expected = 25 + 200  # pixels of the parts

@@ -37,16 +37,18 @@ def write_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def write_folder(folder: Path, mark: str) -> Iterator[Path]:
+def write_folder(folder: Path, mark: str | None = None) -> Iterator[Path]:
     """Yield an empty sibling of `folder` to write to; it takes the place of `folder` only when all went well.
 
-    Raises StudyError if `folder` is there without the file `mark`, which tells an earlier result of the same kind; or,
-    naming the cause, when it cannot be written.
+    `mark` is the file that shows an earlier result of the same kind, which may be replaced. Raises StudyError if
+    `folder` is there without it (or, without a mark, is not empty), or, naming the cause, when it cannot be written.
     """
     partial, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("partial", "old"))
-    if folder.exists() and not (folder / mark).is_file():
+    there = folder.exists() and not (folder.is_dir() and (mark is None and not any(folder.iterdir())))
+    if there and not (mark and (folder / mark).is_file()):
         raise StudyError(f"{folder} is there and holds no earlier {mark}; nothing was overwritten. "
-                         "Give another --out, or move it away.")
+                         "Give another --out, or move it away." if mark else
+                         f"{folder} is not an empty folder; give a new or empty one")
     try:
         partial.mkdir(parents=True)
         yield partial

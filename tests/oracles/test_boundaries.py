@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from xbuslib.analyses.calibration import boundaries
-from xbuslib.analyses.calibration.boundaries import distances
+from xbuslib.evaluation.boundary import distances
 
 
 def contour(mask):

@@ -177,7 +177,7 @@ def written(folder, mask: np.ndarray):
     Image.fromarray(np.full(mask.shape, 90, np.uint8)).save(folder / "i.png")
     Image.fromarray(255 * mask.astype(np.uint8)).save(folder / "m.png")
     case = CASES.iloc[[0]].assign(image=str(folder / "i.png"), mask=str(folder / "m.png"), pixel_mm=0.1)
-    prepared = prepare(case, 64, folder / "prepared.npz")
+    prepared = prepare(case, 64, folder / "prepared")
     return words.build(case, [words.from_reference(prepared, 0)], (100.0, 200.0), style="released")["global_text"][0]
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from xbuslib.data.cases import validate
 from xbuslib.errors import StudyError
+from xbuslib.files import write_folder
 
 IMAGES = "BrEaST-Lesions_USG-images_and_masks"
 TABLE = "BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx"
@@ -72,13 +73,11 @@ def locate(root: Path) -> tuple[Path, Path]:
 
 def unpack(archive: Path, folder: Path) -> Path:
     """Unpack the PNG files of the published archive into `folder`, whole or not at all."""
-    partial = folder.with_name(folder.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
     try:
-        with zipfile.ZipFile(archive) as packed:
+        with write_folder(folder) as partial, zipfile.ZipFile(archive) as packed:
             for member in packed.namelist():
                 if member.endswith(".png"):
                     (partial / Path(member).name).write_bytes(packed.read(member))
-    except (zipfile.BadZipFile, OSError) as error:
+    except zipfile.BadZipFile as error:
         raise StudyError(f"cannot unpack {archive}: {error}. Fetch it again.") from None
-    return partial.rename(folder)
+    return folder

@@ -1,10 +1,10 @@
-"""Decode a dataset once: every image and mask at one size in a single .npz file, with its source checksums."""
+"""Decode a dataset once: every image and mask at one size in a folder of .npy files, with its source checksums."""
 
 import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -13,13 +13,13 @@ import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
-from xbuslib.data import arrays
 from xbuslib.errors import StudyError
-from xbuslib.files import write_whole
+from xbuslib.files import write_folder
 from xbuslib.progress import track
 
 VERSION = "1"  # raise when the decoding rules below change: older files are then rebuilt
 THREADS = 8  # decode beside each other, or as many as there are cores; more wait for the interpreter
+FINGERPRINT = "fingerprint.txt"  # written last, so that a folder that has it is whole
 BLOCK = 256  # cases decoded ahead of the file they are written to
 
 
@@ -52,32 +52,46 @@ class Prepared:
         return pd.Index(self.case_ids)
 
 
-def prepare(cases: pd.DataFrame, size: int, path: Path) -> Prepared:
-    """Decode `cases` to `path` unless it already holds just these sources at this size; return its content.
+def prepare(cases: pd.DataFrame, size: int, folder: Path) -> Prepared:
+    """Decode `cases` to `folder` unless it already holds just these sources at this size; return its content.
 
     Raises StudyError that lists every unreadable image, mask of another size and empty mask.
     """
     fingerprint = source_fingerprint(cases, size)
-    if path.is_file():
-        kept = read(path)
-        if kept.fingerprint == fingerprint:
-            return kept
+    if (folder / FINGERPRINT).is_file() and (kept := read(folder)).fingerprint == fingerprint:
+        return kept
     faults: list[str] = []
-    with write_whole(path) as partial:
-        arrays.write(partial, _decoded(cases, size, faults), len(cases), case_ids=cases["case_id"].to_numpy(str),
-                  fingerprint=np.array(fingerprint))
+    with write_folder(folder, FINGERPRINT) as partial:
+        _store(partial, _decoded(cases, size, faults), len(cases))
         if faults:
             raise StudyError(f"{len(faults)} case(s) cannot be used:\n" + "\n".join(f"  {f}" for f in faults[:20]))
-    return read(path)
+        np.save(partial / "case_ids.npy", cases["case_id"].to_numpy(str))
+        (partial / FINGERPRINT).write_text(fingerprint)
+    return read(folder)
 
 
-def read(path: Path) -> Prepared:
-    """Read a prepared file. Raises StudyError if it is damaged."""
+def read(folder: Path) -> Prepared:
+    """Read a prepared folder; pictures are memory maps. Raises StudyError if it is damaged."""
     try:
-        held = arrays.read(path)
-        return Prepared(**held | {"fingerprint": str(held["fingerprint"])})
+        found = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+        fingerprint = (folder / FINGERPRINT).read_text()
     except Exception as error:
-        raise StudyError(f"{path} is damaged ({error}); delete it, it is made again from the dataset") from None
+        raise StudyError(f"{folder} is damaged ({error}); delete it, it is made again from the dataset") from None
+    return Prepared(**{name: np.asarray(array) if array.ndim > 2 else np.array(array) for name, array in found.items()},
+                    fingerprint=fingerprint)
+
+
+def _store(folder: Path, rows: Iterator[dict], n: int) -> None:
+    """Write n `rows`, dicts of arrays of one shape per name, each name stacked in a file; one row is in memory."""
+    stacks = {}
+    for index, row in enumerate(rows):
+        for name, value in row.items():
+            if name not in stacks:
+                path = folder / f"{name}.npy"
+                stacks[name] = np.lib.format.open_memmap(path, "w+", value.dtype, (n, *value.shape))
+                with path.open("r+b") as file:  # a full disk is an error now, not a crash at some later row
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            stacks[name][index] = value
 
 
 def source_fingerprint(cases: pd.DataFrame, size: int) -> str:
@@ -148,6 +162,7 @@ def largest_component(mask: np.ndarray, corners: bool = False) -> tuple[np.ndarr
     return (labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if n else mask), n
 
 
+ARRAYS = [field.name for field in fields(Prepared) if field.name != "fingerprint"]
 MEASURES = ["width_px", "height_px", "long_side_px", "long_side_mm", "lesion_fraction"]  # what case_table adds
 
 

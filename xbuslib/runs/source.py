@@ -41,7 +41,7 @@ def open_source(dataset: str, data: str | Path | None, fold_lists: str | Path | 
     """Load, check and decode a dataset; decoded images are kept in outputs/<study>/prepared."""
     root = catalogue.data_root(dataset, data, config.phantom_cases)
     table = catalogue.load(dataset, root)
-    path = outputs_root() / study / "prepared" / f"{dataset}_{config.image_size}.npz"
+    path = outputs_root() / study / "prepared" / f"{dataset}_{config.image_size}"
     with lock(path):
         prepared = images.prepare(table, config.image_size, path)
     cases = lesions(table)

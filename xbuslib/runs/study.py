@@ -49,8 +49,8 @@ class Study:
     @cached_property
     def prepared(self) -> images.Prepared:
         """The study's images and masks at `image_size`. Raises StudyError if they are gone."""
-        path = self.folder / "prepared" / f"{self.facts['dataset']}_{self.facts['config']['image_size']}.npz"
-        if not path.is_file():
+        path = self.folder / "prepared" / f"{self.facts['dataset']}_{self.facts['config']['image_size']}"
+        if not path.is_dir():
             raise StudyError(f"{path} is gone; run the study again, which decodes the images anew")
         prepared = images.read(path)
         if prepared.fingerprint != self.facts["dataset_fingerprint"]:

@@ -73,7 +73,8 @@ class Trained:
         # texts are embedded anew: beside other texts of a batch, an embedding may differ in its last digit
         predictor = replace(self.predictor, texts=TextTable(self.predictor.system, self.predictor.device))
         with redirect_stdout(io.StringIO()):  # one line of progress per run is enough
-            maps, _ = predictor.predict(predictor.views(images_of(cases, prepared)), cases, prepared, policy, attributes)
+            views = predictor.views(images_of(cases, prepared))
+            maps, _ = predictor.predict(views, cases, prepared, policy, attributes)
         return record.halved(maps, config.threshold)
 
 

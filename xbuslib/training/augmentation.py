@@ -25,7 +25,7 @@ def augment(method: Augmentation, images: Tensor, masks: Tensor, frames: Tensor)
 
 STRONG = v2.Compose([
     v2.RandomHorizontalFlip(0.5),  # not vertically: the shadow of a lesion would lie above it
-    v2.RandomAffine(15, translate=(0.1, 0.1), scale=(0.8, 1.25), interpolation=BILINEAR),  # another position of the probe
+    v2.RandomAffine(15, translate=(0.1, 0.1), scale=(0.8, 1.25), interpolation=BILINEAR),  # another hold of the probe
 ])
 GAIN, GAMMA = (0.7, 1.3), (0.7, 1.5)  # what a sonographer's gain and dynamic range change
 

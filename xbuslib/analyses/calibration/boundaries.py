@@ -1,50 +1,24 @@
-"""How far a predicted contour is from the reference's, in millimetres at original resolution (MONAI).
+"""How far predicted contours are from the references', in millimetres at original resolution (evaluation/boundary.py).
 
-Contour: pixels of a mask with a 4-neighbour outside it; the frame's outside counts as outside.
-HD95: the larger of the two directed 95th percentiles of distance. ASSD: mean over both contours of the distance to the
-other one. NSD: share of both contours' pixels that are within a tolerance of the other.
 Where nothing is predicted there is no contour: HD95 and ASSD are undefined. Left out, a missed lesion would improve the
 mean; so it counts as the diagonal of the image, the largest distance the frame allows, and NSD is 0. Means without such
 cases stand beside it with their number.
 """
 
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from monai.metrics.utils import get_edge_surface_distance
 
 from xbuslib.data import originals
 from xbuslib.evaluation.aggregation import over_folds
+from xbuslib.evaluation.boundary import distances
 from xbuslib.progress import track
 from xbuslib.runs import record
 from xbuslib.runs.study import Study
 
-TOLERANCE_MM = 1.0
 DISTANCES = ["hd95", "assd", "nsd"]
 WHO = ["system", "paper_name"]
-
-
-def distances(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
-    """hd95 and assd in mm, and nsd, of two (H, W) bool masks; spacing: mm per row and per column.
-
-    hd95 and assd are nan and nsd is 0 where the prediction is empty. The reference must not be (ValueError).
-    """
-    if not reference.any():
-        raise ValueError("distances need a reference lesion")
-    if not prediction.any():
-        return {"hd95": np.nan, "assd": np.nan, "nsd": 0.0}
-    pair = [torch.from_numpy(part) for part in _crop(prediction, reference)]  # (h, w)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # MONAI's, about a call of its own
-        _, (there, back), _ = get_edge_surface_distance(*pair, spacing=[float(side) for side in spacing],
-                                                        symmetric=True)  # once for what MONAI's metrics compute thrice
-    both = torch.cat([there, back])
-    return {"hd95": max(torch.quantile(part, 0.95).item() for part in (there, back)),
-            "assd": both.mean().item(), "nsd": (both <= TOLERANCE_MM).float().mean().item()}
 
 
 def per_image(study: Study, table: pd.DataFrame) -> pd.DataFrame:
@@ -96,11 +70,3 @@ def _row(case, small: np.ndarray, reference: np.ndarray, threshold: float) -> di
     return {"case_id": case.case_id, "pixel_mm": case.pixel_mm, "diagonal_mm": diagonal, "empty": empty,
             "hd95": diagonal if empty else found["hd95"], "assd": diagonal if empty else found["assd"],
             "nsd": found["nsd"], "hd95_found": found["hd95"], "assd_found": found["assd"]}
-
-
-def _crop(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both masks cut to their joint bounding box and a pixel around it: the same contours in a smaller array."""
-    either = prediction | reference
-    rows, columns = (np.flatnonzero(either.any(axis=axis)) for axis in (1, 0))
-    window = (slice(max(0, rows[0] - 1), rows[-1] + 2), slice(max(0, columns[0] - 1), columns[-1] + 2))
-    return tuple(np.ascontiguousarray(part[window]) for part in (prediction, reference))

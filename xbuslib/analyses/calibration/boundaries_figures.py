@@ -5,10 +5,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from xbuslib.analyses.calibration.boundaries import TOLERANCE_MM
 from xbuslib.display import style
 from xbuslib.display.strips import strips
 from xbuslib.display.style import MARKERS, OTHER, OWN
+from xbuslib.evaluation.boundary import TOLERANCE_MM
 from xbuslib.runs.study import system_names
 
 LEAST_MM = 0.05  # left end of the log scales: half a pixel of a breast probe

@@ -95,7 +95,7 @@ def _open(study: Study, name: str, folder: str) -> Target:
         root = data_root(dataset, folder, config.phantom_cases)
         label = catalogue.label(dataset) + ("" if root.name.lower() == dataset else f" ({root.name})")
     cases = lesions(catalogue.load(dataset, root))
-    file = study.folder / "prepared" / f"target_{_slug(label)}_{config.image_size}.npz"
+    file = study.folder / "prepared" / f"target_{_slug(label)}_{config.image_size}"
     prepared = images.prepare(cases, config.image_size, file)
     _refuse_known_images(study, prepared, label)
     ratio = float(cases["pixel_mm"].astype(float).median() / study.cases["pixel_mm"].astype(float).median())

@@ -7,8 +7,6 @@ random stream, seeded by (seed, case number), so a case does not depend on how m
 float64 and rounded to 8 bits at the end, which absorbs the last-digit differences between processors.
 """
 
-import os
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +22,7 @@ from xbuslib.data.phantom import words as vocabulary
 from xbuslib.data.phantom.acoustics import Frame
 from xbuslib.data.phantom.sheet import write_workbook
 from xbuslib.errors import StudyError
+from xbuslib.files import write_folder
 from xbuslib.progress import track
 
 IMAGES = "BrEaST-Lesions_USG-images_and_masks"
@@ -57,27 +56,16 @@ def write(
     no such scanner (phantom_scanners).
     """
     root = Path(root)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise StudyError(f"{root} is not an empty folder; the phantom is only written into a new or empty one")
     scanners.scanner(scanner)
     if n < 1:
         raise StudyError(f"n is {n}; the phantom needs at least one case")
-    partial = root.with_name(f".{root.name}.partial-{os.getpid()}")
-    try:
-        (partial / IMAGES).mkdir(parents=True)
-        digits = max(3, len(str(n)))  # BLU's three, more when they run out
-        rows = []
-        for number in track(range(1, n + 1), "simulating phantom cases", n):
-            rows.append(_write_case(partial / IMAGES, simulate(number, seed, size, None, scanner), digits))
+    digits = max(3, len(str(n)))  # BLU's three, more when they run out
+    with write_folder(root) as partial:
+        (partial / IMAGES).mkdir()
+        rows = [_write_case(partial / IMAGES, simulate(number, seed, size, None, scanner), digits)
+                for number in track(range(1, n + 1), "simulating phantom cases", n)]
         table = [vocabulary.COLUMNS] + [list(row.values()) for row in rows]
         write_workbook(partial / TABLE, {SHEETS[0]: table, SHEETS[1]: vocabulary.ODDS["dictionary"]})
-        if root.exists():
-            root.rmdir()
-        partial.rename(root)
-    except OSError as error:
-        raise StudyError(f"cannot write {root}: {error.strerror or error}; check permissions and free space") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return root
 
 
