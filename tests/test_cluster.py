@@ -21,7 +21,7 @@ from xbuslib.errors import StudyError
 SCRIPTS = sorted((REPOSITORY / "tests" / "cluster").glob("*.sh"))
 HOLD = """
 import os, sys, time
-from xbuslib.notebooks import one_gpu
+from xbuslib.workflow.notebooks import one_gpu
 with one_gpu():
     began = time.monotonic()
     print(os.environ["CUDA_VISIBLE_DEVICES"], os.environ["CUDA_DEVICE_ORDER"], began, flush=True)

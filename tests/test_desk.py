@@ -9,28 +9,29 @@ import pytest
 from PIL import Image
 
 from xbuslib.data import catalogue
-from xbuslib.lesion import ensemble, widget
-from xbuslib.lesion.ensemble import Given
+from xbuslib.lesion import widget
+from xbuslib.lesion.ensemble import UserPrompt
 from xbuslib.lesion.widget import Desk, Example
+from xbuslib.runs.trained import Trained
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def members(smoke_study):
-    return [ensemble.load(smoke_study.run_folder("xbusnet", 0))]
+def runs(smoke_study):
+    return [Trained.load(smoke_study.run_folder("xbusnet", 0))]
 
 
 @pytest.fixture(scope="module")
 def examples(phantom_root):
     table = catalogue.load("phantom", phantom_root)
-    return [Example(row.case_id, row.image, "0.08", Given(row.shape, row.margin, row.birads), row.mask)
+    return [Example(row.case_id, row.image, "0.08", UserPrompt(row.shape, row.margin, row.birads), row.mask)
             for row in table.head(2).itertuples()]
 
 
 @pytest.fixture
-def desk(members, examples):
-    return Desk(members, examples)
+def desk(runs, examples):
+    return Desk(runs, examples)
 
 
 def sent(name, content):
@@ -38,30 +39,30 @@ def sent(name, content):
 
 
 def png(array):
-    held = io.BytesIO()
-    Image.fromarray(array).save(held, format="png")
-    return held.getvalue()
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, format="png")
+    return file.getvalue()
 
 
 def test_the_first_image_is_shown_with_its_own_words(desk, examples):
-    assert desk.given() == examples[0].given and desk.picture.pixel_mm == (0.08, 0.08)
-    assert desk.report.attributes.shape == examples[0].given.shape in desk.said.value
+    assert desk.prompt == examples[0].prompt and desk.picture.pixel_mm == (0.08, 0.08)
+    assert desk.report.attributes.shape == examples[0].prompt.shape in desk.prompts.value
     assert bytes(desk.shown.value).startswith(b"\x89PNG") and desk.fault.value == ""
 
 
 def test_a_change_of_margin_changes_prompt_and_probabilities(desk):
-    before, said = desk.found.probability, desk.said.value
-    desk.prompt["margin"].value = "angular"
-    assert "angular margin" in desk.said.value and "angular margin" not in said
+    before, prompts = desk.found.probability, desk.prompts.value
+    desk.words["margin"].value = "angular"
+    assert "angular margin" in desk.prompts.value and "angular margin" not in prompts
     assert not np.array_equal(desk.found.probability, before)
-    desk.prompt["margin"].value = None
-    assert "margin" not in desk.said.value
+    desk.words["margin"].value = None
+    assert "margin" not in desk.prompts.value
 
 
 def test_size_and_place_can_be_fixed_and_freed(desk):
-    desk.prompt["size"].value, desk.prompt["quadrant"].value = "small", "lower right"
-    assert "a small lesion in the lower right quadrant" in desk.said.value
-    desk.prompt["quadrant"].value = None
+    desk.words["size"].value, desk.words["quadrant"].value = "small", "lower right"
+    assert "a small lesion in the lower right quadrant" in desk.prompts.value
+    desk.words["quadrant"].value = None
     assert desk.report.attributes.quadrant is None
 
 
@@ -78,27 +79,27 @@ def test_the_pixel_size_turns_pixels_into_millimetres(desk):
 
 def test_another_image_brings_its_own_words(desk, examples):
     first = desk.picture.sha256
-    desk.prompt["margin"].value = "angular"
+    desk.words["margin"].value = "angular"
     desk.image.value = examples[1].name
-    assert desk.given() == examples[1].given and desk.picture.sha256 != first
+    assert desk.prompt == examples[1].prompt and desk.picture.sha256 != first
 
 
 def test_an_upload_becomes_the_image(desk):
     grey = np.tile(np.arange(60, dtype=np.uint8) * 4, (50, 1))
     desk.upload.value = sent("mine.png", png(grey))
     assert desk.image.value == "mine.png" and np.array_equal(desk.picture.grey, grey)
-    assert desk.given() == Given() and desk.pixel_mm.value == "" and desk.report.image.file == "mine.png"
+    assert desk.prompt == UserPrompt() and desk.pixel_mm.value == "" and desk.report.image.file == "mine.png"
     assert widget.against_reference(desk) is None
     desk.upload.value = sent("mine.png", png(grey[::-1, ::-1].copy()))  # the same name again
     assert np.array_equal(desk.picture.grey, grey[::-1, ::-1])
 
 
 def test_an_upload_that_is_no_image_leaves_all_as_it_is(desk):
-    held = desk.report
+    before = desk.report
     desk.upload.value = sent("<b>.png", b"text")
     assert "no image" in desk.fault.value and "&lt;b&gt;.png" in desk.fault.value
-    assert desk.report is held and len(desk.image.options) == 2
-    desk.prompt["shape"].value = "round"
+    assert desk.report is before and len(desk.image.options) == 2
+    desk.words["shape"].value = "round"
     assert desk.fault.value == ""
 
 
@@ -109,9 +110,9 @@ def test_an_upload_cannot_leave_its_folder(desk):
 
 
 def test_variations_compare_with_what_is_shown(desk):
-    desk.prompt["birads"].value = "4a"
-    table = widget.variations(desk, "birads").set_index("said")
-    assert list(table.index) == ["not said", *widget.BIRADS]
+    desk.words["birads"].value = "4a"
+    table = widget.variations(desk, "birads").set_index("word")
+    assert list(table.index) == ["not given", *widget.BIRADS]
     if desk.found.mask.any():
         assert table.loc["4a", "overlap"] == 1 and table.loc["4a", "area"] == pytest.approx(desk.report.lesion.area)
 

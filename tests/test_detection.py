@@ -12,7 +12,7 @@ from xbuslib.analyses.calibration.detection import Detections, match
 from xbuslib.errors import StudyError
 from xbuslib.prompts import words
 from xbuslib.runs import record
-from xbuslib.runs.trained import Again, every_run, load_system, predict
+from xbuslib.runs.trained import NewPredictions, Trained, every_run
 
 
 def scene(*boxes):
@@ -135,28 +135,27 @@ def only(study, system, fold):
 @pytest.mark.parametrize("system", ["unet", "xbusnet"])
 def test_a_system_predicts_again_what_its_run_folder_holds(smoke_study, table, system):
     """The validation images under the default policy, from the weights: the maps of probabilities.npz."""
-    folder = Path(smoke_study.run_folder(system, 1))
-    model, run = load_system(folder)
-    held = record.probabilities(folder)
-    cases = table.set_index("case_id").loc[list(held)].reset_index()
-    maps = predict(model, run, cases, smoke_study.prepared, *run["scorings"][0])
+    trained = Trained.load(smoke_study.run_folder(system, 1))
+    kept = record.probabilities(trained.folder)
+    cases = table.set_index("case_id").loc[list(kept)].reset_index()
+    maps = trained.predict(cases, smoke_study.prepared, *trained.run["scorings"][0])
     assert maps.dtype == np.float16
-    assert np.abs(maps.astype(np.float32) - np.stack(list(held.values()))).max() < 2e-3
+    assert np.abs(maps.astype(np.float32) - np.stack(list(kept.values()))).max() < 2e-3
 
 
 def test_training_images_are_those_that_the_run_did_not_validate(smoke_study, table, monkeypatch):
-    study, said = only(smoke_study, "xbusnet", 0), []
+    study, built = only(smoke_study, "xbusnet", 0), []
     build = words.build
-    monkeypatch.setattr(words, "build", lambda *args, **options: said.append(build(*args, **options)) or said[-1])
-    (again,) = every_run(study, table)
+    monkeypatch.setattr(words, "build", lambda *args, **options: built.append(build(*args, **options)) or built[-1])
+    (predicted,) = every_run(study, table)
     validated = set(record.probabilities(Path(study.runs["folder"].iloc[0])))
     kinds = table.set_index("case_id")["pathology"]
-    assert set(again.training_ids) == set(kinds[kinds != "normal"].index) - validated
-    assert again.normal_ids == list(kinds[kinds == "normal"].index) and len(again.normals) == len(again.normal_ids)
-    assert len(again.training) == len(again.training_ids)
-    told = pd.concat(said).groupby("case_id")["local_text"].unique()
-    assert all(list(told[case]) == ["a lesion"] for case in again.normal_ids)  # no reading of what is not there
-    assert any(text != "a lesion" for case in again.training_ids for text in told[case])
+    assert set(predicted.training_ids) == set(kinds[kinds != "normal"].index) - validated
+    assert predicted.normal_ids == list(kinds[kinds == "normal"].index) and len(predicted.normals) == len(predicted.normal_ids)
+    assert len(predicted.training) == len(predicted.training_ids)
+    texts = pd.concat(built).groupby("case_id")["local_text"].unique()
+    assert all(list(texts[case]) == ["a lesion"] for case in predicted.normal_ids)  # no reading of what is not there
+    assert any(text != "a lesion" for case in predicted.training_ids for text in texts[case])
 
 
 def test_other_training_images_are_refused(smoke_study, table):
@@ -170,13 +169,13 @@ def test_false_area_of_normal_images(smoke_study, table):
     case = table.loc[table["pathology"] == "normal", "case_id"].iloc[0]
     maps = np.zeros((1, 64, 64), np.float16)
     maps[0, :16, :32] = 0.5  # an eighth of the frame, at the threshold
-    again = Again("unet", "U-Net", 0, 0, [], maps[:0], [case], maps)
-    rows = detection.false_area(smoke_study, [again], table)
+    predicted = NewPredictions("unet", "U-Net", 0, 0, [], maps[:0], [case], maps)
+    rows = detection.false_area(smoke_study, [predicted], table)
     width, height = smoke_study.prepared.original_sizes[smoke_study.prepared.rows([case])[0]]
     pixel = table.set_index("case_id").loc[case, "pixel_mm"]
     assert rows.loc[0, "false_percent"] == pytest.approx(12.5)
     assert rows.loc[0, "false_mm2"] == pytest.approx(width * pixel * height * pixel / 8)
-    unknown = detection.false_area(smoke_study, [again], table.assign(pixel_mm=np.nan))
+    unknown = detection.false_area(smoke_study, [predicted], table.assign(pixel_mm=np.nan))
     assert unknown["false_mm2"].isna().all() and unknown["false_percent"].notna().all()
     row = detection.false_area_summary(rows).iloc[0]
     assert (row["normals"], row["any_prediction"], row["false_percent"]) == (1, 1.0, pytest.approx(12.5))

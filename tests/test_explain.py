@@ -12,7 +12,7 @@ from xbuslib.config import resolve
 from xbuslib.models import registry
 from xbuslib.models.system import Prompts
 from xbuslib.runs import record
-from xbuslib.runs.trained import load_system
+from xbuslib.runs.trained import Trained
 
 SIDE = 64
 
@@ -65,7 +65,7 @@ def test_every_system_has_a_layer_with_gradients(name):
     system, layer = registry.build(name, resolve("smoke")).eval(), registry.system_class(name).cam_layer
     images = torch.rand(1, 1, SIDE, SIDE)
     texts = system.encode_texts(["a lesion"]) if {"global_text", "local_text"} & set(system.prompts) else None
-    view = gradcam.Scene(images, system.encode_images(images), Prompts(texts, texts, torch.tensor([[0.4, 0.6]])))
+    inputs = gradcam.Inputs(images, system.encode_images(images), Prompts(texts, texts, torch.tensor([[0.4, 0.6]])))
     trained = {id(p) for p in system.parameters() if p.requires_grad}
     order, kept = [], []
     for path, module in system.named_modules():
@@ -73,7 +73,7 @@ def test_every_system_has_a_layer_with_gradients(name):
             module.register_forward_hook(lambda module, given, out, path=path: order.append(path))
     system.get_submodule(layer.path).register_forward_hook(lambda module, given, out: kept.append(out))
 
-    logits = gradcam.OneInput(system, view)(images)
+    logits = gradcam.OfImages(system, inputs)(images)
     gradient, = torch.autograd.grad(logits.sum(), kept[0])
     assert logits.shape == (1, 1, SIDE, SIDE) and gradient.ndim == 4 and gradient.abs().max() > 0
     later = order[order.index(layer.path) + 1:]
@@ -124,9 +124,10 @@ def test_similarity_of_equal_reversed_and_empty_maps():
 
 @pytest.mark.parametrize("modules", [None, ("fuse.1", "head")])
 def test_random_weights_are_put_back(smoke_study, modules):
-    system, run = load_system(smoke_study.run_folder("xbusnet", 0))
+    trained = Trained.load(smoke_study.run_folder("xbusnet", 0))
+    system = trained.predictor.system
     before = {key: value.clone() for key, value in system.state_dict().items()}
-    untrained = gradcam.untrained_weights(run, 5)
+    untrained = gradcam.untrained_weights(trained.run, 5)
     with pytest.raises(KeyError), gradcam.randomised(system, untrained, modules):
         changed = {key for key, value in system.state_dict().items() if not torch.equal(value, before[key])}
         raise KeyError
@@ -144,30 +145,29 @@ def chosen(smoke_study):
 
 
 @pytest.fixture(scope="module")
-def look(smoke_study, chosen):
-    return gradcam.look(smoke_study, chosen)
+def cams(smoke_study, chosen):
+    return gradcam.of_study(smoke_study, chosen)
 
 
 @pytest.mark.parametrize("name", ["unet", "bussam", "xbusnet"])
-def test_systems_are_shown_what_they_were_scored_on(smoke_study, chosen, name):
-    """Image, features and prompts of the scene give the probabilities that the run holds."""
+def test_systems_get_the_inputs_they_were_scored_on(smoke_study, chosen, name):
+    """Image, features and prompts give the probabilities that the run holds."""
     cases = chosen[chosen["fold"] == 0].merge(smoke_study.cases.drop(columns="fold"), on="case_id")
-    folder = smoke_study.run_folder(name, 0)
-    system, run = load_system(folder)
-    view = gradcam.scene(system, run, folder, cases, smoke_study.prepared)
+    trained = Trained.load(smoke_study.run_folder(name, 0))
+    inputs = gradcam.inputs_of(trained, cases, smoke_study.prepared)
     with torch.no_grad():
-        found = system(*view)[:, 0].sigmoid().numpy()
-    held = record.probabilities(folder)
+        found = trained.predictor.system(*inputs)[:, 0].sigmoid().numpy()
+    kept = record.probabilities(trained.folder)
     for case, probabilities in zip(cases["case_id"], found, strict=True):
-        assert probabilities == pytest.approx(held[case], abs=0.02)  # float32 here, perhaps bfloat16 there
+        assert probabilities == pytest.approx(kept[case], abs=0.02)  # float32 here, perhaps bfloat16 there
 
 
-def test_a_look_at_a_study(smoke_study, chosen, look):
-    table = look.table
+def test_maps_of_a_study(smoke_study, chosen, cams):
+    table = cams.table
     assert table[["system", "case_id"]].agg(tuple, axis=1).tolist() == \
         [(system, case) for system in smoke_study.systems for case in chosen["case_id"]]
-    assert set(look.maps) == set(table[["system", "case_id"]].agg(tuple, axis=1))
-    for cam in look.maps.values():
+    assert set(cams.maps) == set(table[["system", "case_id"]].agg(tuple, axis=1))
+    for cam in cams.maps.values():
         assert cam.shape == (SIDE, SIDE) and cam.min() >= 0 and cam.max() <= 1 + 1e-6
     known = table.dropna(subset=["inside"])
     assert known[["inside", "near", "elsewhere"]].sum(axis=1).to_numpy() == pytest.approx(1)
@@ -175,18 +175,18 @@ def test_a_look_at_a_study(smoke_study, chosen, look):
     assert table["case_id"].map(chosen.set_index("case_id")["fold"]).tolist() == table["fold"].tolist()
     row = known.iloc[0]
     mask = smoke_study.prepared.masks[smoke_study.prepared.rows([row["case_id"]])[0]]
-    cam = look.maps[row["system"], row["case_id"]]
+    cam = cams.maps[row["system"], row["case_id"]]
     assert row["inside"] == pytest.approx(cam[selection.zones(mask) == selection.INSIDE].sum() / cam.sum())
 
 
-def test_random_weights_change_the_maps(look):
-    known = look.table.dropna(subset=["spearman_all"])
+def test_random_weights_change_the_maps(cams):
+    known = cams.table.dropna(subset=["spearman_all"])
     assert len(known) > 0 and known["spearman_all"].between(-1, 0.999).all() and (known["ssim_all"] < 0.999).all()
-    assert look.table.loc[look.table["system"] == "bussam", "spearman_after"].isna().all()  # nothing trained is after
+    assert cams.table.loc[cams.table["system"] == "bussam", "spearman_after"].isna().all()  # nothing trained is after
 
 
-def test_summary_flags_what_does_not_change(look):
-    table = look.table.copy()
+def test_summary_flags_what_does_not_change(cams):
+    table = cams.table.copy()
     table[["inside", "near", "elsewhere"]] = [0.5, 0.25, 0.25]
     table.loc[table["system"] == "unet", "spearman_all"] = [0.2, 0.6, 0.7, 0.9]
     table.loc[table["system"] == "uresnet", "spearman_all"] = [0.2, 0.6, 0.1, 0.3]
@@ -208,5 +208,5 @@ def test_layers_in_words():
 def test_a_system_without_a_layer(smoke_study, chosen, monkeypatch):
     """It is left out of the figure, and the others are drawn."""
     monkeypatch.setattr(registry.system_class("uresnet"), "cam_layer", None)
-    found = gradcam.look(smoke_study, chosen)
+    found = gradcam.of_study(smoke_study, chosen)
     assert set(found.table["system"]) == set(smoke_study.systems) - {"uresnet"}

@@ -90,13 +90,13 @@ def test_birads_is_one_category_off_and_stays_in_the_list():
 def test_wrong_sizes_in_words_and_in_numbers():
     findings = [Finding((side, side / 2), (10, 10), (400, 400)) for side in (60.0, 110.0, 180.0, 300.0)]
 
-    def words(name):
+    def sizes(name):
         return [words.size_word(NAMED[name].finding(finding, EDGES).box, EDGES) for finding in findings]
 
     assert [words.size_word(finding.box, EDGES) for finding in findings] == ["small", "small", "medium", "large"]
-    assert words("size one up") == ["medium", "medium", "large", "medium"]
-    assert words("size one down") == ["medium", "medium", "small", "medium"]
-    assert words("size opposite") == ["large", "large", "medium", "small"]
+    assert sizes("size one up") == ["medium", "medium", "large", "medium"]
+    assert sizes("size one down") == ["medium", "medium", "small", "medium"]
+    assert sizes("size opposite") == ["large", "large", "medium", "small"]
     assert NAMED["size one up"].finding(findings[0], EDGES).box == (180, 90)  # middle class, aspect kept
     assert NAMED["size opposite"].finding(findings[0], EDGES).box == (375, 187.5)
     assert NAMED["size opposite"].finding(findings[2], EDGES) == findings[2]

@@ -45,13 +45,13 @@ def jupyterlab(folder, environment):
         env=environment | own | {"JUPYTERLAB_SETTINGS_DIR": str(folder / "lab")}, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True)
     try:
-        said = []
+        log = []
         for line in server.stderr:
-            said.append(line)
+            log.append(line)
             if "is running at" in line:
                 break
         else:
-            pytest.fail("JupyterLab did not start:\n" + "".join(said[-20:]))
+            pytest.fail("JupyterLab did not start:\n" + "".join(log[-20:]))
         threading.Thread(target=server.stderr.read, daemon=True).start()  # a full pipe would stop the server
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -99,9 +99,10 @@ def trained(phantom_root, outputs):
 
 def expected(trained):
     """(margin word, prompt, measurements) that the page must show before and after a change of margin."""
-    from xbuslib.lesion import ensemble, page, widget
+    from xbuslib.lesion import page, widget
+    from xbuslib.runs.trained import Trained
 
-    desk = widget.Desk([ensemble.load(trained)], widget.examples())
+    desk = widget.Desk([Trained.load(trained)], widget.examples())
 
     def shown():
         return (page.prompt_texts(desk.report)[-1][1],
@@ -109,7 +110,7 @@ def expected(trained):
 
     before = shown()
     for word in widget.MARGINS:
-        desk.prompt["margin"].value = word
+        desk.words["margin"].value = word
         if shown()[1] != before[1]:
             return before, word, shown()
     pytest.fail("no margin word moves the outline of this model")
@@ -137,9 +138,9 @@ def test_a_change_of_margin_shows_on_the_page(trained, outputs, tmp_path):
 
         def page():
             """The local prompt and the values of the measurements as the reader sees them."""
-            said = driver.find_elements(By.CSS_SELECTOR, ".xbus-said li")
+            prompts = driver.find_elements(By.CSS_SELECTOR, ".xbus-prompts li")
             values = driver.find_elements(By.CSS_SELECTOR, ".xbus-measured b")
-            return said[-1].text if said else "", [value.text for value in values]
+            return prompts[-1].text if prompts else "", [value.text for value in values]
 
         def shows(state):
             prompt, values = state
@@ -163,13 +164,15 @@ def test_the_report_prints_to_one_sheet_of_a4(trained, tmp_path):
     import numpy as np
 
     from xbuslib.lesion import ensemble, page, structured_report, widget
+    from xbuslib.runs.trained import Trained
 
-    member, example = ensemble.load(trained), widget.examples()[0]
-    given = ensemble.given("irregular", "spiculated,angular,microlobulated,indistinct", "4c", "medium", "lower right")
+    run, example = Trained.load(trained), widget.examples()[0]
+    prompt = ensemble.user_prompt("irregular", "spiculated,angular,microlobulated,indistinct", "4c", "medium",
+                                  "lower right")
     picture = widget.reading.with_pixel_size(widget.reading.read(example.path), None)
-    found = ensemble.segment([member] * 5, picture, given)
+    found = ensemble.segment([run] * 5, picture, prompt)
     assert found.disagreement is not None and np.isfinite(found.disagreement).all()
-    report = structured_report.make(picture, found, given)
+    report = structured_report.make(picture, found, prompt)
     folder = page.write(tmp_path / "a", picture, found, report)
     subprocess.run([CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu",
                     f"--user-data-dir={tmp_path / 'profile'}", "--no-pdf-header-footer",

@@ -11,7 +11,11 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def scramble(system: nn.Module, seed: int = 0) -> nn.Module:
-    """Random scales, shifts and running statistics: as they are at first, 0 and 1, they would hide what they do."""
+    """Random scales, shifts and running statistics: as they are at first, 0 and 1, they would hide what they do.
+
+    Transposed convolutions of decoders are four times as strong as at first, so that what comes from below counts
+    beside the skips.
+    """
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in system.state_dict().items():
@@ -21,6 +25,8 @@ def scramble(system: nn.Module, seed: int = 0) -> nn.Module:
                 value.copy_(torch.rand(value.shape, generator=draw) + 0.5)
             elif value.ndim == 1:
                 value.copy_(0.2 * torch.randn(value.shape, generator=draw))
+            elif name.endswith(".up.weight"):
+                value.mul_(4)
             elif value.std() == 0:
                 value.add_(0.3 * torch.randn(value.shape, generator=draw))
     return system.eval()

@@ -80,7 +80,7 @@ def settle(*, study: str | None, dataset: str, data: str, fold_lists: str, profi
     return settings, at_once
 
 
-def run(settings: Settings, at_once: int, *, gpus: list[str], slurm: Path | None = None,
+def run_study(settings: Settings, at_once: int, *, gpus: list[str], slurm: Path | None = None,
         dry_run: bool = False) -> bool:
     """Run Snakemake on `settings`; True if there was something to do. Raises StudyError if a job failed.
 

@@ -1,0 +1,123 @@
+"""What a study is asked for: the keys of a study file, which are the flags of the command, checked by one model."""
+
+import re
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from xbuslib.config import PROFILES, resolve
+from xbuslib.data import catalogue
+from xbuslib.errors import StudyError, unknown
+from xbuslib.models import registry
+
+
+class Request(BaseModel):
+    """One study as asked for. Keys are those of `./run_all.sh --help`; what is left out has the flag's default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    study: str = ""  # name of the results folder; default DATASET-PROFILE
+    dataset: str = "phantom"
+    data: str = ""  # the dataset's folder
+    folds: str | list[int] = ""  # folder of fold lists, or fold numbers; all of them by default
+    profile: str = "quick"
+    systems: list[str] = Field(default_factory=registry.names)
+    set: dict[str, str | float | int | bool | None] = {}  # settings of config.py that differ from the profile
+    seeds: list[int] = [0]
+    jobs: int = Field(0, ge=0)  # folds at once; 0: one per core, or one in the paper profile
+    gpus: list[str] = []
+    slurm: bool = False
+    slurm_profile: str = ""  # folder with a cluster's config.yaml
+
+    @field_validator("systems", "gpus", mode="before")
+    @classmethod
+    def _by_commas(cls, value):
+        if value == "all":
+            return registry.names()
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else \
+            [str(part) for part in value] if isinstance(value, list) else value
+
+    @field_validator("seeds", "folds", mode="before")
+    @classmethod
+    def _numbers(cls, value, info):
+        value = str(value) if isinstance(value, int) else value
+        if isinstance(value, str) and value and not (info.field_name == "folds" and Path(value).is_dir()):
+            return whole_numbers(value, f"--{info.field_name}")
+        return value
+
+    @field_validator("dataset", "profile", "systems")
+    @classmethod
+    def _known(cls, value, info):
+        known = {"dataset": catalogue.DATASETS, "profile": PROFILES, "systems": registry.REGISTRY}[info.field_name]
+        for name in [value] if isinstance(value, str) else value:
+            if name not in known:
+                raise ValueError(str(unknown(info.field_name.removesuffix("s"), name, known)))
+        return value
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.study or f"{self.dataset}-{self.profile}"
+
+    @property
+    def fold_lists(self) -> str:
+        """The folder of fold lists, or ""."""
+        return self.folds if isinstance(self.folds, str) else ""
+
+
+def request(given: dict, file: Path | None = None) -> Request:
+    """The checked request of the flags `given` and, below them, of a study file.
+
+    Raises StudyError with all faults in one message.
+    """
+    values = (_read(file) if file else {}) | given
+    try:
+        found = Request(**values)
+    except ValidationError as error:
+        faults = [f"  {_fault(fault)}" for fault in error.errors()]
+        raise StudyError((f"{file}: " if file else "") + "the study cannot be run as asked:\n" + "\n".join(faults)
+                         ) from None
+    resolve(found.profile, found.set)  # settings of the configuration are refused here
+    if found.data and not Path(found.data).is_dir():
+        raise StudyError(f"--data {found.data} is not a folder; give the folder of dataset {found.dataset}. "
+                         f"Where to get it: {catalogue.dataset(found.dataset).source}")
+    return found
+
+
+def write(found: Request, path: Path) -> None:
+    """Write the study file that repeats a request."""
+    kept = found.model_dump(exclude_defaults=True) | {"study": found.name}
+    path.write_text("# Repeats this study: ./run_all.sh --config THIS_FILE\n" + yaml.safe_dump(kept, sort_keys=False))
+
+
+def whole_numbers(text: str, option: str) -> list[int]:
+    """[0, 2, 3, 4] from "0,2-4". Raises StudyError for anything else."""
+    numbers = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if not found:
+            raise ValueError(f"{option} {text!r} is neither a folder nor numbers such as 0,2 or 0-4"
+                             if option == "--folds" else f"{option} {text!r} is no list of numbers such as 0,2 or 0-4")
+        first, last = int(found[1]), int(found[2] or found[1])
+        numbers += range(first, last + 1)
+    return sorted(set(numbers))
+
+
+def _read(file: Path) -> dict:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"cannot read the study file {file}: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        raise StudyError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise StudyError(f"{file} holds no keys; a study file says, for example, dataset: phantom")
+    return values
+
+
+def _fault(fault: dict) -> str:
+    key = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "extra_forbidden":
+        return str(unknown("key", key, Request.model_fields))
+    return f"{key}: {fault['msg'].removeprefix('Value error, ')}"
