@@ -8,7 +8,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
 
 
-SLOW_FIRST = ("test_workflow.py", "test_notebooks.py")  # one file runs on one core: the longest must not start last
+# One file runs on one core: the longest must not start last.
+SLOW_FIRST = ("test_workflow.py", "test_notebooks.py", "test_extending.py")
 
 
 def pytest_collection_modifyitems(items):

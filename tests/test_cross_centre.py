@@ -222,6 +222,16 @@ def test_impossible_targets_are_refused(study, hospital, phantom_root):
     assert predictions.choose_systems(study, "xbusnet, unet,ukan") == ["unet", "xbusnet"]
 
 
+def test_systems_without_a_choice(study):
+    """Three of a study of six; all of a small one, or of one that has none of the three."""
+    assert len(study.systems) == 6 and predictions.choose_systems(study, "") == ["unet", "uresnet", "xbusnet"]
+    for own in (["unet", "bussam"], ["bussam", "xbusnet-no-gfe", "xbusnet-no-sfa"]):
+        part = replace(study, runs=study.runs[study.runs["system"].isin(own)])
+        assert predictions.choose_systems(part, "") == own
+    part = replace(study, runs=study.runs.assign(system=study.runs["system"].map("own-{}".format)))
+    assert len(part.systems) == 6 and predictions.choose_systems(part, "") == part.systems
+
+
 def test_targets_that_are_available(study, tmp_path, monkeypatch):
     blu = replace(study, facts=study.facts | {"dataset": "blu"})
     assert targets.available(study) == ["phantom-A", "phantom-B"] and targets.available(blu) == ["phantom-B"]

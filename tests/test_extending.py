@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -50,7 +51,7 @@ def follow(copy, title):
     if cells:
         assert "of which the third is the one to tag `parameters`" in text
         cells[2].metadata["tags"] = ["parameters"]
-        kernel = {"name": "python3", "display_name": "Python 3"}  # as JupyterLab writes it
+        kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}  # as JupyterLab does
         nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}),
                        copy / re.search(r"The example is `([^`]+)`", text)[1])
     return commands
@@ -76,6 +77,7 @@ def copy(tmp_path_factory):
     venv.create(environment, symlinks=True)
     places = [str(copy), *(place for place in sys.path if place.endswith(("site-packages", "dist-packages")))]
     next(environment.glob("lib/python*/site-packages")).joinpath("study.pth").write_text("\n".join(places))
+    (environment / "share").symlink_to(Path(sys.prefix) / "share")  # kernel and templates of Jupyter
     (environment / "bin" / "xbuslib").write_text('#!/bin/sh\nexec python -m xbuslib "$@"\n')
     (environment / "bin" / "xbuslib").chmod(0o755)
     required = (copy / "pyproject.toml").read_bytes() + (copy / "constraints.txt").read_bytes()

@@ -10,6 +10,8 @@ import papermill
 import pytest
 
 from tests.conftest import REPOSITORY
+from xbuslib.errors import StudyError
+from xbuslib.workflow import notebooks
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
@@ -44,6 +46,43 @@ def test_house_style(notebook):
     assert not any("class " in line for cell in code for line in cell.source.splitlines() if line.startswith("class "))
     assert len(prose) >= len(code) / 2
     assert all(about["help"] for about in papermill.inspect_notebook(str(notebook)).values())
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A notebooks folder in place of the repository's."""
+    monkeypatch.setattr(notebooks, "REPOSITORY", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    return tmp_path / "notebooks"
+
+
+def write(path, parameters, *tags):
+    cell = nbformat.v4.new_code_cell(parameters, metadata={"tags": list(tags)})
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("study = 0"), cell]), path)
+
+
+def test_a_study_runs_every_notebook_from_05_on_with_the_parameters_that_it_has(folder):
+    write(folder / "04_before.ipynb", 'study: str = ""', "parameters")
+    write(folder / "99_last.ipynb", "data = dataset = study = ''\npartial: bool = False  # system: str", "parameters")
+    write(folder / "05_first.ipynb", 'study: str = ""', "parameters")
+    write(folder / "15_prompts.ipynb", 'system: str = "xbusnet"\nstudy: str = ""', "parameters")
+    write(folder / "20_for_a_person.ipynb", 'study: str = ""', "parameters", "interactive")
+    write(folder / "30_without.ipynb", 'study: str = ""')
+    (folder / "notes.ipynb").write_text("")
+    expected = {"05_first": {"study": "s"}, "15_prompts": {"study": "s", "system": "cliptnseg"}, "30_without": {},
+                "99_last": {"study": "s", "dataset": "busi", "data": "/d"}}
+    found = notebooks.analyses("s", "busi", "/d", ["unet", "cliptnseg", "bussam"])
+    assert found == expected and list(found) == list(expected)
+    expected.pop("15_prompts")  # no system of the study reads a prompt
+    assert notebooks.analyses("s", "busi", "/d", ["unet"]) == expected
+    write(folder / "40_broken.ipynb", "study: str =", "parameters")
+    with pytest.raises(StudyError, match=r"cannot read the parameters cell of .*40_broken.ipynb"):
+        notebooks.analyses("s", "busi", "/d", ["unet"])
+
+
+def test_only_the_notebook_for_a_person_is_not_run_by_a_study():
+    ran = list(notebooks.analyses("s", "phantom", "", ["xbusnet"]))
+    assert [path.stem for path in NOTEBOOKS if path.stem >= "05" and path.stem not in ran] == ["14_segment_your_image"]
 
 
 def test_papermill_itself_with_a_misspelt_parameter(tmp_path):

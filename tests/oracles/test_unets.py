@@ -64,11 +64,12 @@ def test_the_forward_pass_is_that_of_the_specification(name, size):
 
 @pytest.mark.parametrize("name", ORACLES)
 def test_in_training_batch_norm_uses_the_statistics_of_the_batch(name):
-    """There is no dropout: training differs from evaluation in this alone."""
+    """There is no dropout: training differs from evaluation in this alone. Dividing by the spread of few numbers
+    enlarges the rounding of single precision."""
     system, image = built(name).train(), torch.rand(3, 1, 64, 64)
     before = {key: value.clone() for key, value in system.state_dict().items()}
     with torch.no_grad():
-        close(system(image, None, Prompts()), ORACLES[name](before, image, training=True))
+        close(system(image, None, Prompts()), ORACLES[name](before, image, training=True), 5e-5)
     first = "encoder.0.1" if name == "unet" else "encoder.bn1"
     x = three_channels(image, *IMAGENET)
     x = conv(before, "encoder.0.0", x, padding=1) if name == "unet" else conv(before, "encoder.conv1", x, stride=2,
