@@ -151,7 +151,8 @@ def test_training_images_are_those_that_the_run_did_not_validate(smoke_study, ta
     validated = set(record.probabilities(Path(study.runs["folder"].iloc[0])))
     kinds = table.set_index("case_id")["pathology"]
     assert set(predicted.training_ids) == set(kinds[kinds != "normal"].index) - validated
-    assert predicted.normal_ids == list(kinds[kinds == "normal"].index) and len(predicted.normals) == len(predicted.normal_ids)
+    assert predicted.normal_ids == list(kinds[kinds == "normal"].index)
+    assert len(predicted.normals) == len(predicted.normal_ids)
     assert len(predicted.training) == len(predicted.training_ids)
     texts = pd.concat(built).groupby("case_id")["local_text"].unique()
     assert all(list(texts[case]) == ["a lesion"] for case in predicted.normal_ids)  # no reading of what is not there
