@@ -30,11 +30,11 @@ import typer
 from benchmarks import machine
 from xbuslib.analyses.performance import paper_tables
 from xbuslib.analyses.performance.comparisons import compare_all
-from xbuslib.cli import show
 from xbuslib.config import Config, resolve
 from xbuslib.data import catalogue, folds, images
 from xbuslib.data.phantom import phantom
 from xbuslib.data.phantom.sheet import write_workbook
+from xbuslib.display.terminal import show
 from xbuslib.evaluation import metrics
 from xbuslib.files import outputs_root
 from xbuslib.models import registry

@@ -19,8 +19,8 @@ import typer
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import machine, procedures
-from xbuslib.cli import show
 from xbuslib.config import resolve
+from xbuslib.display.terminal import show
 from xbuslib.models import precision, registry
 from xbuslib.models.system import System
 from xbuslib.runs import environment

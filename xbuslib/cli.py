@@ -1,76 +1,110 @@
 """The `xbuslib` command: everything that is not a notebook. Faults end with one message and exit code 1."""
 
+import importlib.metadata
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from xbuslib.config import PROFILES
+from xbuslib.data.catalogue import DATASETS
+from xbuslib.display.terminal import show
 from xbuslib.errors import StudyError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False,
                   help="XBusNet study: text-guided segmentation of breast-ultrasound lesions.")
 data_app = typer.Typer(no_args_is_help=True, help="Datasets: check, download, make, decode.")
 app.add_typer(data_app, name="data")
 
+
+def choice(names, text: str):
+    """An option whose names stand in the help and are completed; they are checked where they are used."""
+    return typer.Option(help=text, metavar="|".join(names), autocompletion=lambda: list(names))
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
-Dataset = Annotated[str, typer.Option(help="phantom, blu, busi or busbra")]
+Dataset = Annotated[str, choice(DATASETS, "dataset")]
 Data = Annotated[str, typer.Option(help="the dataset's folder; the phantom is made if none is given")]
-Folds = Annotated[str, typer.Option("--folds", help="folder of val_fold*.csv lists, or fold numbers such as 0,1")]
-Profile = Annotated[str, typer.Option(help="smoke, quick or paper")]
+Folds = Annotated[str, typer.Option("--folds", help="folder of val_fold*.csv lists, or fold numbers: 0,1 or 0-2")]
+Profile = Annotated[str, choice(PROFILES, "how large: does it run, small encoders, or the paper's")]
 Overrides = Annotated[list[str], typer.Option("--set", help="key=value, e.g. iterations=400; repeat for more")]
 Study = Annotated[str, typer.Option("--study", help="name of the results folder; default DATASET-PROFILE")]
+FLAGS = {"overrides": "set", "name": "study"}  # parameters whose flag, and key of a study file, has another name
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"xbuslib {importlib.metadata.version('xbuslib')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def about(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                                help="print the version")] = False) -> None:
+    """XBusNet study: text-guided segmentation of breast-ultrasound lesions."""
 
 
 @app.command()
-def study(dataset: Dataset = "phantom", data: Data = "", folds: Folds = "", profile: Profile = "quick",
+def study(context: typer.Context, dataset: Dataset = "phantom", data: Data = "", folds: Folds = "",
+          profile: Profile = "quick",
           systems: Annotated[str, typer.Option(help="names from `xbuslib systems`, by commas, or all")] = "all",
-          overrides: Overrides = [], seeds: Annotated[str, typer.Option(help="by commas")] = "0",  # noqa: B006
+          overrides: Overrides = [], seeds: Annotated[str, typer.Option(help="such as 0,1 or 0-4")] = "0",  # noqa: B006
           jobs: Annotated[int, typer.Option(help="folds at once; 0: one per core, or one in the paper profile")] = 0,
           gpus: Annotated[str, typer.Option(help="GPU ids by commas: one fold on each")] = "",
           slurm: Annotated[bool, typer.Option(help="submit the jobs to a Slurm cluster")] = False,
-          slurm_profile: Annotated[Path | None, typer.Option(help="folder with your cluster's config.yaml: account, "
-                                                             "partition, …; default workflow/profiles/slurm")] = None,
+          slurm_profile: Annotated[str, typer.Option(help="folder with your cluster's config.yaml: account, "
+                                                     "partition, …; default workflow/profiles/slurm")] = "",
           name: Study = "",
-          dry_run: Annotated[bool, typer.Option(help="say what would run")] = False) -> None:
+          config: Annotated[Path | None, typer.Option(help="study file (YAML) with these flags as keys; flags given "
+                                                      "beside it win")] = None,
+          dry_run: Annotated[bool, typer.Option(help="say what would run")] = False, as_json: AsJson = False) -> None:
     """Run the study: train and score every (system, fold, seed) that is not there yet. ./run_all.sh calls this."""
-    from xbuslib.models import registry
-    from xbuslib.workflow.study import PROFILES, run_study, settle
+    from xbuslib.config import parse_overrides
+    from xbuslib.workflow.request import request
+    from xbuslib.workflow.study import run_study, settle
+    from xbuslib.workflow.study import slurm_profile as cluster
 
-    lists, numbers = fold_request(folds)
-    ids = [gpu.strip() for gpu in gpus.split(",") if gpu.strip()]
-    cluster = slurm_profile or (PROFILES / "slurm" if slurm else None)
-    settings, at_once = settle(
-        study=name or None, dataset=dataset, data=data, fold_lists=lists, profile=profile, overrides=overrides,
-        systems=registry.names() if systems == "all" else systems.split(","), folds=numbers,
-        seeds=whole_numbers(seeds, "--seeds"), jobs=jobs or None, gpus=ids, slurm=cluster)
-    worked = run_study(settings, at_once, gpus=ids, slurm=cluster, dry_run=dry_run)
+    given = {FLAGS.get(key, key): value for key, value in context.params.items() if key not in (
+        "config", "dry_run", "as_json") and context.get_parameter_source(key).name != "DEFAULT"}
+    if "set" in given:
+        given["set"] = parse_overrides(given["set"])
+    asked = request(given, config)
+    settings, at_once = settle(asked)
+    worked = run_study(settings, at_once, gpus=asked.gpus, slurm=cluster(asked), dry_run=dry_run)
     if not dry_run:
-        say_results(settings.study, worked)
+        say_results(settings.study, worked, as_json)
 
 
 @app.command()
 def fold(system: Annotated[str, typer.Option(help="a name from `xbuslib systems`")] = "xbusnet",
-         fold: Annotated[int, typer.Option(help="validation fold, from 0")] = 0,
+         fold: Annotated[int, typer.Option(help="validation fold, from 0", min=0)] = 0,
          seed: Annotated[int, typer.Option(help="training seed")] = 0,
-         dataset: Dataset = "phantom", data: Data = "", folds: Folds = "", profile: Profile = "quick",
-         overrides: Overrides = [], name: Study = "") -> None:  # noqa: B006
+         dataset: Dataset = "phantom", data: Data = "",
+         folds: Annotated[str, typer.Option("--folds", help="folder of val_fold*.csv lists")] = "",
+         profile: Profile = "quick", overrides: Overrides = [], name: Study = "",  # noqa: B006
+         as_json: AsJson = False) -> None:
     """Train one system on one fold and score it: what notebook 04 runs, without Jupyter."""
-    from xbuslib.config import resolve
+    from xbuslib.config import parse_overrides, resolve
     from xbuslib.models import registry
     from xbuslib.runs import record
+    from xbuslib.workflow.request import request
+
+    registry.entry(system)  # refused before any data are made or decoded
+    if folds and not Path(folds).is_dir():
+        raise StudyError(f"--folds {folds!r} is no folder of fold lists; to train on one fold say --fold NUMBER")
+    settings = parse_overrides(overrides)
+    where = request({"dataset": dataset, "data": data, "profile": profile, "set": settings, "study": name}).name
     from xbuslib.runs.fold import run_fold
     from xbuslib.runs.source import open_source
 
-    config = resolve(profile, overrides)
-    registry.entry(system)  # refused before any data are made or decoded
-    where = name or f"{dataset}-{profile}"
-    source = open_source(dataset, data, fold_request(folds)[0], config, where)
-    path = run_fold(system, fold, config, source, study=where, seed=seed)
-    typer.echo(f"{path}\n{record.summary(path).round(4).to_string(index=False)}")
+    config = resolve(profile, settings)
+    path = run_fold(system, fold, config, open_source(dataset, data, folds, config, where), study=where, seed=seed)
+    table = record.summary(path)
+    if as_json:
+        show(table.assign(folder=str(path)).to_dict("records"), True, "")
+    else:
+        typer.echo(f"{path}\n{table.round(4).to_string(index=False)}")
 
 
 @app.command()
@@ -164,7 +198,7 @@ def predict(images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", hel
 
 
 @data_app.command("check")
-def data_check(dataset: Annotated[str, typer.Argument(help="phantom, blu, busi or busbra")],
+def data_check(dataset: Annotated[str, typer.Argument(help=f"one of {', '.join(DATASETS)}")],
                root: Annotated[Path, typer.Option(help="the dataset's folder")], as_json: AsJson = False) -> None:
     """Count what a dataset folder holds and list what is wrong with it; exit code 1 if anything is."""
     from xbuslib.data.check import check
@@ -182,10 +216,12 @@ def data_check(dataset: Annotated[str, typer.Argument(help="phantom, blu, busi o
 def data_download(dataset: Annotated[str, typer.Argument(help="blu")],
                   root: Annotated[Path, typer.Option(help="folder to fetch into")]) -> None:
     """Fetch the published files of a dataset."""
+    from xbuslib.data import catalogue
     from xbuslib.data.download import download_blu
 
+    row = catalogue.dataset(dataset)
     if dataset != "blu":
-        raise StudyError(f"only blu can be downloaded, not {dataset!r}; for others see README.md")
+        raise StudyError(f"only blu can be downloaded. Where to get {row.label}: {row.source}")
     typer.echo(f"{dataset} is in {download_blu(root)}")
 
 
@@ -201,7 +237,7 @@ def data_phantom(root: Annotated[Path, typer.Option(help="folder to make")],
                f"{write(root, n=n, seed=seed, scanner=scanner)}")
 
 
-@data_app.command("prepare")
+@data_app.command("prepare", hidden=True)
 def data_prepare(parameters: Annotated[list[str], typer.Option("-p", help="key=value as in notebook 04: dataset, data, "
                                                                "study, profile, overrides, fold_lists")] = [],  # noqa: B006
                  done: Annotated[Path | None, typer.Option(help="file that says what was prepared")] = None) -> None:
@@ -225,58 +261,17 @@ def data_prepare(parameters: Annotated[list[str], typer.Option("-p", help="key=v
                f"{source.dataset} are ready at {config.image_size} pixels")
 
 
-def fold_request(folds: str) -> tuple[str, list[int] | None]:
-    """(folder of fold lists or "", fold numbers or None) from what --folds was given."""
-    if not folds:
-        return "", None
-    if Path(folds).is_dir():
-        return folds, None
-    return "", whole_numbers(folds, "--folds")
-
-
-def whole_numbers(text: str, option: str) -> list[int]:
-    """[0, 2] from "0,2"."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise StudyError(f"{option} {text!r} is neither a folder nor numbers by commas, such as 0,1") from None
-
-
-def say_results(study: str, worked: bool) -> None:
+def say_results(study: str, worked: bool, as_json: bool) -> None:
     """What a study run ends with: the mean over folds, and where to look."""
     from xbuslib.files import outputs_root
     from xbuslib.runs.record import study_summary
 
-    table = study_summary(study)
-    show(table.to_dict("records"), False, f"study {study}: mean lesion metrics over folds")
+    show(study_summary(study).to_dict("records"), as_json, f"study {study}: mean lesion metrics over folds")
     done = "" if worked else "Nothing to do: every run is there and current. "
     folder = outputs_root() / study
     typer.echo(f"{done}Results: {folder} (runs/, tables/, figures/ and executed notebooks in notebooks/)\n"
-               f"Report: {folder / 'report' / 'index.html'}")
-
-
-def show(rows: list[dict], as_json: bool, title: str) -> None:
-    """Rows as JSON or as a table."""
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
-        return
-    if not rows:
-        typer.echo(f"{title}: none")
-        return
-    table = Table(title=title, title_justify="left")
-    for column in rows[0]:
-        table.add_column(column.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*map(_cell, row.values()))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)  # a log has no width of its own
-
-
-def _cell(value) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}" if isinstance(value, float) else str(value)
+               f"Report: {folder / 'report' / 'index.html'}\nRepeat it: ./run_all.sh --config {folder / 'study.yaml'}",
+               err=as_json)
 
 
 def main() -> None:

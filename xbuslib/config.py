@@ -11,7 +11,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from xbuslib.errors import StudyError
+from xbuslib.errors import StudyError, unknown
 
 POLICIES = ("first_pass", "paper", "reference", "none")
 
@@ -71,7 +71,7 @@ def resolve(profile: str, overrides: dict | list[str] | None = None) -> Config:
     Raises StudyError for an unknown profile or key, or a value out of range.
     """
     if profile not in PROFILES:
-        raise StudyError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
+        raise unknown("profile", profile, PROFILES)
     values = PROFILES[profile].model_dump() | parse_overrides(overrides)
     try:
         return Config(**values)
@@ -101,5 +101,5 @@ def digest(config: Config) -> str:
 
 def _explain(error: dict) -> str:
     if error["type"] == "extra_forbidden":
-        return f"no such setting; the settings are {', '.join(Config.model_fields)}"
+        return "no such setting; " + str(unknown("setting", str(error["loc"][0]), Config.model_fields))
     return f"{error['msg']} (got {error['input']!r})"

@@ -1,6 +1,6 @@
 """Errors meant for people: what is wrong, where, and what to do about it."""
 
-
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 
@@ -11,8 +11,8 @@ class StudyError(Exception):
     """
 
 
-def unknown(what: str, name: str, known) -> StudyError:
+def unknown(what: str, name: str, known: Iterable[str]) -> StudyError:
     """The refusal of a name that is none of `known`, with the nearest one."""
-    near = get_close_matches(str(name), list(known), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    return StudyError(f"unknown {what} {name!r}{hint} The {what}s are {', '.join(known)}")
+    near = get_close_matches(name, list(known), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return StudyError(f"unknown {what} {name!r}{hint} the {what}s are {', '.join(known)}")

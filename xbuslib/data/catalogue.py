@@ -3,12 +3,13 @@
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import pandas as pd
-
-from xbuslib.errors import StudyError
+from xbuslib.errors import StudyError, unknown
 from xbuslib.files import lock, outputs_root
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Dataset(NamedTuple):
@@ -37,11 +38,11 @@ SIZE_BINS = (110, 250)  # longest bounding-box side in original pixels; both edg
 def dataset(name: str) -> Dataset:
     """The catalogue's row for `name`. Raises StudyError for an unknown one."""
     if name not in DATASETS:
-        raise StudyError(f"unknown dataset {name!r}; the datasets are {', '.join(DATASETS)}")
+        raise unknown("dataset", name, DATASETS)
     return DATASETS[name]
 
 
-def load(name: str, root: Path | str) -> pd.DataFrame:
+def load(name: str, root: Path | str) -> "pd.DataFrame":
     """Case table of dataset `name` found under `root`.
 
     Raises StudyError for an unknown name, a missing folder or a faulty table.

@@ -48,7 +48,11 @@ class CLIP(nn.Module):
                  mean: tuple[float, ...] = CLIP_MEAN, std: tuple[float, ...] = CLIP_STD):
         super().__init__()
         path = None if size == "quick" else file_for("clip", weights)
-        activation, known_by = clip_activation(path) if path else (QUICK_GELU, "OpenAI's, as in the paper")
+        before = recorded("clip", weights) or {}
+        if "activation" in before:  # a run is read back as it was, whatever lies beside the file now
+            activation, known_by = before["activation"], before["known_by"]
+        else:
+            activation, known_by = clip_activation(path) if path else (QUICK_GELU, "OpenAI's, as in the paper")
         config = open_clip.get_model_config("ViT-B-16-quickgelu" if activation == QUICK_GELU else "ViT-B-16")
         if size == "quick":  # the same twelve blocks, narrow
             config["embed_dim"] = 128

@@ -13,7 +13,8 @@ def catalogue(profile: str) -> list[dict]:
     config = resolve(profile, {"weights": "random"})
     rows = []
     for name, entry in registry.REGISTRY.items():
-        system = registry.build(name, config)
+        with torch.device("meta"):  # shapes without numbers
+            system = registry.build(name, config)
         trainable, frozen = count(system)
         rows.append({"name": name, "paper": entry.paper, "trainable": trainable, "frozen": frozen,
                      "prompts": list(system.prompts),

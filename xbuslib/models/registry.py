@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
-from xbuslib.errors import StudyError
+from xbuslib.errors import unknown
 
 if TYPE_CHECKING:
     from xbuslib.config import Config
@@ -51,7 +51,7 @@ def names() -> list[str]:
 def entry(name: str) -> Entry:
     """The registry's row for `name`. Raises StudyError for an unknown one."""
     if name not in REGISTRY:
-        raise StudyError(f"unknown system {name!r}; the systems are {', '.join(REGISTRY)}")
+        raise unknown("system", name, REGISTRY)
     return REGISTRY[name]
 
 

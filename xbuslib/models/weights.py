@@ -162,7 +162,8 @@ def clip_activation(path: Path) -> tuple[str, str]:
     config.json), by the file being OpenAI's archive, by its name, or by OpenAI's numbers being in half precision.
     """
     for name, find in (("open_clip_config.json", lambda config: config["model_cfg"].get("quick_gelu", False)),
-                       ("config.json", lambda config: config["vision_config"]["hidden_act"] == "quick_gelu")):
+                       ("config.json", lambda config: {"clip": config["vision_config"]["hidden_act"] == "quick_gelu"}[
+                           config["model_type"]])):  # of another model it says nothing
         try:
             quick = find(json.loads(path.with_name(name).read_text()))
         except (OSError, ValueError, KeyError, TypeError):

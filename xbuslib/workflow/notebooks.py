@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from xbuslib.config import resolve
-from xbuslib.errors import StudyError
+from xbuslib.errors import StudyError, unknown
 from xbuslib.files import REPOSITORY
 
 FIRST_ANALYSIS = 5  # notebooks with this number or a higher one read the finished runs of a study
@@ -54,8 +54,7 @@ def execute(name: str, output: Path, parameters: dict) -> None:
 
     source = REPOSITORY / "notebooks" / f"{name}.ipynb"
     if not source.is_file():
-        known = ", ".join(sorted(path.stem for path in source.parent.glob("*.ipynb")))
-        raise StudyError(f"there is no notebook {name!r}; there are {known}")
+        raise unknown("notebook", name, sorted(path.stem for path in source.parent.glob("*.ipynb")))
     check_parameters(name, parameters, papermill.inspect_notebook(str(source)))
     output.parent.mkdir(parents=True, exist_ok=True)
     os.environ["XBUS_PROGRESS"] = "plain"  # an executed notebook is a log

@@ -61,6 +61,12 @@ class Request(BaseModel):
         return self.study or f"{self.dataset}-{self.profile}"
 
     @property
+    def overrides(self) -> list[str]:
+        """The settings as key=value, values as YAML."""
+        return [f"{key}={yaml.safe_dump(value).removesuffix(chr(10)).removesuffix('...').strip()}"
+                for key, value in self.set.items()]
+
+    @property
     def fold_lists(self) -> str:
         """The folder of fold lists, or ""."""
         return self.folds if isinstance(self.folds, str) else ""
@@ -92,13 +98,13 @@ def write(found: Request, path: Path) -> None:
 
 
 def whole_numbers(text: str, option: str) -> list[int]:
-    """[0, 2, 3, 4] from "0,2-4". Raises StudyError for anything else."""
+    """[0, 2, 3, 4] from "0,2-4". Raises ValueError for anything else."""
     numbers = []
     for part in text.split(","):
         found = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
         if not found:
-            raise ValueError(f"{option} {text!r} is neither a folder nor numbers such as 0,2 or 0-4"
-                             if option == "--folds" else f"{option} {text!r} is no list of numbers such as 0,2 or 0-4")
+            what = "neither a folder nor numbers" if option == "--folds" else "no list of numbers"
+            raise ValueError(f"{option} {text!r} is {what} such as 0,2 or 0-4")
         first, last = int(found[1]), int(found[2] or found[1])
         numbers += range(first, last + 1)
     return sorted(set(numbers))

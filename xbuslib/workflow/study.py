@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict
 from xbuslib.config import Config, resolve
 from xbuslib.errors import StudyError
 from xbuslib.files import REPOSITORY, outputs_root, write_whole
+from xbuslib.workflow import request
 from xbuslib.workflow.notebooks import analyses
+from xbuslib.workflow.request import Request
 
 PROFILES = REPOSITORY / "workflow" / "profiles"  # how jobs are run: on this machine, or on a Slurm cluster
 QUEUED = 100  # Slurm jobs at once: more than eleven systems on five folds; the cluster has its own limit
@@ -40,44 +42,45 @@ class Settings(BaseModel):
     analyses: dict[str, dict[str, str]]  # run once per study, after all folds, each with its parameters
 
 
-def settle(*, study: str | None, dataset: str, data: str, fold_lists: str, profile: str, overrides: list[str],
-           systems: list[str], folds: list[int] | None, seeds: list[int], jobs: int | None,
-           gpus: list[str], slurm: Path | None = None) -> tuple[Settings, int]:
+def settle(asked: Request) -> tuple[Settings, int]:
     """Checked settings, and how many folds run at once. Raises StudyError before anything is started.
 
     By default each GPU takes one fold; on CPUs the small profiles train one fold per core and `paper`, which needs
-    the memory and the cores, one fold at a time. On a cluster (`slurm`, a profile folder) the queue decides, and the
-    profile says how many cores a job gets.
+    the memory and the cores, one fold at a time. On a cluster the queue decides, and its profile says how many cores
+    a job gets. The study file that repeats the study is written to its folder.
     """
-    from xbuslib.models import registry
     from xbuslib.runs.source import open_source
     from xbuslib.training import recipes
 
-    config = resolve(profile, overrides)
-    unknown = [name for name in systems if name not in registry.names()]
-    if unknown:
-        raise StudyError(f"unknown system {', '.join(unknown)}; the systems are {', '.join(registry.names())}")
+    config, systems, slurm = resolve(asked.profile, asked.overrides), asked.systems, slurm_profile(asked)
     if config.weights == "pretrained":
         _require_weights(systems)
-    _check_machine(gpus, slurm)
-    name = study or f"{dataset}-{profile}"
+    _check_machine(asked.gpus, slurm)
     cores = len(os.sched_getaffinity(0))
-    at_once = jobs or len(gpus) or (QUEUED if slurm else 1 if config.size == "paper" else cores)
-    data, fold_lists = (str(Path(place).resolve()) if place else "" for place in (data, fold_lists))
-    source = open_source(dataset, data, fold_lists, config, name)
+    at_once = asked.jobs or len(asked.gpus) or (QUEUED if slurm else 1 if config.size == "paper" else cores)
+    data, fold_lists = (str(Path(place).resolve()) if place else "" for place in (asked.data, asked.fold_lists))
+    source = open_source(asked.dataset, data, fold_lists, config, asked.name)
     known = sorted(set(source.fold_of))
-    wrong = [fold for fold in folds or [] if fold not in known]
+    numbers = asked.folds if isinstance(asked.folds, list) else known
+    wrong = [fold for fold in numbers if fold not in known]
     if wrong:
         raise StudyError(f"there is no fold {wrong[0]}; the folds are 0 … {known[-1]}")
     for system in systems:  # a recipe that a system does not have is refused here
         recipes.plan(system, config, len(source.split(known[0])[0]))
     settings = Settings(
-        study=name, dataset=dataset, data=data, fold_lists=fold_lists, profile=profile, overrides=overrides,
-        systems=systems, folds=known if folds is None else folds, seeds=seeds,
+        study=asked.name, dataset=asked.dataset, data=data, fold_lists=fold_lists, profile=asked.profile,
+        overrides=asked.overrides, systems=systems, folds=numbers, seeds=asked.seeds,
         threads=max(1, cores // at_once), notebooks=["01_explore_data", "02_design_prompts", "03_model_anatomy"],
-        analyses=analyses(name, dataset, data, systems))
+        analyses=analyses(asked.name, asked.dataset, data, systems))
     _refuse_other_settings(settings, config, source)
+    with write_whole(outputs_root() / asked.name / "study.yaml") as partial:
+        request.write(asked, partial)
     return settings, at_once
+
+
+def slurm_profile(asked: Request) -> Path | None:
+    """The profile folder of the cluster that the jobs are submitted to; None: they run here."""
+    return Path(asked.slurm_profile) if asked.slurm_profile else PROFILES / "slurm" if asked.slurm else None
 
 
 def run_study(settings: Settings, at_once: int, *, gpus: list[str], slurm: Path | None = None,
@@ -99,10 +102,7 @@ def run_study(settings: Settings, at_once: int, *, gpus: list[str], slurm: Path 
         return subprocess.run([*command, "--dry-run"], env=environment, check=False).returncode == 0
     try:
         with FileLock(folder / ".study.lock", timeout=0):
-            pending = subprocess.run([*command, "--dry-run", "--quiet", "all"], env=environment, capture_output=True,
-                                     text=True, check=False)
-            if pending.returncode == 0 and "othing to be done" in pending.stdout + pending.stderr:
-                return False
+            before = _made(folder)
             if subprocess.run(command, env=environment, check=False).returncode != 0:
                 raise StudyError(
                     "these jobs failed:\n" + "\n".join(f"  {job}" for job in _undone(settings, folder)[:30])
@@ -111,7 +111,13 @@ def run_study(settings: Settings, at_once: int, *, gpus: list[str], slurm: Path 
                     + (f" Slurm's own logs are in {folder / '.snakemake' / 'slurm_logs'}." if slurm else ""))
     except Timeout:
         raise StudyError(f"study {settings.study} is already running; wait for it, or give another --study") from None
-    return True
+    return _made(folder) != before
+
+
+def _made(folder: Path) -> dict[Path, int]:
+    """What Snakemake has made and when: the same before and after, there was nothing to do."""
+    patterns = "runs/*/fold_*/seed_*/run.json", "notebooks/*.done", "report/index.html", "prepared/ready.json"
+    return {path: path.stat().st_mtime_ns for pattern in patterns for path in folder.glob(pattern)}
 
 
 def _undone(settings: Settings, folder: Path) -> list[str]:
