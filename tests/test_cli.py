@@ -48,16 +48,30 @@ def test_fold_trains_scores_and_is_not_repeated(phantom_root, outputs):
     (["fold", "--system", "unet9"], ["unknown system 'unet9'", "xbusnet"]),
     (["fold", "--set", "iteratons=3"], ["iteratons: no such setting"]),
     (["fold", "--profile", "fast"], ["unknown profile 'fast'"]),
-    (["fold", "--dataset", "blu"], ["--data DIR"]),
-    (["fold", "--dataset", "blu", "--data", "nowhere"], ["no folder nowhere"]),
-    (["study", "--systems", "xbusnet,unet9"], ["unknown system unet9"]),
+    (["fold", "--dataset", "blu"], ["--data DIR", "Where to get BLU"]),
+    (["fold", "--dataset", "blu", "--data", "nowhere"], ["--data nowhere is not a folder"]),
+    (["study", "--systems", "xbusnet,unet9"], ["unknown system 'unet9'; did you mean 'unet'?"]),
     (["study", "--profile", "smoke", "--systems", "xbusnet", "--set", "recipe=official"],
      ["xbusnet has no official recipe", "bussam"]),
     (["study", "--folds", "nowhere"], ["--folds 'nowhere' is neither a folder nor numbers"]),
     (["notebook", "04_train_fold", "--output", "x.ipynb", "-p", "sytem=unet"], ["no parameter sytem", "system:"]),
-    (["notebook", "99_nothing", "--output", "x.ipynb"], ["there is no notebook '99_nothing'", "04_train_fold"]),
+    (["notebook", "99_nothing", "--output", "x.ipynb"], ["unknown notebook '99_nothing'", "04_train_fold"]),
     (["data", "download", "busi", "--root", "x"], ["only blu can be downloaded"]),
-    (["runz"], ["No such command"]),
+    (["runz"], ["No such command", "Did you mean 'runs'"]),
+    (["study", "--dataset", "bli"], ["unknown dataset 'bli'; did you mean 'blu'?"]),
+    (["study", "--seeds", "a"], ["--seeds 'a' is no list of numbers"]),
+    (["study", "--set", "iteration=5"], ["did you mean 'iterations'?"]),
+    (["study", "--set", "iterations=-1"], ["iterations: Input should be greater"]),
+    (["study", "--set", "iterations"], ["is not of the form key=value"]),
+    (["study", "--data", "README.md"], ["--data README.md is not a folder"]),
+    (["study", "--config", "nowhere.yaml"], ["cannot read the study file nowhere.yaml"]),
+    (["study", "--config", "README.md"], ["README.md is no YAML"]),
+    (["fold", "--folds", "3"], ["--folds '3' is no folder of fold lists", "--fold NUMBER"]),
+    (["fold", "--dataset", "busi"], ["Where to get BUSI"]),
+    (["runs", "--study", "phantom-quik"], ["study 'phantom-quik' has no finished run"]),
+    (["report", "nothing"], ["study 'nothing' has no finished run"]),
+    (["systems", "--profile", "papr"], ["did you mean 'paper'?"]),
+    (["data", "phantom", "--root", "docs"], ["docs is not an empty folder"]),
 ])
 def test_refusals(arguments, words, outputs):
     refused(xbuslib(*arguments), *words)
@@ -131,3 +145,13 @@ def test_systems_as_json():
     rows = json.loads(xbuslib("systems", "--profile", "quick", "--json").stdout)
     assert {"name", "paper", "trainable", "frozen", "prompts", "weights", "flops_per_image"} == set(rows[0])
     assert "xbusnet" in [row["name"] for row in rows] and all(row["flops_per_image"] > 0 for row in rows)
+
+
+def test_version():
+    done = xbuslib("--version")
+    assert done.returncode == 0 and done.stdout.startswith("xbuslib ")
+
+
+def test_help_names_the_choices():
+    text = " ".join(xbuslib("study", "--help", COLUMNS="200").stdout.split())
+    assert "paper|quick|smoke" in text and "phantom|blu|busi|busbra" in text and "--config" in text

@@ -36,5 +36,5 @@ def test_faulty_overrides(override, message):
 
 
 def test_unknown_profile():
-    with pytest.raises(StudyError, match="unknown profile 'fast'; choose one of paper, quick, smoke"):
+    with pytest.raises(StudyError, match="unknown profile 'fast'; the profiles are paper, quick, smoke"):
         config.resolve("fast")

@@ -152,9 +152,12 @@ def systems(profile: Profile = "paper", as_json: AsJson = False) -> None:
 @app.command()
 def runs(name: Annotated[str, typer.Option("--study", help="only this study")] = "", as_json: AsJson = False) -> None:
     """Finished runs and where they are."""
-    from xbuslib.runs.record import listing
+    from xbuslib.runs.record import listing, no_runs
 
-    show(listing(name or None).to_dict("records"), as_json, "finished runs")
+    found = listing(name or None)
+    if name and found.empty:
+        raise no_runs(name)
+    show(found.to_dict("records"), as_json, "finished runs")
 
 
 @app.command()

@@ -101,5 +101,5 @@ def digest(config: Config) -> str:
 
 def _explain(error: dict) -> str:
     if error["type"] == "extra_forbidden":
-        return "no such setting; " + str(unknown("setting", str(error["loc"][0]), Config.model_fields))
+        return "no such setting; " + str(unknown("setting", error["loc"][0], Config.model_fields)).partition("; ")[2]
     return f"{error['msg']} (got {error['input']!r})"

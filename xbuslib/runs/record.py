@@ -131,6 +131,13 @@ def listing(study: str | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def no_runs(study: str) -> StudyError:
+    """The refusal of a study without a finished run, with the names of those that have some."""
+    there = sorted({path.parents[4].name for path in outputs_root().glob("*/runs/*/fold_*/seed_*/run.json")})
+    return StudyError(f"study {study!r} has no finished run under {outputs_root()}; "
+                      + (f"the studies there are {', '.join(there)}" if there else "start with ./run_all.sh"))
+
+
 def collect(study: str) -> pd.DataFrame:
     """Every row of per_image.csv of a study with its run keys: one tidy table, joined on keys, never on position."""
     parts = []
@@ -141,7 +148,7 @@ def collect(study: str) -> pd.DataFrame:
         part.insert(2, "seed", row.seed)
         parts.append(part)
     if not parts:
-        raise StudyError(f"study {study!r} has no finished run under {outputs_root()}; start with ./run_all.sh")
+        raise no_runs(study)
     return pd.concat(parts, ignore_index=True)
 
 

@@ -137,7 +137,7 @@ def open_study(name: str, systems: list[str] | None = None, partial: bool = Fals
     """
     listed = record.listing(name)
     if listed.empty:
-        raise StudyError(f"study {name!r} has no finished run under {outputs_root()}; start with ./run_all.sh")
+        raise record.no_runs(name)
     missing = _missing(name, listed, systems)
     if systems:
         listed = listed[listed["system"].isin(systems)].reset_index(drop=True)

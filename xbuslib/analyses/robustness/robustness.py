@@ -23,7 +23,6 @@ from xbuslib.analyses.robustness.variations import (
 )
 from xbuslib.errors import StudyError
 from xbuslib.evaluation import metrics, statistics
-from xbuslib.files import outputs_root
 from xbuslib.inference.predict import images_of
 from xbuslib.models import registry
 from xbuslib.models.system import System
@@ -65,7 +64,7 @@ def open_system(name: str, system: str, partial: bool = False) -> Study:
     registry.entry(system)
     listed = record.listing(name)
     if listed.empty:
-        raise StudyError(f"study {name!r} has no finished run under {outputs_root()}; start with ./run_all.sh")
+        raise record.no_runs(name)
     records = {row.system: record.read(Path(row.folder)) for row in listed.drop_duplicates("system").itertuples()}
     prompted = [key for key in registry.names() if key in records and records[key]["scorings"] != [["none", "none"]]]
     choice = f"choose one that does with -p system NAME: {', '.join(prompted)}" if prompted else \

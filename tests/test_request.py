@@ -1,0 +1,59 @@
+"""What a study is asked for: flags and study file by one model, ranges of numbers, and the file that repeats a study."""
+
+import pytest
+
+from xbuslib.errors import StudyError
+from xbuslib.models import registry
+from xbuslib.workflow.request import request, whole_numbers, write
+
+
+def test_flags_win_over_the_file(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text("profile: smoke\nsystems: [unet, xbusnet]\nseeds: 0-2\nset: {iterations: 7, weights: random}\n")
+    found = request({"seeds": "4", "dataset": "phantom"}, file)
+    assert (found.profile, found.systems, found.seeds) == ("smoke", ["unet", "xbusnet"], [4])
+    assert found.overrides == ["iterations=7", "weights=random"] and found.name == "phantom-smoke"
+
+
+def test_defaults_are_those_of_the_command():
+    found = request({})
+    assert (found.profile, found.systems, found.seeds, found.folds) == ("quick", registry.names(), [0], "")
+
+
+@pytest.mark.parametrize("text, numbers", [("0", [0]), ("0-4", [0, 1, 2, 3, 4]), ("0,2,5-7", [0, 2, 5, 6, 7]),
+                                           (" 3 , 1 ", [1, 3])])
+def test_numbers_and_ranges(text, numbers):
+    assert whole_numbers(text, "--seeds") == numbers == request({"seeds": text}).seeds
+
+
+@pytest.mark.parametrize("text", ["a", "1-", "-1", "0,,1", "1.5"])
+def test_what_is_no_number_is_refused(text):
+    with pytest.raises(StudyError, match="is no list of numbers"):
+        request({"seeds": text})
+
+
+def test_all_faults_are_in_one_message(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text("datset: blu\nprofile: fast\njobs: -1\n")
+    with pytest.raises(StudyError) as refused:
+        request({}, file)
+    for words in ("study.yaml", "unknown key 'datset'; did you mean 'dataset'?", "unknown profile 'fast'", "jobs: "):
+        assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("content, words", [("a: [", "is no YAML"), ("", "holds no keys"), ("- 1", "holds no keys")])
+def test_files_that_say_nothing_are_refused(tmp_path, content, words):
+    file = tmp_path / "study.yaml"
+    file.write_text(content)
+    with pytest.raises(StudyError, match=words):
+        request({}, file)
+
+
+def test_the_written_file_repeats_the_request(tmp_path):
+    given = {"profile": "smoke", "systems": "unet", "folds": "0-1", "set": {"amp": False, "recipe": "strong",
+                                                                           "learning_rate": 1e-3}, "seeds": "0,3"}
+    first = request(given)
+    write(first, tmp_path / "study.yaml")
+    again = request({}, tmp_path / "study.yaml")
+    assert again.model_dump() == first.model_dump() | {"study": "phantom-smoke"}
+    assert again.overrides == ["amp=false", "recipe=strong", "learning_rate=0.001"]
