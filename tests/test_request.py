@@ -1,4 +1,4 @@
-"""What a study is asked for: flags and study file by one model, ranges of numbers, and the file that repeats a study."""
+"""What a study is asked for: flags and study file in one model, ranges of numbers, the file that repeats a study."""
 
 import pytest
 

@@ -4,8 +4,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from xbuslib.config import resolve
 from xbuslib.errors import StudyError
 from xbuslib.models import encoders
+from xbuslib.runs.fold import run_fold
+from xbuslib.runs.source import open_source
 
 
 @pytest.fixture
@@ -66,6 +69,30 @@ def test_clip_positions_are_resized_to_the_image(folder):
     assert clip.model.visual.positional_embedding.shape == (22 * 22 + 1, 768)
     assert torch.equal(clip.model.visual.positional_embedding[0], trained.model.visual.positional_embedding[0])
     assert torch.equal(clip.model.visual.conv1.weight, trained.model.visual.conv1.weight)
+
+
+@pytest.mark.parametrize("set_folder", [False, True])
+def test_partial_weights_need_something_to_be_found(set_folder, tmp_path, monkeypatch, phantom_root, outputs):
+    """Neither without a folder nor with one that holds no encoder's file does training begin from random numbers."""
+    if set_folder:
+        (tmp_path / "weights").mkdir()
+        (tmp_path / "weights" / "notes.txt").write_text("nothing here")
+        monkeypatch.setenv("XBUS_WEIGHTS", str(tmp_path / "weights"))
+    config = resolve("paper", {"image_size": 32, "iterations": 1, "weights": "partial"})
+    source = open_source("phantom", phantom_root, None, config, "w")
+    with pytest.raises(StudyError, match="holds no file of any encoder" if set_folder else "XBUS_WEIGHTS, which is not"):
+        run_fold("uresnet", 0, config, source, study="w")
+    assert not list(outputs.glob("w/runs/*/*/*/run.json"))
+
+
+def test_what_partial_weights_covered_is_said_before_training(folder, phantom_root, outputs, capsys):
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, folder / "resnet50-part.pth")
+    config = resolve("paper", {"image_size": 32, "iterations": 1, "weights": "partial"})
+    source = open_source("phantom", phantom_root, None, config, "w")
+    run_fold("uresnet", 0, config, source, study="w")
+    said = capsys.readouterr().err
+    assert "uresnet starts from resnet50: 1 of 266 tensors from resnet50-part.pth" in said
+    assert said.index("starts from") < said.index("training")
 
 
 def test_small_encoders_have_no_pretrained_weights():

@@ -1,5 +1,6 @@
 """One fold from dataset to scored run folder: what notebook 04 and `xbuslib fold` both run."""
 
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from xbuslib.config import Config, digest
 from xbuslib.data import images
 from xbuslib.evaluation import metrics
 from xbuslib.inference.predict import Predictor, at_native_size, encode, images_of
-from xbuslib.models import precision, registry
+from xbuslib.models import precision, registry, weights
 from xbuslib.models.system import count
 from xbuslib.prompts import words
 from xbuslib.prompts.conditioning import MixedPrompts, TextTable, TrainingPrompts, picture_embeddings
@@ -36,6 +37,10 @@ def run_fold(system: str, fold: int, config: Config, source: Source, *, study: s
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)  # weights that are not loaded are drawn at random
     model = registry.build(system, config)
+    if config.weights == "partial":
+        weights.require_something_found(model.weights_record)
+    if model.weights_record and config.weights != "random":
+        print(f"{system} starts from {weights.coverage(model.weights_record)}", file=sys.stderr, flush=True)
     partial = record.partial_folder(path, config, inputs)
     model.to(device)
     edges = words.size_edges(source.prepared.long_sides[source.prepared.rows(train_cases["case_id"])])

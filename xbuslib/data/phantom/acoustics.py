@@ -92,9 +92,7 @@ def two_way_loss(attenuation: np.ndarray, frame: Frame) -> np.ndarray:
     The beam is an aperture wide, so what lies above is averaged over 0.06 cm sideways: shadows have soft
     edges.
     """
-    excess = gaussian_filter1d(
-        attenuation - TGC_SLOPE, 0.06 / frame.pixel, axis=1, mode="nearest", truncate=3
-    )
+    excess = gaussian_filter1d(attenuation - TGC_SLOPE, 0.06 / frame.pixel, axis=1, mode="nearest", truncate=3)
     return -2 * frame.frequency * np.cumsum(excess, axis=0) * frame.pixel
 
 

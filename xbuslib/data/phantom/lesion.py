@@ -75,9 +75,7 @@ def _ellipse(aspect: float, tilt: float) -> np.ndarray:
 
 def _waves(rng, size: float, orders: range) -> np.ndarray:
     """(720,) sum of harmonics, each smaller than the last."""
-    return sum(
-        size / order * rng.normal() * np.cos(order * ANGLES + rng.uniform(0, 2 * np.pi)) for order in orders
-    )
+    return sum(size / order * rng.normal() * np.cos(order * ANGLES + rng.uniform(0, 2 * np.pi)) for order in orders)
 
 
 def _round(rng, margin):
@@ -109,9 +107,7 @@ def _with_corners(rng, body: np.ndarray) -> np.ndarray:
     part = np.linspace(0, 1, 64, endpoint=False)
     edge = (points[:, None] * (1 - part) + np.roll(points, -1)[:, None] * part).ravel()
     cut = np.interp(ANGLES, np.angle(edge) % (2 * np.pi), np.abs(edge), period=2 * np.pi)
-    return (0.7 * cut + 0.3 * body) * np.exp(
-        _waves(rng, 0.12, range(5, 14))
-    )  # no edge in tissue is quite straight
+    return (0.7 * cut + 0.3 * body) * np.exp(_waves(rng, 0.12, range(5, 14)))  # no edge in tissue is quite straight
 
 
 def _with_lobules(rng, body: np.ndarray) -> np.ndarray:
@@ -146,12 +142,8 @@ def insert(rng: np.random.Generator, tissue: Tissue, shape: Outline, words: dict
     level = tissue.level * (1 - inside) + echo * inside
     reflectors = tissue.reflectors * (1 - inside) ** 2
     if words["Halo"] == "yes":  # tissue reaction: an echogenic rim fading outwards over about 2 mm
-        level = level + rng.uniform(7, 10) * (1 - inside) * np.exp(
-            -np.maximum(gap, 0) / rng.uniform(0.1, 0.2)
-        )
-    wall = (
-        2.0 if margin == "circumscribed" else 1.0
-    )  # a smooth thin capsule reflects; a ragged border scatters
+        level = level + rng.uniform(7, 10) * (1 - inside) * np.exp(-np.maximum(gap, 0) / rng.uniform(0.1, 0.2))
+    wall = 2.0 if margin == "circumscribed" else 1.0  # a smooth thin capsule reflects; a ragged border scatters
     down, across = np.gradient(inside)
     edge = (
         np.abs(down) ** 5 / (down**2 + across**2 + 1e-9) ** 2
@@ -166,9 +158,7 @@ def insert(rng: np.random.Generator, tissue: Tissue, shape: Outline, words: dict
 def _inner_echo(rng, word: str, gap: np.ndarray, shape: Outline, frame: Frame) -> np.ndarray:
     """(H, W) echo of the inside against the tissue around, dB."""
     size = shape.drawn.mean() * frame.pixel
-    if (
-        word == "complex cystic/solid"
-    ):  # fluid beside a solid part, split along a wavy line through the middle
+    if word == "complex cystic/solid":  # fluid beside a solid part, split along a wavy line through the middle
         angle = rng.uniform(0, 2 * np.pi)
         rows = np.arange(frame.height)[:, None] - shape.row
         columns = np.arange(frame.width)[None, :] - shape.column

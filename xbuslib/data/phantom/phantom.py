@@ -43,13 +43,7 @@ class Case(NamedTuple):
     row: dict  # the clinical row, keys vocabulary.COLUMNS; file names empty
 
 
-def write(
-    root: Path,
-    n: int = 60,
-    seed: int = 0,
-    size: tuple[int, int] | None = None,
-    scanner: str = "A",
-) -> Path:
+def write(root: Path, n: int = 60, seed: int = 0, size: tuple[int, int] | None = None, scanner: str = "A") -> Path:
     """Write cases 1 to n under root, which must not exist or be empty; a broken-off run leaves nothing there.
 
     size (height, width) in pixels replaces the varied frame sizes. Raises StudyError if root cannot be used or there is
@@ -62,19 +56,17 @@ def write(
     digits = max(3, len(str(n)))  # BLU's three, more when they run out
     with write_folder(root) as partial:
         (partial / IMAGES).mkdir()
-        rows = [_write_case(partial / IMAGES, simulate(number, seed, size, None, scanner), digits)
-                for number in track(range(1, n + 1), "simulating phantom cases", n)]
+        rows = [
+            _write_case(partial / IMAGES, simulate(number, seed, size, None, scanner), digits)
+            for number in track(range(1, n + 1), "simulating phantom cases", n)
+        ]
         table = [vocabulary.COLUMNS] + [list(row.values()) for row in rows]
         write_workbook(partial / TABLE, {SHEETS[0]: table, SHEETS[1]: vocabulary.ODDS["dictionary"]})
     return root
 
 
 def simulate(
-    case_number: int,
-    seed: int = 0,
-    size: tuple[int, int] | None = None,
-    words: dict | None = None,
-    scanner: str = "A",
+    case_number: int, seed: int = 0, size: tuple[int, int] | None = None, words: dict | None = None, scanner: str = "A"
 ) -> Case:
     """One case. Entries of words replace drawn words of the clinical row: {"Echogenicity": "anechoic"}.
 
@@ -126,9 +118,7 @@ def _visible(frame: Frame) -> np.ndarray:
     return sides & (rows < 1 - 0.26 * (columns / 0.5) ** 2)  # a parabola stands in for the flat arc
 
 
-def _placed(
-    rng: np.random.Generator, row: dict, tissue: anatomy.Tissue, frame: Frame, scale: float
-) -> lesion.Outline:
+def _placed(rng: np.random.Generator, row: dict, tissue: anatomy.Tissue, frame: Frame, scale: float) -> lesion.Outline:
     """An outline of the case's words where it fits, mostly central and in the upper half as in BLU.
 
     scale: the scanner's pixels per pixel of scanner A.
@@ -147,9 +137,7 @@ def _placed(
     margin = (0.1 if frame.sector else 0.02) * frame.width
     line = np.clip(rng.normal(0.33, 0.1) * frame.height, first - top, 0.9 * frame.height - bottom + 1e-6)
     column = rng.normal(0.507, 0.07) * frame.width
-    column = np.clip(
-        column, min(margin - left, frame.width / 2), max(frame.width - margin - right, frame.width / 2)
-    )
+    column = np.clip(column, min(margin - left, frame.width / 2), max(frame.width - margin - right, frame.width / 2))
     return shape._replace(row=float(line), column=float(column))
 
 
@@ -161,9 +149,7 @@ def _write_case(folder: Path, case: Case, digits: int) -> dict:
     if case.mask is not None:
         names["Mask_tumor_filename"] = f"{stem}_tumor.png"
         # BLU's masks: white and opaque on black and transparent.
-        _save(
-            folder / names["Mask_tumor_filename"], np.repeat(case.mask[..., None] * np.uint8(255), 4, axis=-1)
-        )
+        _save(folder / names["Mask_tumor_filename"], np.repeat(case.mask[..., None] * np.uint8(255), 4, axis=-1))
     return case.row | names
 
 

@@ -66,9 +66,7 @@ def _workbook(names: list[str]) -> str:
 
 def _sheet(rows: list[list]) -> str:
     lines = "".join(
-        f'<row r="{number}">'
-        + "".join(_cell(value, column, number) for column, value in enumerate(row))
-        + "</row>"
+        f'<row r="{number}">' + "".join(_cell(value, column, number) for column, value in enumerate(row)) + "</row>"
         for number, row in enumerate(rows, start=1)
     )
     return f'<worksheet xmlns="{MAIN}"><sheetData>{lines}</sheetData></worksheet>'

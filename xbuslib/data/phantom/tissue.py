@@ -43,9 +43,7 @@ def breast(rng: np.random.Generator, frame: Frame, composition: str, thick_skin:
     """A breast without a lesion."""
     gland_share, island_share = COMPOSITION[composition]
     bottom = frame.height * frame.pixel
-    skin = (
-        rng.uniform(0.30, 0.40) if thick_skin else rng.uniform(0.12, 0.18)
-    )  # over 0.2 cm counts as thickened
+    skin = rng.uniform(0.30, 0.40) if thick_skin else rng.uniform(0.12, 0.18)  # over 0.2 cm counts as thickened
     wall = bottom * rng.uniform(0.62, 0.95) + 0.12 * wave(rng, frame, 1.2)  # top of the muscle
     wall = wall + rng.uniform(-0.12, 0.12) * (frame.across[0] - frame.across.mean())
     space = wall - skin
@@ -66,13 +64,9 @@ def breast(rng: np.random.Generator, frame: Frame, composition: str, thick_skin:
     level = LEVEL[label] + 1.3 * texture(rng, frame, 0.05, 0.1) + 1.2 * texture(rng, frame, 0.3, 0.5)
     gland_grain = texture(rng, frame, 0.06, 0.14)  # ducts and stroma: coarser and stronger than fat's
     level += np.where(label == GLAND, 2.5 * gland_grain, 0.0)
-    level = gaussian_filter1d(
-        gaussian_filter1d(level, 0.012 / frame.pixel, axis=0), 0.02 / frame.pixel, axis=1
-    )
+    level = gaussian_filter1d(gaussian_filter1d(level, 0.012 / frame.pixel, axis=0), 0.02 / frame.pixel, axis=1)
     septa = np.where(label == FAT, _septa(rng, frame), 0.0)
-    stroma = np.where(
-        label == GLAND, _strands(rng, frame, 0.12 * wave(rng, frame, 0.7), 0.016, 0.13, 1.0), 0.0
-    )
+    stroma = np.where(label == GLAND, _strands(rng, frame, 0.12 * wave(rng, frame, 0.7), 0.016, 0.13, 1.0), 0.0)
     fibres = np.where(label == MUSCLE, _strands(rng, frame, wall - wall.mean(), 0.014, 0.4, 0.9), 0.0)
     # Connective tissue both scatters (grainy) and, where it is flat, reflects (sharp).
     level += 6.0 * np.minimum(septa + stroma + 0.7 * fibres, 1.3)
@@ -104,10 +98,7 @@ def _septa(rng, frame: Frame) -> np.ndarray:
     """
     step_x, step_z = 1.0, 0.42
     seeds = [
-        (
-            row * step_z + rng.uniform(-0.2, 0.2),
-            (column + 0.5 * (row % 2)) * step_x + rng.uniform(-0.35, 0.35),
-        )
+        (row * step_z + rng.uniform(-0.2, 0.2), (column + 0.5 * (row % 2)) * step_x + rng.uniform(-0.35, 0.35))
         for row in range(-1, int(frame.depths[-1, 0] / step_z) + 2)
         for column in range(-1, int(frame.across[0, -1] / step_x) + 2)
     ]
@@ -119,9 +110,7 @@ def _septa(rng, frame: Frame) -> np.ndarray:
     slope_z, slope_x = np.gradient(gap)
     facing = slope_z**2 / (slope_z**2 + slope_x**2 + 1e-9)
     wall = _enlarged(np.exp(-0.5 * (gap / 0.018) ** 2) * facing**3, frame)
-    return wall * np.clip(
-        0.5 + 0.6 * texture(rng, frame, 0.15, 0.25), 0.03, 1.6
-    )  # some walls are hardly there
+    return wall * np.clip(0.5 + 0.6 * texture(rng, frame, 0.15, 0.25), 0.03, 1.6)  # some walls are hardly there
 
 
 def _strands(rng, frame: Frame, follow: np.ndarray, thin: float, long: float, cut: float) -> np.ndarray:
