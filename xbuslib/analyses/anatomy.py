@@ -57,9 +57,6 @@ def parameter_bars(parts: pd.DataFrame, label: str) -> Figure:
     return figure
 
 
-# ---- Figure 1 ---------------------------------------------------------------------------------------------------
-
-
 class Box(NamedTuple):
     """Centre of a drawn box and the middle of each side, in drawing units."""
 

@@ -121,9 +121,6 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.rint((values - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
 
 
-# ---- pixel size -----------------------------------------------------------------------------------------------
-
-
 def _pixel_size(data: Dataset) -> tuple[tuple[tuple[float, float], str] | None, list[str]]:
     """Of the calibrated ultrasound regions (C.8.5.5), else of PixelSpacing; a size out of range is not believed."""
     regions = _region_sizes(data)

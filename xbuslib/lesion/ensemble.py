@@ -60,9 +60,6 @@ def _unknown(name: str, word: str, known: tuple[str, ...]) -> str:
     return f"unknown {name} {word!r}; the models know {', '.join(known)}"
 
 
-# ---- trained runs ---------------------------------------------------------------------------------------------
-
-
 def find_runs(folder: Path) -> list[Path]:
     """The run folders that `folder` stands for: itself, or those of all folds and seeds of the one system in it.
 
@@ -96,9 +93,6 @@ def of_study(study: str, system: str) -> list[Path]:
     return find_runs(folder)
 
 
-# ---- one run on one image -------------------------------------------------------------------------------------
-
-
 def views_of(trained: Trained, picture: Picture) -> list[View]:
     """The image as the run sees it, with its frozen features: all that does not depend on the prompt."""
     small = resize_image(picture.grey, trained.run["config"]["image_size"])  # (S, S) uint8
@@ -129,9 +123,6 @@ def _fixed(finding: Finding, prompt: UserPrompt, edges: tuple[float, float]) -> 
         x, y = 0.25 if column == "left" else 0.75, 0.25 if row == "upper" else 0.75  # the quadrant's middle
         finding = replace(finding, centre=(x * finding.frame[0] - 0.5, y * finding.frame[1] - 0.5), inside=(x, y))
     return finding
-
-
-# ---- all runs on one image ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

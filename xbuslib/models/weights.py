@@ -152,9 +152,6 @@ def checksum(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-# ---- CLIP: which activation a file was trained with ------------------------------------------------------------
-
-
 def clip_activation(path: Path) -> tuple[str, str]:
     """(activation, how it is known) of a CLIP ViT-B/16 file: OpenAI's have QuickGELU, LAION's GELU.
 
@@ -209,9 +206,6 @@ def from_hub_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
             key = re.sub(pattern, replacement, key)
         renamed[key] = value.T.contiguous() if key in ("visual.proj", "text_projection") else value
     return renamed
-
-
-# ---- files ----------------------------------------------------------------------------------------------------
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -31,9 +31,6 @@ class Finding:
     inside: tuple[float, float] = CENTRE  # a point in the lesion, as fractions of the frame
 
 
-# ---- the words ------------------------------------------------------------------------------------------------
-
-
 def size_edges(long_sides: np.ndarray) -> tuple[float, float]:
     """Tertiles of the longest bounding-box side over the training fold, in original pixels (Section 2.2)."""
     low, high = np.quantile(np.asarray(long_sides, float), (1 / 3, 2 / 3))
@@ -94,9 +91,6 @@ def local_text(shape: str | None, margin: str | None, birads: str | None) -> str
     return ", ".join(parts) or "a lesion"
 
 
-# ---- where size and place come from ---------------------------------------------------------------------------
-
-
 def from_reference(prepared: Prepared, row: int) -> Finding:
     """Size and place measured on the reference mask at original resolution."""
     width, height = (int(side) for side in prepared.original_sizes[row])
@@ -141,9 +135,6 @@ def combine(policy: str, reference: Finding | None, first_pass: Finding | None, 
     if policy == "reference":
         return reference
     return Finding(reference.box, first_pass.centre, frame, first_pass.inside)  # paper
-
-
-# ---- the table of prompts -------------------------------------------------------------------------------------
 
 
 def build(cases: pd.DataFrame, findings: list[Finding], edges: tuple[float, float], *, attributes: bool = True,

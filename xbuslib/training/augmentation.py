@@ -21,8 +21,6 @@ def augment(method: Augmentation, images: Tensor, masks: Tensor, frames: Tensor)
     return torch.stack([image for image, _ in pairs]), torch.stack([mask for _, mask in pairs])
 
 
-# ---- strong: the same for every system ------------------------------------------------------------------------
-
 STRONG = v2.Compose([
     v2.RandomHorizontalFlip(0.5),  # not vertically: the shadow of a lesion would lie above it
     v2.RandomAffine(15, translate=(0.1, 0.1), scale=(0.8, 1.25), interpolation=BILINEAR),  # another hold of the probe
@@ -34,9 +32,6 @@ def strong(image: Tensor, mask: Tensor, frame: tuple[int, int]) -> tuple[Tensor,
     """Mirror, turn by up to 15°, shift by up to 10 %, scale by 0.8–1.25; gain and gamma."""
     image, mask = _together(STRONG, image, mask)
     return V.adjust_gamma(V.adjust_brightness(image, _uniform(*GAIN)), _uniform(*GAMMA)), mask
-
-
-# ---- official: each repository's own --------------------------------------------------------------------------
 
 
 def quarter_turns_and_flips(image: Tensor, mask: Tensor, frame: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -101,9 +96,6 @@ def lesion_aware_square(image: Tensor, mask: Tensor, frame: tuple[int, int]) -> 
     start = int(starts[enough[0, 0] if len(enough) else shown.argmax()])
     image, mask = (part.narrow(along, start, window) for part in (image, mask))
     return _together(v2.Resize((side, side), BILINEAR), image, mask)
-
-
-# ---- draws, from torch's global generator, which a checkpoint holds -------------------------------------------
 
 
 def _together(transform: Callable, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

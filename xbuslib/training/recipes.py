@@ -54,9 +54,6 @@ class Plan:
         return {key: _name(value) if callable(value) else value for key, value in values.items()}
 
 
-# ---- schedules: rate at (step, initial rate) ------------------------------------------------------------------
-
-
 def cosine(step: int, initial: float, floor: float, length: int, every: int = 1) -> float:
     """Cosine from `initial` to `floor` over `length` units of `every` steps, then constant."""
     share = (1 + math.cos(math.pi * min(step // every, length) / length)) / 2
@@ -73,9 +70,6 @@ def warm_polynomial(step: int, initial: float, warm_up: int, length: int, power:
     if step < warm_up:
         return initial * (step + 1) / warm_up
     return initial * max(0.0, 1 - (step - warm_up) / length) ** power
-
-
-# ---- the recipes ----------------------------------------------------------------------------------------------
 
 
 UNIFORM = {

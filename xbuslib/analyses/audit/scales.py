@@ -32,9 +32,6 @@ def log() -> pd.DataFrame:
     return pd.DataFrame(_LOG, columns=["dice", "iou", "fpr", "fnr", "loss"]).rename_axis("fold").reset_index()
 
 
-# ---- one score read as another -----------------------------------------------------------------------------------
-
-
 def lesion_dice(two_class: float, fraction: float, fp_share: float = 0.5) -> float:
     """Lesion Dice of an image whose two-class Dice is `two_class` and whose lesion fills `fraction` of it.
 
@@ -112,9 +109,6 @@ def precision_reading(two_class_miss: float, two_class_fnr: float, fraction: flo
         recall = 1 - 2 * two_class_fnr + fpr
     return pd.Series({"precision": precision, "recall": recall, "fpr": fpr,
                       "harmonic_mean": 2 * precision * recall / (precision + recall)})
-
-
-# ---- the printed tables ------------------------------------------------------------------------------------------
 
 
 def by_fold(lesions: pd.DataFrame) -> pd.DataFrame:

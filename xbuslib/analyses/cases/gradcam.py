@@ -49,9 +49,6 @@ class StudyMaps(NamedTuple):
     table: pd.DataFrame  # one row per system and case
 
 
-# ---- one map --------------------------------------------------------------------------------------------------
-
-
 class OfImages(nn.Module):
     """A system as grad-cam wants it, a function of the image alone: features and prompts are fixed."""
 
@@ -104,9 +101,6 @@ def shares(cam: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     return {name: float(cam[where == zone].sum() / total) if total > 0 else np.nan for name, zone in parts.items()}
 
 
-# ---- the sanity check -----------------------------------------------------------------------------------------
-
-
 def similarity(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     """Spearman's rank correlation over pixels and SSIM of two (S, S) maps in [0, 1]; both 1 for equal maps.
 
@@ -146,9 +140,6 @@ def randomised(system: System, untrained: dict[str, Tensor], modules: tuple[str,
         yield
     finally:
         system.load_state_dict(trained, strict=False)
-
-
-# ---- a study --------------------------------------------------------------------------------------------------
 
 
 def of_study(study: Study, chosen: pd.DataFrame) -> StudyMaps:

@@ -38,9 +38,6 @@ class Rule(NamedTuple):
     by: str
 
 
-# ---- the rules ------------------------------------------------------------------------------------------------
-
-
 def _highest(values: pd.Series, share: float) -> pd.Series:
     return values >= values.quantile(1 - share)
 
@@ -118,9 +115,6 @@ def candidates(study: Study) -> pd.DataFrame:
     return measures(study.prepared, study.cases[study.cases["fold"].isin(whole)].reset_index(drop=True))
 
 
-# ---- measures of a lesion and what is around it ---------------------------------------------------------------
-
-
 def measures(prepared: Prepared, cases: pd.DataFrame) -> pd.DataFrame:
     """`cases` with contrast, gcnr, lesion_sd and ring_sd, measured on the prepared images.
 
@@ -177,9 +171,6 @@ def _to_lesion(mask: np.ndarray) -> np.ndarray:
     if not mask.any():
         raise ValueError("the mask is empty: there is no lesion to measure from")
     return ndimage.distance_transform_edt(~mask)
-
-
-# ---- what the systems made of the cases -----------------------------------------------------------------------
 
 
 def maps(study: Study, system: str, cases: pd.DataFrame) -> dict[str, np.ndarray]:

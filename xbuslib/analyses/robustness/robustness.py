@@ -76,9 +76,6 @@ def open_system(name: str, system: str, partial: bool = False) -> Study:
     return open_study(name, [system], partial)
 
 
-# ---- one run --------------------------------------------------------------------------------------------------
-
-
 class FoldRun:
     """The run that validated a fold (first seed), and its cases in the order in which it scored them."""
 
@@ -129,9 +126,6 @@ class FoldRun:
                 proposal = words.from_first_pass(found, findings[i].frame, config.first_pass_threshold)
                 self.known[i, prompt] = Prediction(float(dice), proposal, prompt)
         return [self.known[key] for key in enumerate(prompts)]
-
-
-# ---- a study --------------------------------------------------------------------------------------------------
 
 
 def evaluate(study: Study, system: str) -> Evaluation:
@@ -241,9 +235,6 @@ def decisions(rows: pd.DataFrame) -> pd.DataFrame:
                       "change": pairs["change"].mean(), "pairs": pairs["flips"].mean(), "any": images.mean(),
                       "low": low, "high": high})
     return pd.DataFrame(table, columns=["baseline", "wrong_prompts", "n", "change", "pairs", "any", "low", "high"])
-
-
-# ---- the first pass itself ------------------------------------------------------------------------------------
 
 
 def _first_pass(run: FoldRun) -> pd.DataFrame:

@@ -54,9 +54,6 @@ class Variation:
     draws: int = 1
 
 
-# ---- attributes -----------------------------------------------------------------------------------------------
-
-
 def without(*attributes: str) -> Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]:
     """The cases with these attributes unknown."""
     return lambda cases, rng: cases.assign(**dict.fromkeys(attributes))
@@ -125,9 +122,6 @@ def neighbour(value: str, scale: tuple[str, ...], step: int) -> str:
     return scale[at + step] if 0 <= at + step < len(scale) else scale[at - step]
 
 
-# ---- size and place -------------------------------------------------------------------------------------------
-
-
 def size_off(step: int) -> Callable[[Finding, tuple[float, float]], Finding]:
     """One size class up or down; at the end of the list, one the other way."""
     return lambda finding, edges: _other_size(finding, edges, lambda word: neighbour(word, SIZES, step))
@@ -150,9 +144,6 @@ def flip(finding: Finding) -> Finding:
     height, (x, y) = finding.frame[1], finding.inside
     centre = None if finding.centre is None else (finding.centre[0], height - 1 - finding.centre[1])
     return replace(finding, centre=centre, inside=(x, 1 - y))
-
-
-# ---- wording --------------------------------------------------------------------------------------------------
 
 
 def synonyms(text: str, rng: np.random.Generator | None = None) -> str:
@@ -187,9 +178,6 @@ def reworded(table: pd.DataFrame, variation: Variation, draw: int) -> pd.DataFra
         streams = [np.random.default_rng([draw, zlib.crc32(case.encode())]) for case in table["case_id"]]
         changed[column] = [change(*pair) for pair in zip(table[column], streams, strict=True)]
     return table.assign(**changed)
-
-
-# ---- the list -------------------------------------------------------------------------------------------------
 
 
 _LOCAL, _SIZE, _PLACE = ("local_text",), ("global_text",), ("global_text", "point")

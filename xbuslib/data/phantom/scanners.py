@@ -6,9 +6,11 @@ frames exported with fewer and larger pixels. Breasts and lesions are drawn alik
 differs is the picture made of them.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import yaml
 
 from xbuslib.data.phantom.acoustics import Frame
 from xbuslib.errors import StudyError
@@ -28,34 +30,8 @@ class Scanner(NamedTuple):
     lesion_scale: float  # pixels of a lesion against those it has on scanner A
 
 
-SCANNERS = {
-    "A": Scanner(
-        # 3 to 4.6 cm deep, like the frames in BLU
-        linear=[(537, 485, 0.0078125), (470, 433, 0.00924), (532, 545, 0.00694), (470, 503, 0.00646),
-                (541, 437, 0.00727), (400, 560, 0.00781), (362, 520, 0.00868), (440, 470, 0.0105)],
-        sector=[(362, 559, 0.0116), (380, 552, 0.0108)],
-        sector_share=31 / 256,  # of BLU's pictures
-        frequency=(8, 12),  # a breast probe's range today
-        focus=(1.0, 2.2),  # at the lesion
-        looks=(2, 3, 4),  # angles
-        dynamic_range=(54, 62),
-        gain=(64, 15, 38, 100),  # BLU's medians: 59 +- 19
-        lesion_scale=1.0,
-    ),
-    "B": Scanner(
-        # Pixels half as large again as A's, so about 300 columns: the size of BUS-BRA's images. The depth and breadth
-        # shown, 3.7 to 4.8 by 3.5 to 4 cm, are A's: another zoom would change the lesions' share of the picture too.
-        linear=[(340, 300, 0.012), (375, 330, 0.0108), (360, 288, 0.0133), (330, 352, 0.0114)],
-        sector=[],
-        sector_share=0.0,
-        frequency=(5, 7.5),  # the lower end of linear probes: speckle 1.6 times as large as A's, losses 0.6 of A's
-        focus=(1.0, 2.2),
-        looks=(1, 1, 1),  # no compounding: the full contrast of Rayleigh speckle
-        dynamic_range=(66, 76),  # 15 dB more on the same grey scale: softer contrast between tissues
-        gain=(96, 12, 70, 120),  # two of A's deviations brighter
-        lesion_scale=0.66,  # 0.0079 / 0.0119, the mean pixels: the same centimetres
-    ),
-}  # fmt: skip
+SCANNERS = {name: Scanner(**values) for name, values in
+            yaml.safe_load(Path(__file__).with_name("scanners.yaml").read_text(encoding="utf-8")).items()}
 
 
 def scanner(name: str) -> Scanner:
