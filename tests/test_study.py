@@ -113,7 +113,7 @@ def test_no_validation_mask_reaches_a_first_pass_prompt(source):
 
 
 def test_faulty_requests(source, tmp_path, monkeypatch):
-    with pytest.raises(StudyError, match="unknown system 'unet9'; the systems are"):
+    with pytest.raises(StudyError, match="unknown system 'unet9'; did you mean 'unet'. the systems are"):
         run_fold("unet9", 0, resolve("smoke"), source, study="s")
     with pytest.raises(StudyError, match="there is no fold 7; the folds are 0 … 4"):
         run_fold("xbusnet", 7, resolve("smoke"), source, study="s")

@@ -69,9 +69,9 @@ def study(context: typer.Context, dataset: Dataset = "phantom", data: Data = "",
         "config", "dry_run", "as_json") and context.get_parameter_source(key).name != "DEFAULT"}
     if "set" in given:
         given["set"] = parse_overrides(given["set"])
-    asked = request(given, config)
-    settings, at_once = settle(asked)
-    worked = run_study(settings, at_once, gpus=asked.gpus, slurm=cluster(asked), dry_run=dry_run)
+    wanted = request(given, config)
+    settings, at_once = settle(wanted)
+    worked = run_study(settings, at_once, gpus=wanted.gpus, slurm=cluster(wanted), dry_run=dry_run)
     if not dry_run:
         say_results(settings.study, worked, as_json)
 
@@ -181,7 +181,7 @@ def predict(images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", hel
             run: Annotated[Path, typer.Option(help="a run folder; or a system's, such as outputs/STUDY/runs/xbusnet, "
                                               "for the ensemble over its folds")],
             out: Annotated[Path, typer.Option(help="folder that gets one folder of results per image")],
-            shape: Annotated[str, typer.Option(help="of the lesion, e.g. irregular; none: not said")] = "",
+            shape: Annotated[str, typer.Option(help="of the lesion, e.g. irregular; none: not given")] = "",
             margin: Annotated[str, typer.Option(help="e.g. circumscribed, or spiculated,indistinct")] = "",
             birads: Annotated[str, typer.Option(help="assessment, e.g. 4a")] = "",
             pixel_mm: Annotated[str, typer.Option(help="size of a pixel: 0.078, or WIDTH,HEIGHT; goes before what a "
@@ -250,10 +250,10 @@ def data_prepare(parameters: Annotated[list[str], typer.Option("-p", help="key=v
     from xbuslib.runs.source import open_source
 
     given = {"dataset": "phantom", "data": "", "study": "", "profile": "quick", "overrides": [], "fold_lists": ""}
-    asked = parse_overrides(parameters)
-    if unknown := asked.keys() - given.keys():
+    parsed = parse_overrides(parameters)
+    if unknown := parsed.keys() - given.keys():
         raise StudyError(f"unknown setting {', '.join(unknown)}; there are {', '.join(given)}")
-    given |= asked
+    given |= parsed
     config = resolve(given["profile"], given["overrides"])
     where = given["study"] or f"{given['dataset']}-{given['profile']}"
     source = open_source(given["dataset"], given["data"], given["fold_lists"], config, where)

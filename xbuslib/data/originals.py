@@ -19,5 +19,5 @@ def at_size(probabilities: np.ndarray, width: int, height: int) -> np.ndarray:
     import torch  # here, so that reading tables and masks does not wait for it
     from torch.nn.functional import interpolate
 
-    held = torch.from_numpy(np.ascontiguousarray(probabilities, np.float32))[None, None]  # (1, 1, S, S)
-    return interpolate(held, size=(height, width), mode="bilinear", antialias=True)[0, 0].numpy()
+    small = torch.from_numpy(np.ascontiguousarray(probabilities, np.float32))[None, None]  # (1, 1, S, S)
+    return interpolate(small, size=(height, width), mode="bilinear", antialias=True)[0, 0].numpy()

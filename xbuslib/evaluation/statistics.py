@@ -118,8 +118,8 @@ def _scores(rows: pd.DataFrame, system: str, metric: str) -> pd.Series:
         raise StudyError(f"there are no scores of {system}; there are {', '.join(rows['system'].unique())}")
     scorings = own[["policy", "attributes"]].drop_duplicates()
     if len(scorings) > 1:
-        said = "; ".join(f"{row.policy}, {row.attributes}" for row in scorings.itertuples())
-        raise StudyError(f"the scores of {system} are of several prompt policies ({said}) and cannot be pooled; "
+        listed = "; ".join(f"{row.policy}, {row.attributes}" for row in scorings.itertuples())
+        raise StudyError(f"the scores of {system} are of several prompt policies ({listed}) and cannot be pooled; "
                          "choose one, such as the rows of study.default")
     twice = own[own.duplicated(["fold", "seed", "case_id"])]
     if len(twice):

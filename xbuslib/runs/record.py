@@ -152,9 +152,9 @@ def collect(study: str) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _differences(there: dict, asked: dict) -> list[str]:
-    keys = sorted(there.keys() | asked.keys())
-    return [f"{k}: {there.get(k)} there, {asked.get(k)} asked for" for k in keys if there.get(k) != asked.get(k)]
+def _differences(there: dict, wanted: dict) -> list[str]:
+    keys = sorted(there.keys() | wanted.keys())
+    return [f"{k}: {there.get(k)} there, {wanted.get(k)} asked for" for k in keys if there.get(k) != wanted.get(k)]
 
 
 def summary(path: Path) -> pd.DataFrame:
@@ -176,5 +176,5 @@ def study_summary(study: str) -> pd.DataFrame:
 
 def probabilities(path: Path) -> dict[str, np.ndarray]:
     """case_id: (S, S) lesion probabilities of the default policy, from a run folder."""
-    with np.load(path / "probabilities.npz") as held:
-        return dict(zip(held["case_ids"].tolist(), held["probabilities"].astype(np.float32), strict=True))
+    with np.load(path / "probabilities.npz") as stored:
+        return dict(zip(stored["case_ids"].tolist(), stored["probabilities"].astype(np.float32), strict=True))

@@ -42,7 +42,7 @@ class Settings(BaseModel):
     analyses: dict[str, dict[str, str]]  # run once per study, after all folds, each with its parameters
 
 
-def settle(asked: Request) -> tuple[Settings, int]:
+def settle(wanted: Request) -> tuple[Settings, int]:
     """Checked settings, and how many folds run at once. Raises StudyError before anything is started.
 
     By default each GPU takes one fold; on CPUs the small profiles train one fold per core and `paper`, which needs
@@ -52,35 +52,35 @@ def settle(asked: Request) -> tuple[Settings, int]:
     from xbuslib.runs.source import open_source
     from xbuslib.training import recipes
 
-    config, systems, slurm = resolve(asked.profile, asked.overrides), asked.systems, slurm_profile(asked)
+    config, systems, slurm = resolve(wanted.profile, wanted.overrides), wanted.systems, slurm_profile(wanted)
     if config.weights == "pretrained":
         _require_weights(systems)
-    _check_machine(asked.gpus, slurm)
+    _check_machine(wanted.gpus, slurm)
     cores = len(os.sched_getaffinity(0))
-    at_once = asked.jobs or len(asked.gpus) or (QUEUED if slurm else 1 if config.size == "paper" else cores)
-    data, fold_lists = (str(Path(place).resolve()) if place else "" for place in (asked.data, asked.fold_lists))
-    source = open_source(asked.dataset, data, fold_lists, config, asked.name)
+    at_once = wanted.jobs or len(wanted.gpus) or (QUEUED if slurm else 1 if config.size == "paper" else cores)
+    data, fold_lists = (str(Path(place).resolve()) if place else "" for place in (wanted.data, wanted.fold_lists))
+    source = open_source(wanted.dataset, data, fold_lists, config, wanted.name)
     known = sorted(set(source.fold_of))
-    numbers = asked.folds if isinstance(asked.folds, list) else known
+    numbers = wanted.folds if isinstance(wanted.folds, list) else known
     wrong = [fold for fold in numbers if fold not in known]
     if wrong:
         raise StudyError(f"there is no fold {wrong[0]}; the folds are 0 … {known[-1]}")
     for system in systems:  # a recipe that a system does not have is refused here
         recipes.plan(system, config, len(source.split(known[0])[0]))
     settings = Settings(
-        study=asked.name, dataset=asked.dataset, data=data, fold_lists=fold_lists, profile=asked.profile,
-        overrides=asked.overrides, systems=systems, folds=numbers, seeds=asked.seeds,
+        study=wanted.name, dataset=wanted.dataset, data=data, fold_lists=fold_lists, profile=wanted.profile,
+        overrides=wanted.overrides, systems=systems, folds=numbers, seeds=wanted.seeds,
         threads=max(1, cores // at_once), notebooks=["01_explore_data", "02_design_prompts", "03_model_anatomy"],
-        analyses=analyses(asked.name, asked.dataset, data, systems))
+        analyses=analyses(wanted.name, wanted.dataset, data, systems))
     _refuse_other_settings(settings, config, source)
-    with write_whole(outputs_root() / asked.name / "study.yaml") as partial:
-        request.write(asked, partial)
+    with write_whole(outputs_root() / wanted.name / "study.yaml") as partial:
+        request.write(wanted, partial)
     return settings, at_once
 
 
-def slurm_profile(asked: Request) -> Path | None:
+def slurm_profile(wanted: Request) -> Path | None:
     """The profile folder of the cluster that the jobs are submitted to; None: they run here."""
-    return Path(asked.slurm_profile) if asked.slurm_profile else PROFILES / "slurm" if asked.slurm else None
+    return Path(wanted.slurm_profile) if wanted.slurm_profile else PROFILES / "slurm" if wanted.slurm else None
 
 
 def run_study(settings: Settings, at_once: int, *, gpus: list[str], slurm: Path | None = None,

@@ -74,7 +74,7 @@ def by_group(source: pd.DataFrame, target: pd.DataFrame, metric: str = "dice") -
     rows = []
     for (name, system), there in target[target["default"]].groupby(["target", "system"], sort=False):
         own = source[source["default"] & (source["system"] == system)]
-        for column, said in GROUPS.items():
+        for column, grouping in GROUPS.items():
             if column not in there or there[column].isna().all():
                 continue
             known = column != "device" and column in own and own[column].notna().any()
@@ -83,7 +83,8 @@ def by_group(source: pd.DataFrame, target: pd.DataFrame, metric: str = "dice") -
                 if like.empty:
                     continue
                 rows.append({"target": name, "system": system, "paper_name": part["paper_name"].iloc[0],
-                             "by": said, "group": group, "compared_with": "its like" if known else "all of the study",
+                             "by": grouping, "group": group,
+                             "compared_with": "its like" if known else "all of the study",
                              "patients": part["patient_id"].nunique(), "n_target": part["case_id"].nunique(),
                              "n_in_domain": like["case_id"].nunique()} | difference(like, part, metric))
     return pd.DataFrame(rows)

@@ -60,14 +60,15 @@ def drop(table: pd.DataFrame, gains: pd.DataFrame, label: str, metric: str = "di
     height = sum(0.42 * n + 0.62 for n in counts) + 1.5
     figure, axes = style.subplots(len(places), 2, size=(9.2, height), sharex="col", squeeze=False,
                                     height_ratios=[n + 0.6 for n in counts])
-    said = gains.set_index(["target", "system"])["ensemble"]
+    merged = gains.set_index(["target", "system"])["ensemble"]
     for (left, right), place in zip(axes, places, strict=True):
         part = table[table["target"] == place].reset_index(drop=True)
         for y, row in enumerate(part.itertuples()):
             left.plot([row.in_domain, row.at_target], [y, y], color="0.7", linewidth=1.5, zorder=1)
             left.plot(row.in_domain, y, "o", color="white", markeredgecolor=HERE, markeredgewidth=1.6, markersize=7)
             left.plot(row.at_target, y, "o", color=THERE, markersize=7)
-            left.plot(said.get((place, row.system), np.nan), y, "D", color="white", markeredgecolor=THERE, markersize=5)
+            score = merged.get((place, row.system), np.nan)
+            left.plot(score, y, "D", color="white", markeredgecolor=THERE, markersize=5)
             right.plot([row.low_folds, row.high_folds], [y, y], color="0.45", linewidth=1)
             right.plot([row.low, row.high], [y, y], color=THERE, linewidth=3.5, solid_capstyle="butt")
             right.plot(row.difference, y, "o", color="white", markeredgecolor="black", markersize=5.5)

@@ -21,7 +21,7 @@ DRAWS = 3  # of what is drawn at random (shuffling, typos), averaged per image; 
 # Degrees of suspicion of a lesion. 0 (not finished), 1 (nothing found) and 6 (proven by biopsy) are no such degrees.
 SUBCATEGORIES, CATEGORIES = ("2", "3", "4a", "4b", "4c", "5"), ("2", "3", "4", "5")
 
-# What is typical of the one class, said of the other.
+# What is typical of the one class, given to the other.
 BENIGN_WORDS = {"shape": "oval", "margin": "circumscribed", "birads": "3"}
 MALIGNANT_WORDS = {"shape": "irregular", "margin": "not circumscribed - spiculated", "birads": "5"}
 CONTRADICTION = {"benign": MALIGNANT_WORDS, "malignant": BENIGN_WORDS}

@@ -30,7 +30,7 @@ class Outline(NamedTuple):
 
     row: float
     column: float
-    seen: np.ndarray  # (720,) radius of what the sound meets, spicules included
+    reached: np.ndarray  # (720,) radius of what the sound meets, spicules included
     drawn: np.ndarray  # (720,) radius of the expert's outline
 
 
@@ -41,15 +41,15 @@ def outline(rng: np.random.Generator, shape: str, margin: str, length: float) ->
         body = _with_corners(rng, body)
     if "microlobulated" in margin:
         body = _with_lobules(rng, body)
-    seen = drawn = body
+    reached = drawn = body
     if "spiculated" in margin:
         spikes = _spicules(rng)
-        seen, drawn = (
+        reached, drawn = (
             body * (1 + spikes.sum(axis=0)),
             body * (1 + np.minimum(spikes, spikes.max(1, keepdims=True) / 2).sum(axis=0)),
         )
     scale = length / max(np.ptp(drawn * np.cos(ANGLES)), np.ptp(drawn * np.sin(ANGLES)))
-    return Outline(0.0, 0.0, seen * scale, drawn * scale)
+    return Outline(0.0, 0.0, reached * scale, drawn * scale)
 
 
 def box(shape: Outline) -> tuple[float, float, float, float]:
@@ -128,7 +128,7 @@ def _spicules(rng) -> np.ndarray:
 def insert(rng: np.random.Generator, tissue: Tissue, shape: Outline, words: dict, frame: Frame) -> Tissue:
     """The tissue with this lesion in it; words are the clinical row."""
     margin, echogenicity = words["Margin"], words["Echogenicity"]
-    gap = distance(shape, shape.seen, frame)
+    gap = distance(shape, shape.reached, frame)
     indistinct = "indistinct" in margin
     # An indistinct border is a transition of 1 to 2 mm with a ragged middle; the others are sharp to a pixel
     # or two.

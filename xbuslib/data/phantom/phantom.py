@@ -123,7 +123,7 @@ def _placed(rng: np.random.Generator, row: dict, tissue: anatomy.Tissue, frame: 
 
     scale: the scanner's pixels per pixel of scanner A.
     """
-    natural = frame.width / frame.enlarged  # lesion lengths are told in the scanner's own pixels
+    natural = frame.width / frame.enlarged  # lesion lengths are in the scanner's own pixels
     length = LENGTH[row["Shape"]] * np.exp(rng.normal(0, 0.48)) * scale
     length = np.clip(length, SHORTEST * scale, min(LONGEST * scale, 0.85 * natural)) * frame.enlarged
     shape = lesion.outline(rng, row["Shape"], row["Margin"], length)
@@ -132,7 +132,7 @@ def _placed(rng: np.random.Generator, row: dict, tissue: anatomy.Tissue, frame: 
     room = 0.9 * frame.height - first
     if bottom - top > room:
         shrink = room / (bottom - top)
-        shape = shape._replace(seen=shape.seen * shrink, drawn=shape.drawn * shrink)
+        shape = shape._replace(reached=shape.reached * shrink, drawn=shape.drawn * shrink)
         top, bottom, left, right = lesion.box(shape)
     margin = (0.1 if frame.sector else 0.02) * frame.width
     line = np.clip(rng.normal(0.33, 0.1) * frame.height, first - top, 0.9 * frame.height - bottom + 1e-6)
