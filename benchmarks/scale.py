@@ -173,7 +173,8 @@ def measure(stage: str, n: int, size: int, outputs: Path) -> dict:
     work()
     seconds, cpu_seconds, peak = time.perf_counter() - began, time.process_time() - at_work, memory("VmHWM")
     return {"stage": stage, "cases": n, "seconds": seconds, "cpu_seconds": cpu_seconds,
-            "ms_per_case": 1e3 * seconds / n, "peak_gb": peak / 1e9, "bytes_per_case": max(0, round((peak - before) / n))}
+            "ms_per_case": 1e3 * seconds / n, "peak_gb": peak / 1e9,
+            "bytes_per_case": max(0, round((peak - before) / n))}
 
 
 def memory(field: str) -> int:

@@ -12,8 +12,7 @@ from xbuslib.data.catalogue import DATASETS
 from xbuslib.display.terminal import show
 from xbuslib.errors import StudyError
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False,
-                  help="XBusNet study: text-guided segmentation of breast-ultrasound lesions.")
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 data_app = typer.Typer(no_args_is_help=True, help="Datasets: check, download, make, decode.")
 app.add_typer(data_app, name="data")
 
@@ -31,6 +30,11 @@ Profile = Annotated[str, choice(PROFILES, "how large: does it run, small encoder
 Overrides = Annotated[list[str], typer.Option("--set", help="key=value, e.g. iterations=400; repeat for more")]
 Study = Annotated[str, typer.Option("--study", help="name of the results folder; default DATASET-PROFILE")]
 FLAGS = {"overrides": "set", "name": "study"}  # parameters whose flag, and key of a study file, has another name
+
+
+def say(as_json: bool, message: object, **facts: object) -> None:
+    """Print a message, or the facts in it as JSON."""
+    typer.echo(json.dumps(facts, default=str, ensure_ascii=False) if as_json else message)
 
 
 def _version(wanted: bool) -> None:
@@ -111,34 +115,36 @@ def fold(system: Annotated[str, typer.Option(help="a name from `xbuslib systems`
 def notebook(name: Annotated[str, typer.Argument(help="e.g. 04_train_fold")],
              output: Annotated[Path, typer.Option(help="where the executed copy goes")],
              parameters: Annotated[list[str], typer.Option("-p", help="key=value of the parameters cell")] = [],  # noqa: B006
-             ) -> None:
+             as_json: AsJson = False) -> None:
     """Execute a notebook with papermill; unknown parameters are refused."""
     from xbuslib.config import parse_overrides
     from xbuslib.workflow.notebooks import execute
 
     execute(name, output, parse_overrides(parameters))
-    typer.echo(f"{name}: {output}")
+    say(as_json, f"{name}: {output}", notebook=name, output=output)
 
 
 @app.command()
 def report(name: Annotated[str, typer.Argument(metavar="STUDY", help="e.g. phantom-quick")],
            partial: Annotated[bool, typer.Option("--partial", help="even if runs are missing")] = False,
-           ) -> None:
+           as_json: AsJson = False) -> None:
     """Make a study's report from its finished runs and executed notebooks."""
     from xbuslib.report.page import build
 
-    typer.echo(build(name, partial))
+    page = build(name, partial)
+    say(as_json, page, study=name, page=page)
 
 
 @app.command()
 def export(name: Annotated[str, typer.Argument(metavar="STUDY", help="e.g. phantom-quick")],
            out: Annotated[Path, typer.Option(help="folder to write, or an earlier export to replace")],
            data: Annotated[bool, typer.Option(help="figures, notebooks, metadata too: they show the data")] = True,
-           ) -> None:
+           as_json: AsJson = False) -> None:
     """Copy what a finished study's tables rest on: scores, tables, figures, notebooks; no weights, maps or data."""
     from xbuslib.runs.export import export as write
 
-    typer.echo(write(name, out, data))
+    folder = write(name, out, data)
+    say(as_json, folder, study=name, folder=folder)
 
 
 @app.command()
@@ -217,7 +223,7 @@ def data_check(dataset: Annotated[str, typer.Argument(help=f"one of {', '.join(D
 
 @data_app.command("download")
 def data_download(dataset: Annotated[str, typer.Argument(help="blu")],
-                  root: Annotated[Path, typer.Option(help="folder to fetch into")]) -> None:
+                  root: Annotated[Path, typer.Option(help="folder to fetch into")], as_json: AsJson = False) -> None:
     """Fetch the published files of a dataset."""
     from xbuslib.data import catalogue
     from xbuslib.data.download import download_blu
@@ -225,19 +231,21 @@ def data_download(dataset: Annotated[str, typer.Argument(help="blu")],
     row = catalogue.dataset(dataset)
     if dataset != "blu":
         raise StudyError(f"only blu can be downloaded. Where to get {row.label}: {row.source}")
-    typer.echo(f"{dataset} is in {download_blu(root)}")
+    folder = download_blu(root)
+    say(as_json, f"{dataset} is in {folder}", dataset=dataset, folder=folder)
 
 
 @data_app.command("phantom")
 def data_phantom(root: Annotated[Path, typer.Option(help="folder to make")],
                  n: Annotated[int, typer.Option(min=1, help="number of cases")] = 60,
                  seed: Annotated[int, typer.Option(help="same seed, same bytes")] = 0,
-                 scanner: Annotated[str, typer.Option(help="A, or B: another hospital's machine")] = "A") -> None:
+                 scanner: Annotated[str, typer.Option(help="A, or B: another hospital's machine")] = "A",
+                 as_json: AsJson = False) -> None:
     """Make the simulated phantom dataset."""
     from xbuslib.data.phantom.phantom import write
 
-    typer.echo(f"{n} simulated phantom cases of scanner {scanner} are in "
-               f"{write(root, n=n, seed=seed, scanner=scanner)}")
+    folder = write(root, n=n, seed=seed, scanner=scanner)
+    say(as_json, f"{n} simulated phantom cases of scanner {scanner} are in {folder}", cases=n, folder=folder)
 
 
 @data_app.command("prepare", hidden=True)
@@ -250,12 +258,9 @@ def data_prepare(parameters: Annotated[list[str], typer.Option("-p", help="key=v
     from xbuslib.runs.source import open_source
 
     given = {"dataset": "phantom", "data": "", "study": "", "profile": "quick", "overrides": [], "fold_lists": ""}
-    parsed = parse_overrides(parameters)
-    if unknown := parsed.keys() - given.keys():
-        raise StudyError(f"unknown setting {', '.join(unknown)}; there are {', '.join(given)}")
-    given |= parsed
+    given |= parse_overrides(parameters)
     config = resolve(given["profile"], given["overrides"])
-    where = given["study"] or f"{given['dataset']}-{given['profile']}"
+    where = given["study"] or "{dataset}-{profile}".format(**given)
     source = open_source(given["dataset"], given["data"], given["fold_lists"], config, where)
     if done:
         with write_whole(done) as partial:

@@ -101,12 +101,10 @@ def whole_numbers(text: str, option: str) -> list[int]:
     """[0, 2, 3, 4] from "0,2-4". Raises ValueError for anything else."""
     numbers = []
     for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
-        if not found:
+        if not (found := re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)):
             what = "neither a folder nor numbers" if option == "--folds" else "no list of numbers"
             raise ValueError(f"{option} {text!r} is {what} such as 0,2 or 0-4")
-        first, last = int(found[1]), int(found[2] or found[1])
-        numbers += range(first, last + 1)
+        numbers += range(int(found[1]), int(found[2] or found[1]) + 1)
     return sorted(set(numbers))
 
 
