@@ -93,7 +93,8 @@ def request(given: dict, file: Path | None = None) -> Request:
 
 def write(found: Request, path: Path) -> None:
     """Write the study file that repeats a request."""
-    kept = {key: value for key, value in (found.model_dump() | {"study": found.name}).items() if value not in ("", [], {})}
+    values = found.model_dump() | {"study": found.name}
+    kept = {key: value for key, value in values.items() if value not in ("", [], {})}
     path.write_text("# Repeats this study: ./run_all.sh --config THIS_FILE\n" + yaml.safe_dump(kept, sort_keys=False))
 
 
