@@ -238,9 +238,9 @@ def test_angular_outlines_have_corners():
 
 def test_the_mask_follows_a_spicule_half_way():
     shape = lesion.outline(np.random.default_rng(1), "irregular", "not circumscribed - spiculated", 150)
-    body = np.median(shape.seen / shape.drawn)
+    body = np.median(shape.reached / shape.drawn)
     assert body == 1  # between spicules the two agree
-    assert (shape.drawn <= shape.seen).all() and shape.seen.max() > 1.1 * shape.drawn.max() * body
+    assert (shape.drawn <= shape.reached).all() and shape.reached.max() > 1.1 * shape.drawn.max() * body
 
 
 @pytest.mark.parametrize(
