@@ -40,7 +40,7 @@ def test_only_the_words_enter_the_guess(phantom_root, outputs):
     half = prepared.original_sizes[row] / 2
     moved[row] = np.where(moved[row] < half, 0.1, 1.9) * half  # to the corner of its own quadrant
     before = leak.drawings(prepared, row, *known)
-    after = leak.drawings(dataclasses.replace(prepared, centroids=moved), row, *known)
+    after = leak.drawings(dataclasses.replace(prepared, centroids=moved, contour_centroids=moved), row, *known)
     assert {name: np.array_equal(before[name], after[name]) for name in before} == {
         "numbers, ellipse": False, "numbers, box": False, "words, best place": True,
         "words, quadrant centre": True, "no words": True}

@@ -163,7 +163,6 @@ def test_the_global_prompt_word_for_word():
         "Ultrasound shows a tumor approximately 51×184 pixels near (12, 250)."]
 
 
-@pytest.mark.xfail(reason="the library does not follow specification 7.6 yet", strict=True)
 def test_the_local_prompt_word_for_word():
     """The clinical table's own margin, with the dash; the sub-category."""
     table = words.build(CASES, FINDINGS, (100.0, 200.0), style="released")
@@ -182,7 +181,6 @@ def written(folder, mask: np.ndarray):
     return words.build(case, [words.from_reference(prepared, 0)], (100.0, 200.0), style="released")["global_text"][0]
 
 
-@pytest.mark.xfail(reason="the library does not follow specification 7.6 yet", strict=True)
 def test_the_centroid_is_that_of_the_outer_contour(tmp_path):
     """Corners (20, 10) and (99, 49): centroid (59.5, 29.5), box 80×40. A hole is inside the contour, so it moves
     nothing; by the pixels left the centroid would be (64, 29)."""
@@ -193,7 +191,6 @@ def test_the_centroid_is_that_of_the_outer_contour(tmp_path):
     assert written(tmp_path, mask) == "Ultrasound shows a tumor approximately 80×40 pixels near (59, 29)."
 
 
-@pytest.mark.xfail(reason="the library does not follow specification 7.6 yet", strict=True)
 def test_the_contour_runs_through_the_centres_of_pixels(tmp_path):
     """A triangle of rows of 1, 3, … 63 pixels: its polygon's centroid lies two thirds down, 10 + 2·31/3 = 30.67. The
     stem below, one pixel wide and 12 long, has a contour without an area; it moves the mean of the pixels past 31."""

@@ -17,7 +17,7 @@ from xbuslib.errors import StudyError
 from xbuslib.files import write_folder
 from xbuslib.progress import track
 
-VERSION = "1"  # raise when the decoding rules below change: older files are then rebuilt
+VERSION = "2"  # raise when the decoding rules below change: older files are then rebuilt
 THREADS = 8  # decode beside each other, or as many as there are cores; more wait for the interpreter
 FINGERPRINT = "fingerprint.txt"  # written last, so that a folder that has it is whole
 BLOCK = 256  # cases decoded ahead of the file they are written to
@@ -37,6 +37,7 @@ class Prepared:
     long_sides: np.ndarray  # (N,) longest bounding-box side in original pixels; 0 without a lesion
     boxes: np.ndarray  # (N, 2) bounding-box width and height in original pixels
     centroids: np.ndarray  # (N, 2) x, y of eq. (1) in original pixels; nan without a lesion
+    contour_centroids: np.ndarray  # (N, 2) x, y as the released code has them (contour_centroid)
     fingerprint: str  # SHA-256 over the source files, the size and the decoding rules
 
     def rows(self, case_ids) -> np.ndarray:
@@ -153,6 +154,21 @@ def centroid(mask: np.ndarray) -> tuple[float, float]:
     return (float(x.mean()), float(y.mean())) if x.size else (float("nan"), float("nan"))
 
 
+def contour_centroid(mask: np.ndarray) -> tuple[float, float]:
+    """(x, y) in pixels of the centroid of the largest outer contour as a polygon through the centres of its pixels.
+
+    What the released code writes into its prompts (specification 7.6): holes and smaller components do not count. Where
+    no contour encloses an area (lines, single pixels) it is the mean of the pixels.
+    """
+    import cv2  # here, since few need it
+
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    moments = max((cv2.moments(outline) for outline in outlines), key=lambda m: m["m00"], default={"m00": 0})
+    if moments["m00"] == 0:
+        return centroid(mask)
+    return moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
+
+
 def largest_component(mask: np.ndarray, corners: bool = False) -> tuple[np.ndarray, int]:
     """The largest connected component of a bool mask, the first of equals, and how many there are.
 
@@ -226,4 +242,5 @@ def decode(image_path: str, mask_paths: list[str], size: int) -> dict:
         raise StudyError(f"the lesion vanishes at {size}×{size} pixels; use a larger image_size")
     return {"images": resize_image(image, size), "masks": small,
             "original_sizes": np.array(image.shape[::-1]), "long_sides": np.array(max(bounding_box(mask))),
-            "boxes": np.array(bounding_box(mask)), "centroids": np.array(centroid(mask))}
+            "boxes": np.array(bounding_box(mask)), "centroids": np.array(centroid(mask)),
+            "contour_centroids": np.array(contour_centroid(mask))}

@@ -91,6 +91,11 @@ class TrainingPrompts:
         return words.build(cases, findings, self.edges, size=size, place=place, attributes=attributes,
                              style=self.style)
 
+    @property
+    def local_texts(self) -> list[str]:
+        """The whole local prompt of each training case."""
+        return list(self.tables[True, True, True]["local_text"])
+
     def vocabulary(self, field: str) -> Tensor:
         """(T, d) embeddings of the distinct texts that `field` says of the training images, in a fixed order."""
         return self.texts(sorted({text for table in self.tables.values() for text in table[field]}))

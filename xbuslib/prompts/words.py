@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from xbuslib.data.cases import margin_words
-from xbuslib.data.images import Prepared, bounding_box, centroid, largest_component
+from xbuslib.data.images import Prepared, bounding_box, centroid, contour_centroid, largest_component
 
 SIZES = ("small", "medium", "large")
 QUADRANTS = ("upper left", "upper right", "lower left", "lower right")
@@ -29,6 +29,7 @@ class Finding:
     centre: tuple[float, float] | None  # centroid x, y in original pixels, eq. (1)
     frame: tuple[int, int]  # width and height of the original image
     inside: tuple[float, float] = CENTRE  # a point in the lesion, as fractions of the frame
+    contour_centre: tuple[float, float] | None = None  # as the released code has it (images.contour_centroid)
 
 
 def size_edges(long_sides: np.ndarray) -> tuple[float, float]:
@@ -75,8 +76,9 @@ def released_global_text(finding: Finding, size: bool = True, place: bool = True
     text = "Ultrasound shows a tumor"
     if size and finding.box is not None:
         text += f" approximately {finding.box[0]:.0f}×{finding.box[1]:.0f} pixels"
-    if place and finding.centre is not None:
-        text += f" near ({int(finding.centre[0])}, {int(finding.centre[1])})"  # cut off, as the published ones are
+    centre = finding.contour_centre or finding.centre
+    if place and centre is not None:
+        text += f" near ({int(centre[0])}, {int(centre[1])})"  # cut off, as the published ones are
     return text + "."
 
 
@@ -91,6 +93,14 @@ def local_text(shape: str | None, margin: str | None, birads: str | None) -> str
     return ", ".join(parts) or "a lesion"
 
 
+def released_local_text(shape: str | None, margin: str | None, birads: str | None) -> str:
+    """The released code's prompt: the clinical table's own words (specification 7.6); what is missing is left out."""
+    parts = [f"{shape} shaped"] if shape else []
+    parts += [f"{margin} margin"] if margin else []
+    parts += [f"BIRADS {birads}"] if birads else []
+    return "Ultrasound shows a Tumor" + (" with " + ", ".join(parts) if parts else "")
+
+
 def from_reference(prepared: Prepared, row: int) -> Finding:
     """Size and place measured on the reference mask at original resolution."""
     width, height = (int(side) for side in prepared.original_sizes[row])
@@ -98,7 +108,7 @@ def from_reference(prepared: Prepared, row: int) -> Finding:
     middle = len(x) // 2  # the middle lesion pixel in raster order is always inside (specification 5.4)
     side = prepared.masks.shape[-1]
     return Finding(tuple(map(int, prepared.boxes[row])), tuple(map(float, prepared.centroids[row])), (width, height),
-                   ((x[middle] + 0.5) / side, (y[middle] + 0.5) / side))
+                   ((x[middle] + 0.5) / side, (y[middle] + 0.5) / side), tuple(map(float, prepared.contour_centroids[row])))
 
 
 def from_first_pass(probabilities: np.ndarray, frame: tuple[int, int], threshold: float = 0.30) -> Finding:
@@ -114,16 +124,18 @@ def measure(region: np.ndarray, frame: tuple[int, int]) -> Finding:
     """Size and place of an (S, S) bool region, in pixels of the original `frame`, which it stands for stretched."""
     rows, columns = region.shape
     scale = frame[0] / columns, frame[1] / rows
-    box, centre = bounding_box(region), centroid(region)
-    at = (centre[0] + 0.5) / columns, (centre[1] + 0.5) / rows
-    return Finding((box[0] * scale[0], box[1] * scale[1]), (at[0] * frame[0] - 0.5, at[1] * frame[1] - 0.5), frame, at)
+    box = bounding_box(region)
+    inside, outlined = (((x + 0.5) / columns, (y + 0.5) / rows) for x, y in (centroid(region), contour_centroid(region)))
+    centre, contour_centre = ((x * frame[0] - 0.5, y * frame[1] - 0.5) for x, y in (inside, outlined))
+    return Finding((box[0] * scale[0], box[1] * scale[1]), centre, frame, inside, contour_centre)
 
 
 def mirror(finding: Finding) -> Finding:
     """The same lesion in the mirror image: left becomes right."""
     width, (x, y) = finding.frame[0], finding.inside
-    centre = None if finding.centre is None else (width - 1 - finding.centre[0], finding.centre[1])
-    return replace(finding, centre=centre, inside=(1 - x, y))
+    centre, outlined = (None if point is None else (width - 1 - point[0], point[1])
+                        for point in (finding.centre, finding.contour_centre))
+    return replace(finding, centre=centre, inside=(1 - x, y), contour_centre=outlined)
 
 
 def combine(policy: str, reference: Finding | None, first_pass: Finding | None, frame: tuple[int, int]) -> Finding:
@@ -134,28 +146,29 @@ def combine(policy: str, reference: Finding | None, first_pass: Finding | None, 
         return first_pass
     if policy == "reference":
         return reference
-    return Finding(reference.box, first_pass.centre, frame, first_pass.inside)  # paper
+    return replace(first_pass, box=reference.box)  # paper
 
 
 def build(cases: pd.DataFrame, findings: list[Finding], edges: tuple[float, float], *, attributes: bool = True,
           size: bool = True, place: bool = True, style: str = "paper") -> pd.DataFrame:
     """One row of prompts per case: case_id, size, quadrant, global_text, local_text, x, y (point, fractions).
 
-    `attributes`, `size` and `place` set to False leave that knowledge out; `style` "released" writes the global
-    text as the released code does.
+    `attributes`, `size` and `place` set to False leave that knowledge out; `style` "released" writes both texts as
+    the released code does.
     """
     rows = []
     for case, finding in zip(cases.itertuples(), findings, strict=True):
         word = size_word(finding.box, edges) if size else None
         where = quadrant(finding.centre, finding.frame) if place else None
         released = style == "released"
+        write_local = released_local_text if released else local_text
         x, y = finding.inside if place else CENTRE
         # missing is None or, in a column of text that pandas made, nan
         read = (value if isinstance(value, str) else None for value in (case.shape, case.margin, case.birads))
         rows.append({
             "case_id": case.case_id, "size": word, "quadrant": where,
             "global_text": released_global_text(finding, size, place) if released else global_text(word, where),
-            "local_text": local_text(*read) if attributes else local_text(None, None, None),
+            "local_text": write_local(*read) if attributes else write_local(None, None, None),
             "x": x, "y": y,
         })
     return pd.DataFrame(rows)

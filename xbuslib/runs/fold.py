@@ -93,8 +93,7 @@ def _training_data(predictor: Predictor, cases: pd.DataFrame, prepared: images.P
     for field in {"global_text", "local_text"} & set(model.prompts):
         model.fit_texts(field, prompts.vocabulary(field))
     if plan.mix_visual:
-        local_texts = [words.local_text(case.shape, case.margin, case.birads) for case in cases.itertuples()]
-        prompts = MixedPrompts(prompts, model, local_texts, picture_embeddings(model, pictures, masks, plan))
+        prompts = MixedPrompts(prompts, model, prompts.local_texts, picture_embeddings(model, pictures, masks, plan))
     features = None if plan.augmentation else encode(model, pictures, plan, device)
     frames = torch.from_numpy(prepared.original_sizes[rows]).to(device)
     return loop.TrainingData(pictures, masks, features, prompts, frames)

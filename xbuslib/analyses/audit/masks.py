@@ -12,7 +12,7 @@ from skimage.measure import regionprops
 
 from xbuslib.analyses.prompts import leak
 from xbuslib.data import catalogue
-from xbuslib.data.images import bounding_box, centroid, read_mask, resize_mask
+from xbuslib.data.images import bounding_box, centroid, contour_centroid, read_mask, resize_mask
 from xbuslib.errors import StudyError
 from xbuslib.evaluation import metrics
 from xbuslib.files import write_whole
@@ -99,7 +99,8 @@ def _measures(mask: np.ndarray) -> dict:
     """Lengths, areas and the scores of the shapes that the released prompt's numbers describe, for one (H, W) mask."""
     small, (height, width) = resize_mask(mask, SIZE), mask.shape
     large, little = (regionprops(each.astype(np.uint8))[0] for each in (mask, small))
-    finding = words.Finding(bounding_box(mask), centroid(mask), (width, height))
+    finding = words.Finding(bounding_box(mask), centroid(mask), (width, height),
+                            contour_centre=contour_centroid(mask))
     numbers = *leak.read_numbers(words.released_global_text(finding)), finding.frame  # box, centre, frame
     scores = metrics.per_image([leak.draw_ellipse(*numbers), leak.draw_box(*numbers)], [mask, mask])
     kept = scores[["dice", "iou", "dice_two_class", "fpr_released"]]
