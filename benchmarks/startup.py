@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 import typer
-from xbuslib.display.terminal import show
 
 from benchmarks import machine
+from xbuslib.display.terminal import show
 from xbuslib.files import REPOSITORY
 
 # What is measured, and the statement; the second one is for trees in which modules still lay side by side.

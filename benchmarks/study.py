@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import typer
-from xbuslib.display.terminal import show
 
 from benchmarks import machine
 from xbuslib.config import resolve
+from xbuslib.display.terminal import show
 from xbuslib.files import REPOSITORY
 from xbuslib.models import registry
 from xbuslib.runs import environment, record

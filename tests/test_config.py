@@ -18,10 +18,6 @@ def test_paper_profile_is_section_2_3():
 def test_overrides():
     c = config.resolve("paper", ["iterations=400", "weights=partial", "amp=false", "learning_rate=3e-4"])
     assert (c.iterations, c.weights, c.amp, c.learning_rate) == (400, "partial", False, 3e-4)
-    assert config.digest(c) != config.digest(config.resolve("paper"))
-    assert config.digest(config.resolve("quick")) == config.digest(config.resolve("quick", {}))
-    spared = {"prediction_batch": 1, "checkpoint_every": 7, "recompute": True}  # memory and time: the same protocol
-    assert config.digest(config.resolve("quick", spared)) == config.digest(config.resolve("quick"))
 
 
 @pytest.mark.parametrize("override, message", [

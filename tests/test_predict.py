@@ -157,7 +157,7 @@ def test_a_run_folder_a_fold_and_a_system_can_be_named(smoke_study):
 
 def test_runs_that_are_no_one_ensemble(smoke_study, tmp_path):
     for folder in (smoke_study.folder, smoke_study.folder / "runs"):
-        with pytest.raises(StudyError, match="their system differs: bussam, unet"):
+        with pytest.raises(StudyError, match="several systems: bussam, unet"):
             ensemble.find_runs(folder)
     with pytest.raises(StudyError, match="holds no finished run"):
         ensemble.find_runs(tmp_path)

@@ -33,8 +33,8 @@ def test_run_folder(source):
     path = run(source)
     facts, rows = record.read(path), pd.read_csv(path / "per_image.csv", keep_default_na=False)
     assert {file.name for file in path.iterdir()} == set(record.FILES)
-    assert {"config", "config_digest", "dataset_fingerprint", "folds_checksum", "scorings", "weights", "seed", "commit",
-            "dirty", "versions", "device", "seconds", "peak_memory_gb"} <= facts.keys()
+    assert {"config", "identity", "protocol", "dataset_fingerprint", "folds_checksum", "scorings", "weights", "seed",
+            "commit", "dirty", "versions", "device", "seconds", "peak_memory_gb"} <= facts.keys()
     assert [w["weights"] for w in facts["weights"]] == ["random", "random"]
     pairs = [tuple(pair) for pair in facts["scorings"]]
     assert pairs == words.scorings(("global_text", "local_text"))

@@ -156,10 +156,20 @@ def systems(profile: Profile = "paper", as_json: AsJson = False) -> None:
 
 
 @app.command()
-def runs(name: Annotated[str, typer.Option("--study", help="only this study")] = "", as_json: AsJson = False) -> None:
-    """Finished runs and where they are."""
-    from xbuslib.runs.record import listing, no_runs
+def runs(name: Annotated[str, typer.Option("--study", help="only this study")] = "",
+         compare: Annotated[tuple[Path, Path] | None, typer.Option(
+             metavar="A B", help="two run folders: what differs of all that can change their numbers")] = None,
+         as_json: AsJson = False) -> None:
+    """Finished runs and where they are; or in what two of them differ."""
+    from xbuslib.runs.record import compared, listing, no_runs
 
+    if compare:
+        different = compared(*compare)
+        if not different and not as_json:
+            typer.echo("the same identity: data, folds, training, weights, precision and protocol are equal")
+        else:
+            show(different, as_json, "what differs")
+        return
     found = listing(name or None)
     if name and found.empty:
         raise no_runs(name)

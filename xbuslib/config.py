@@ -4,8 +4,6 @@
 CPU cores, `paper` is Section 2.3 of the paper. Single values are changed with `key=value` overrides.
 """
 
-import hashlib
-import json
 from typing import Literal
 
 import yaml
@@ -91,12 +89,6 @@ def parse_overrides(overrides: dict | list[str] | None) -> dict:
             raise StudyError(f"override {item!r} is not of the form key=value, e.g. iterations=400")
         pairs[key.strip()] = yaml.safe_load(value)
     return pairs
-
-
-def digest(config: Config) -> str:
-    """First 12 hex digits of the SHA-256 of the resolved configuration: equal digests, equal protocol."""
-    text = json.dumps(config.model_dump(exclude=NOT_OF_THE_PROTOCOL), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _explain(error: dict) -> str:

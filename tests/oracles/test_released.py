@@ -1,5 +1,7 @@
 """XBusNet as released: its network, words and mixed conditions, written a second time (specification 7)."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,7 +30,8 @@ from oracles.plain import (
     watch_dropout,
 )
 from xbuslib.config import resolve
-from xbuslib.data.images import prepare
+from xbuslib.data import catalogue
+from xbuslib.data.images import bounding_box, centroid, contour_centroid, prepare, read_mask
 from xbuslib.models import registry
 from xbuslib.models.system import Prompts
 from xbuslib.prompts import words
@@ -200,6 +203,22 @@ def test_the_contour_runs_through_the_centres_of_pixels(tmp_path):
     mask[42:54, 60] = True
     assert np.nonzero(mask)[0].mean() > 31
     assert written(tmp_path, mask) == "Ultrasound shows a tumor approximately 63×44 pixels near (60, 30)."
+
+
+def test_all_252_prompts_of_the_released_lists(blu_root):
+    """Word for word, from the published files on."""
+    lists = pd.concat(pd.read_csv(file) for file in (blu_root / "released_folds").glob("val_fold*.csv"))
+    cases = catalogue.load("blu", blu_root)
+    cases = cases[cases["mask"].notna()]
+    masks = [read_mask(case.mask) for case in cases.itertuples()]
+    findings = [words.Finding(bounding_box(mask), centroid(mask), mask.shape[::-1],
+                              contour_centre=contour_centroid(mask)) for mask in masks]
+    table = words.build(cases, findings, (100.0, 200.0), style="released")
+    images = [Path(image).name for image in cases["image"]]
+    told = lists.set_index("Image Name").loc[images]
+    assert len(told) == 252
+    assert list(told["Sentence"]) == list(table["global_text"])
+    assert list(told["AGM_Prompt"]) == list(table["local_text"])
 
 
 # ---- the mixed conditions (7.7) -----------------------------------------------------------------------------

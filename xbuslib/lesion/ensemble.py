@@ -23,10 +23,8 @@ from xbuslib.lesion.reading import Picture
 from xbuslib.progress import track
 from xbuslib.prompts import words
 from xbuslib.prompts.words import Finding
-from xbuslib.runs import record
+from xbuslib.runs import identity, record
 from xbuslib.runs.trained import Trained
-
-ONE_MODEL = ("system", "config_digest", "dataset", "dataset_fingerprint", "folds_checksum")  # equal in an ensemble
 
 
 @dataclass(frozen=True)
@@ -72,11 +70,11 @@ def find_runs(folder: Path) -> list[Path]:
                          "outputs/STUDY/runs/xbusnet, or one fold's run in it (xbuslib runs lists them)")
     folders = [path.parent for path in found]
     read = [record.read(path) for path in folders]
-    for key in ONE_MODEL:
-        values = sorted({str(run[key]) for run in read})
-        if len(values) > 1:
-            raise StudyError(f"{folder} holds runs that are no one ensemble, their {key} differs: {', '.join(values)}. "
-                             f"Give the folder of one of them, such as {folders[0].parents[1]}")
+    systems = sorted({run["system"] for run in read})
+    if len(systems) > 1:
+        raise StudyError(f"{folder} holds runs of several systems: {', '.join(systems)}. Give the folder of one of "
+                         f"them, such as {folders[0].parents[1]}")
+    identity.refuse_mixture(f"the ensemble of {folder}", zip(folders, read, strict=True))
     return folders
 
 
@@ -121,7 +119,8 @@ def _fixed(finding: Finding, prompt: UserPrompt, edges: tuple[float, float]) -> 
     if prompt.quadrant and prompt.quadrant != words.quadrant(finding.centre, finding.frame):
         row, column = prompt.quadrant.split()
         x, y = 0.25 if column == "left" else 0.75, 0.25 if row == "upper" else 0.75  # the quadrant's middle
-        finding = replace(finding, centre=(x * finding.frame[0] - 0.5, y * finding.frame[1] - 0.5), inside=(x, y))
+        finding = replace(finding, centre=(x * finding.frame[0] - 0.5, y * finding.frame[1] - 0.5), inside=(x, y),
+                          contour_centre=None)
     return finding
 
 

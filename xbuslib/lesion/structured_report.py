@@ -12,7 +12,7 @@ from xbuslib.evaluation.measure import Lesion
 from xbuslib.lesion.ensemble import Segmentation, UserPrompt
 from xbuslib.lesion.reading import Picture
 from xbuslib.models import registry
-from xbuslib.runs import record
+from xbuslib.runs import caveats as departures
 
 PURPOSE = "Research use only, not a medical device."
 
@@ -71,7 +71,7 @@ class ModelFacts(_Part):
     seeds: list[int]
     encoders: list[str] = Field(description="each pretrained encoder and where its weights are from")
     commits: list[str]
-    config_digest: str
+    identities: list[str]
     threshold: float
     reads: list[str] = Field(description="the prompts that the system reads")
     caveats: list[str]
@@ -153,7 +153,7 @@ def _model(found: Segmentation, given: UserPrompt) -> ModelFacts:
     if run["dataset"] == "phantom":
         caveats.append("The model was trained on a simulated phantom, not on patients: on a real image its outline and "
                        "measurements show how the software works and nothing else.")
-    caveats += record.caveats(run, ", ".join(encoders))
+    caveats += departures.caveats(found.runs, ", ".join(encoders))
     if (given.shape or given.margin or given.birads) and "local_text" not in found.reads:
         caveats.append(f"{run['paper_name']} reads no attributes: the given shape, margin and BI-RADS changed nothing.")
     if (given.size or given.quadrant) and run["scorings"][0][0] != "first_pass":
@@ -163,4 +163,5 @@ def _model(found: Segmentation, given: UserPrompt) -> ModelFacts:
         profile=config["profile"], image_size=config["image_size"], iterations=run["plan"]["iterations"],
         folds=sorted({one["fold"] for one in found.runs}), seeds=sorted({one["seed"] for one in found.runs}),
         encoders=encoders, commits=sorted({(one["commit"] or "unknown")[:8] for one in found.runs}),
-        config_digest=run["config_digest"], threshold=config["threshold"], reads=list(found.reads), caveats=caveats)
+        identities=sorted({one["identity"] for one in found.runs}), threshold=config["threshold"],
+        reads=list(found.reads), caveats=caveats)

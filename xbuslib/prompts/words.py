@@ -108,7 +108,8 @@ def from_reference(prepared: Prepared, row: int) -> Finding:
     middle = len(x) // 2  # the middle lesion pixel in raster order is always inside (specification 5.4)
     side = prepared.masks.shape[-1]
     return Finding(tuple(map(int, prepared.boxes[row])), tuple(map(float, prepared.centroids[row])), (width, height),
-                   ((x[middle] + 0.5) / side, (y[middle] + 0.5) / side), tuple(map(float, prepared.contour_centroids[row])))
+                   ((x[middle] + 0.5) / side, (y[middle] + 0.5) / side),
+                   tuple(map(float, prepared.contour_centroids[row])))
 
 
 def from_first_pass(probabilities: np.ndarray, frame: tuple[int, int], threshold: float = 0.30) -> Finding:
@@ -125,7 +126,8 @@ def measure(region: np.ndarray, frame: tuple[int, int]) -> Finding:
     rows, columns = region.shape
     scale = frame[0] / columns, frame[1] / rows
     box = bounding_box(region)
-    inside, outlined = (((x + 0.5) / columns, (y + 0.5) / rows) for x, y in (centroid(region), contour_centroid(region)))
+    inside, outlined = (((x + 0.5) / columns, (y + 0.5) / rows)
+                        for x, y in (centroid(region), contour_centroid(region)))
     centre, contour_centre = ((x * frame[0] - 0.5, y * frame[1] - 0.5) for x, y in (inside, outlined))
     return Finding((box[0] * scale[0], box[1] * scale[1]), centre, frame, inside, contour_centre)
 

@@ -16,11 +16,10 @@ from xbuslib.data import images
 from xbuslib.evaluation.metrics import PAPER, RELEASED
 from xbuslib.files import REPOSITORY, outputs_root, write_folder
 from xbuslib.models import registry
-from xbuslib.runs import record
 from xbuslib.runs.study import Study, open_study
 
 COLOURS = 256  # of a picture: a third of the bytes, and no colour of our figures changes by more than 5 %
-RUN = ("system", "fold", "seed", "commit", "dirty", "device", "precision", "peak_memory_gb", "config_digest",
+RUN = ("system", "fold", "seed", "commit", "dirty", "device", "precision", "peak_memory_gb", "protocol", "identity",
        "dataset_fingerprint", "folds_checksum", "trainable", "frozen")
 
 
@@ -53,11 +52,10 @@ def _tables(study: Study, folder: Path, data: bool) -> None:
     rows.round(6).sort_values(keys).to_csv(folder / "per_image.csv", index=False)
     columns = list(study.cases) if data else ["case_id", *images.MEASURES, "fold"]
     study.cases[columns].sort_values("case_id").to_csv(folder / "cases.csv", index=False)
-    made = [record.read(Path(place)) for place in study.runs["folder"]]
     pd.DataFrame([{key: run[key] for key in RUN} | {
         "train_s": run["seconds"]["train"], "total_s": run["seconds"]["total"],
         "weights": registry.encoder_label(run["weights"]), "created": run["created"],
-    } for run in made]).to_csv(folder / "runs.csv", index=False)
+    } for run in study.records]).to_csv(folder / "runs.csv", index=False)
     (folder / "config.json").write_text(json.dumps(study.facts["config"], indent=1) + "\n")
 
 

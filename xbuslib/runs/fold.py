@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from xbuslib.config import Config, digest
+from xbuslib.config import Config
 from xbuslib.data import images
 from xbuslib.evaluation import metrics
 from xbuslib.inference.predict import Predictor, at_native_size, encode, images_of
@@ -16,7 +16,7 @@ from xbuslib.models import precision, registry, weights
 from xbuslib.models.system import count
 from xbuslib.prompts import words
 from xbuslib.prompts.conditioning import MixedPrompts, TextTable, TrainingPrompts, picture_embeddings
-from xbuslib.runs import environment, record
+from xbuslib.runs import environment, identity, record
 from xbuslib.runs.source import Source
 from xbuslib.runs.trained import frozen_checksum
 from xbuslib.training import loop, recipes
@@ -28,9 +28,6 @@ def run_fold(system: str, fold: int, config: Config, source: Source, *, study: s
     Returns at once if the very run is there; goes on from its checkpoint if it was killed.
     """
     path = record.folder(study, system, fold, seed)
-    inputs = source.identity()
-    if record.finished(path, config, inputs):
-        return path
     started, clock = time.monotonic(), {}
     train_cases, val_cases = source.split(fold)
     plan = recipes.plan(system, config, len(train_cases))
@@ -39,11 +36,23 @@ def run_fold(system: str, fold: int, config: Config, source: Source, *, study: s
     model = registry.build(system, config)
     if config.weights == "partial":
         weights.require_something_found(model.weights_record)
+    train, frozen = count(model)
+    edges = words.size_edges(source.prepared.long_sides[source.prepared.rows(train_cases["case_id"])])
+    run = source.identity() | {
+        "system": system, "paper_name": registry.REGISTRY[system].paper, "study": study, "fold": fold, "seed": seed,
+        "protocol": identity.PROTOCOL, "config": config.model_dump(), "plan": plan.record(),
+        "switches": registry.REGISTRY[system].switches, "train_cases": len(train_cases), "val_cases": len(val_cases),
+        "size_edges_px": edges, "scorings": words.scorings(model.prompts), "trainable": train, "frozen": frozen,
+        "weights": model.weights_record, "frozen_checksum": frozen_checksum(model),
+        "precision": precision.name(plan.amp, device),
+    }
+    run["identity"] = identity.digest(run)
+    if record.finished(path, run):
+        return path
     if model.weights_record and config.weights != "random":
         print(f"{system} starts from {weights.coverage(model.weights_record)}", file=sys.stderr, flush=True)
-    partial = record.partial_folder(path, config, inputs)
+    partial = record.partial_folder(path, run)
     model.to(device)
-    edges = words.size_edges(source.prepared.long_sides[source.prepared.rows(train_cases["case_id"])])
     predictor = Predictor(model, plan, edges, TextTable(model, device))
 
     data = _training_data(predictor, train_cases, source.prepared)
@@ -53,17 +62,8 @@ def run_fold(system: str, fold: int, config: Config, source: Source, *, study: s
     per_image, default_maps = score(predictor, val_cases, source.prepared)
     clock["total"] = time.monotonic() - started
 
-    trainable, frozen = count(model)
-    run = inputs | {
-        "system": system, "paper_name": registry.REGISTRY[system].paper, "study": study, "fold": fold, "seed": seed,
-        "config_digest": digest(config), "config": config.model_dump(), "plan": plan.record(),
-        "train_cases": len(train_cases), "val_cases": len(val_cases), "size_edges_px": edges,
-        "scorings": words.scorings(model.prompts), "trainable": trainable, "frozen": frozen,
-        "weights": model.weights_record, "frozen_checksum": frozen_checksum(model),
-        "precision": precision.name(plan.amp, device),
-        "seconds": {key: round(value, 2) for key, value in clock.items()},
-        "peak_memory_gb": round(environment.peak_memory_gb(), 3),
-    } | environment.facts()
+    run |= {"seconds": {key: round(value, 2) for key, value in clock.items()},
+            "peak_memory_gb": round(environment.peak_memory_gb(), 3)} | environment.facts()
     validated = images.case_table(val_cases, source.prepared)
     record.write(path, partial, run, history, per_image, validated, default_maps, model)
     return path

@@ -1,6 +1,5 @@
 """Run folders: written whole or not at all, and everything needed to know where a number came from."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from xbuslib.config import Config, digest
 from xbuslib.errors import StudyError
 from xbuslib.evaluation.metrics import PAPER, RELEASED
 from xbuslib.files import outputs_root
+from xbuslib.runs import identity
 
 if TYPE_CHECKING:
     from xbuslib.models.system import System
@@ -34,34 +33,17 @@ def read(path: Path) -> dict:
         raise StudyError(f"{path} is no finished run ({error}); delete the folder and run the fold again") from None
 
 
-def caveats(run: dict, encoders: str) -> list[str]:
-    """Sentences on how a run (run.json) departs from the paper's protocol; `encoders`: label of all that took part."""
-    config, iterations, sentences = run["config"], run["plan"]["iterations"], []
-    if config["profile"] != "paper":
-        sentences.append(f"The profile is {config['profile']}, not paper: "
-                         + ("small encoders, " if config["size"] == "quick" else "")
-                         + f"{config['image_size']} pixels, {iterations} iterations.")
-    elif (config["image_size"], iterations) != (352, 1000):
-        sentences.append(f"The paper's protocol was shortened: {config['image_size']} pixels instead of 352, "
-                         f"{iterations} iterations instead of 1000.")
-    if "random" in encoders or "partial" in encoders:
-        sentences.append(f"Encoders without their pretrained weights took part ({encoders}).")
-    return sentences
+def finished(path: Path, wanted: dict) -> bool:
+    """Whether `path` already holds the run that `wanted` describes (what run.json says before training).
 
-
-def finished(path: Path, config: Config, inputs: dict) -> bool:
-    """Whether `path` already holds this very run.
-
-    Raises StudyError if it holds a run of another configuration or of other data, rather than overwrite it.
+    Raises StudyError if it holds a run of another identity (runs/identity.py), rather than overwrite it.
     """
     if not (path / "run.json").is_file():
         return False
-    run = read(path)
-    changed = [] if run["config_digest"] == digest(config) else _differences(run["config"], config.model_dump())
-    changed += [f"{key}: {run.get(key)} there, {value} asked for" for key, value in inputs.items()
-                if run.get(key) != value]
+    changed = identity.differences(read(path), wanted)
     if changed:
-        raise StudyError(f"{path} holds a run with other settings:\n  " + "\n  ".join(changed)
+        raise StudyError(f"{path} holds a run with other settings:\n"
+                         + "\n".join(f"  {key}: {there} there, {asked} asked for" for key, there, asked in changed)
                          + "\nGive this one another name with --study, or delete that folder.")
     missing = [name for name in FILES if not (path / name).is_file()]
     if missing:
@@ -69,10 +51,9 @@ def finished(path: Path, config: Config, inputs: dict) -> bool:
     return True
 
 
-def partial_folder(path: Path, config: Config, inputs: dict) -> Path:
-    """Where an unfinished run of this configuration on these data and folds keeps its checkpoint."""
-    key = hashlib.sha256(json.dumps([digest(config), inputs], sort_keys=True).encode()).hexdigest()[:12]
-    partial = path.with_name(f".{path.name}.{key}.partial")
+def partial_folder(path: Path, wanted: dict) -> Path:
+    """Where an unfinished run of this identity keeps its checkpoint."""
+    partial = path.with_name(f".{path.name}.{identity.digest(wanted)}.partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
         if not os.access(partial, os.W_OK):
@@ -119,12 +100,18 @@ def halved(probabilities: np.ndarray, threshold: float) -> np.ndarray:
     return half
 
 
+def compared(one: Path, other: Path) -> list[dict]:
+    """In what two finished runs A and B differ, of all that can change their numbers: rows of what, A and B."""
+    return [{"what": key, "A": here, "B": there}
+            for key, here, there in identity.differences(read(one), read(other))]
+
+
 def listing(study: str | None = None) -> pd.DataFrame:
     """One row per finished run: study, system, fold, seed, profile, dataset, weights, commit, minutes, folder."""
     rows = []
     for file in sorted(outputs_root().glob(f"{study or '*'}/runs/*/fold_*/seed_*/run.json")):
         run = read(file.parent)
-        rows.append({key: run[key] for key in ("study", "system", "fold", "seed", "dataset", "config_digest")}
+        rows.append({key: run[key] for key in ("study", "system", "fold", "seed", "dataset", "identity")}
                     | {"profile": run["config"]["profile"], "weights": run["config"]["weights"],
                        "commit": (run["commit"] or "")[:8], "minutes": round(run["seconds"]["total"] / 60, 2),
                        "folder": str(file.parent)})
@@ -150,11 +137,6 @@ def collect(study: str) -> pd.DataFrame:
     if not parts:
         raise no_runs(study)
     return pd.concat(parts, ignore_index=True)
-
-
-def _differences(there: dict, wanted: dict) -> list[str]:
-    keys = sorted(there.keys() | wanted.keys())
-    return [f"{k}: {there.get(k)} there, {wanted.get(k)} asked for" for k in keys if there.get(k) != wanted.get(k)]
 
 
 def summary(path: Path) -> pd.DataFrame:

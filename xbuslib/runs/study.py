@@ -14,9 +14,7 @@ from xbuslib.errors import StudyError
 from xbuslib.evaluation.metrics import PAPER, RELEASED
 from xbuslib.files import outputs_root
 from xbuslib.models import registry
-from xbuslib.runs import record
-
-ONE_PROTOCOL = ("dataset", "dataset_fingerprint", "folds_checksum", "config_digest")  # equal in all runs of a study
+from xbuslib.runs import caveats, identity, record
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,8 @@ class Study:
     runs: pd.DataFrame  # one row per run: system, fold, seed, folder, …
     per_image: pd.DataFrame  # KEYS, paper_name, default, fold, seed, case_id, both metric families
     cases: pd.DataFrame  # one row per validated case: case_id, fold, the case table, measures of frame and lesion
-    facts: dict  # run.json of the first run: dataset, config, plan, versions
+    records: list[dict]  # run.json of each run, in the order of `runs`
+    facts: dict  # the first of them: dataset, config, versions
     missing: list[str]  # runs that belong to the study and are not there; empty unless opened with `partial`
 
     @property
@@ -88,18 +87,18 @@ class Study:
 
     @property
     def label(self) -> str:
-        """What a caption says of the numbers: dataset, profile and encoders, folds, seeds."""
+        """What a caption says of the numbers: dataset, profile, training and encoders, folds, seeds."""
         config, folds = self.facts["config"], self.runs["fold"].nunique()
         seeds = ", ".join(map(str, sorted(self.runs["seed"].unique())))
         return (f"{catalogue.label(self.facts['dataset'])}, profile {config['profile']}, "
-                f"{config['image_size']} px, {self.facts['plan']['iterations']} iterations, {self.encoders}, "
+                f"{config['image_size']} px, {caveats.short(self.records)}, {self.encoders}, "
                 f"{folds} fold{'s' * (folds > 1)}, seed {seeds}")
 
     @property
     def encoders(self) -> str:
         """ "CLIP random, ResNet-50 pretrained": the weights of every encoder that some system of the study uses."""
-        records = [record.read(Path(folder))["weights"] for folder in self.runs.drop_duplicates("system")["folder"]]
-        return registry.encoder_label(list(itertools.chain(*records))) or "no pretrained encoder"
+        records = itertools.chain(*(run["weights"] for run in self.records))
+        return registry.encoder_label(list(records)) or "no pretrained encoder"
 
     @property
     def caveats(self) -> list[str]:
@@ -110,7 +109,7 @@ class Study:
                              "paper.")
         elif dataset != "blu":
             sentences.append(f"The dataset is {catalogue.label(dataset)}, not the paper's BLU.")
-        sentences += record.caveats(self.facts, self.encoders)
+        sentences += caveats.caveats(self.records, self.encoders)
         if self.missing:
             sentences.append(f"This study is partial: {len(self.missing)} run(s) are missing ({self.missing[0]}"
                              + (", …)." if len(self.missing) > 1 else ")."))
@@ -146,13 +145,14 @@ def open_study(name: str, systems: list[str] | None = None, partial: bool = Fals
                          + "\n".join(f"  {run}" for run in missing[:30])
                          + "\nRun the study again, or open what is there with partial=True.")
     read = [record.read(Path(folder)) for folder in listed["folder"]]
-    _refuse_mixture(name, listed, read)
+    identity.refuse_mixture(f"study {name!r}", zip(map(Path, listed["folder"]), read, strict=True))
     parts, tables = [], []
     for row, run in zip(listed.itertuples(), read, strict=True):
         parts.append(_per_image(Path(row.folder), run))
         tables.append(_table(Path(row.folder) / "cases.csv").assign(fold=row.fold))
     cases = pd.concat(tables, ignore_index=True).drop_duplicates("case_id", ignore_index=True)
-    return Study(name, outputs_root() / name, listed, pd.concat(parts, ignore_index=True), cases, read[0], missing)
+    return Study(name, outputs_root() / name, listed, pd.concat(parts, ignore_index=True), cases, read, read[0],
+                 missing)
 
 
 def _missing(name: str, listed: pd.DataFrame, systems: list[str] | None) -> list[str]:
@@ -167,23 +167,6 @@ def _missing(name: str, listed: pd.DataFrame, systems: list[str] | None) -> list
     there = set(zip(listed["system"], listed["fold"], listed["seed"], strict=True))
     grid = itertools.product(*(sorted(wanted[key]) for key in ("system", "fold", "seed")))
     return [f"{system}, fold {fold}, seed {seed}" for system, fold, seed in grid if (system, fold, seed) not in there]
-
-
-def _refuse_mixture(name: str, listed: pd.DataFrame, read: list[dict]) -> None:
-    faults = []
-    for key in ONE_PROTOCOL:
-        values = pd.Series([run[key] for run in read])
-        if values.nunique() > 1:
-            for value in values.unique():
-                row = listed[(values == value).to_numpy()].iloc[0]
-                faults.append(f"  {key} {value}: {(values == value).sum()} run(s), such as {row.folder}")
-    scored = pd.DataFrame({"system": listed["system"], "scorings": [json.dumps(run["scorings"]) for run in read]})
-    for system, found in scored.groupby("system")["scorings"]:
-        if found.nunique() > 1:
-            faults.append(f"  {system} was scored under different policies: {'; '.join(found.unique())}")
-    if faults:
-        raise StudyError(f"study {name!r} mixes runs that cannot stand in one table:\n" + "\n".join(faults)
-                         + "\nMove the odd ones to a study of their own, or delete them.")
 
 
 def _per_image(folder: Path, run: dict) -> pd.DataFrame:

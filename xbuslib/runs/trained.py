@@ -22,7 +22,7 @@ from xbuslib.models.system import System
 from xbuslib.models.weights import checksum
 from xbuslib.progress import track
 from xbuslib.prompts.conditioning import TextTable
-from xbuslib.runs import record
+from xbuslib.runs import identity, record
 from xbuslib.runs.study import Study
 from xbuslib.training import recipes
 
@@ -43,6 +43,10 @@ class Trained:
         the frozen encoders are not those of the run.
         """
         run = record.read(folder)
+        if run.get("protocol") != identity.PROTOCOL:
+            raise StudyError(f"{folder} was made under protocol {run.get('protocol')} of the library, which is now at "
+                             f"{identity.PROTOCOL} and may predict otherwise; use the library of commit "
+                             f"{(run['commit'] or 'unknown')[:8]}, or run the fold again")
         torch.manual_seed(run["seed"])
         system = registry.build(run["system"], Config(**run["config"]), run["weights"])
         if frozen_checksum(system) != run["frozen_checksum"]:

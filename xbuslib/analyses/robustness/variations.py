@@ -142,8 +142,9 @@ def _other_size(finding: Finding, edges: tuple[float, float], change: Callable[[
 def flip(finding: Finding) -> Finding:
     """The same lesion in the image turned upside down: upper becomes lower (`prompts.mirror`: left and right)."""
     height, (x, y) = finding.frame[1], finding.inside
-    centre = None if finding.centre is None else (finding.centre[0], height - 1 - finding.centre[1])
-    return replace(finding, centre=centre, inside=(x, 1 - y))
+    centre, contour_centre = (None if point is None else (point[0], height - 1 - point[1])
+                              for point in (finding.centre, finding.contour_centre))
+    return replace(finding, centre=centre, inside=(x, 1 - y), contour_centre=contour_centre)
 
 
 def synonyms(text: str, rng: np.random.Generator | None = None) -> str:

@@ -1,0 +1,101 @@
+"""How runs depart from the paper's protocol, in plain sentences: what must stand above any number that they gave."""
+
+from itertools import groupby
+
+PIXELS, ITERATIONS = 352, 1000  # Sections 2.2 and 2.3
+THRESHOLDS = {"threshold": 0.5, "first_pass_threshold": 0.3}  # Sections 2.4 and 2.7
+# The plan of the `uniform` recipe: Section 2.3, and our choice where the paper is silent (training/recipes.py).
+# Iterations are said apart, and the schedule's length follows them.
+PLAN = {
+    "batch_size": 4, "rates": {"other": 1e-4}, "schedule": "cosine(floor=1e-06)", "optimiser": "adamw",
+    "weight_decay": 0.01, "amp": True, "shuffle": True, "last_batch": "continued", "loss": "soft_dice_loss",
+    "own_resolution": False, "native_size": None, "augmentation": None, "drop_spatial": 0.3, "drop_attributes": 0.3,
+    "mix_visual": False, "ema_decay": None, "flip_average": False,
+}
+NAMES = {
+    "batch_size": "batch size", "rates": "learning rate", "weight_decay": "weight decay", "amp": "mixed precision",
+    "last_batch": "last batch of an epoch", "own_resolution": "loss at the network's own resolution",
+    "native_size": "side of the images in pixels", "drop_spatial": "share of prompts without size or location",
+    "drop_attributes": "share of prompts without attributes", "mix_visual": "conditions mixed with images of lesions",
+    "ema_decay": "decay of averaged weights", "flip_average": "mean over the image and its mirror image",
+    "first_pass_threshold": "threshold of the first pass",
+}
+
+
+def caveats(runs: list[dict], encoders: str) -> list[str]:
+    """Sentences on how runs (run.json) of one study depart from the paper's protocol; none for that protocol itself.
+
+    `encoders`: label of all that took part (registry.encoder_label).
+    """
+    config, sentences, lengths = runs[0]["config"], [], iterations(runs)
+    if config["profile"] != "paper":
+        sentences.append(f"The profile is {config['profile']}, not paper: "
+                         + ("small encoders, " if config["size"] == "quick" else "")
+                         + f"{config['image_size']} pixels, {lengths}.")
+    elif (config["image_size"], lengths) != (PIXELS, f"{ITERATIONS} iterations"):
+        sentences.append(f"The paper's protocol was changed: {config['image_size']} pixels ({PIXELS} in the paper), "
+                         f"{lengths} ({ITERATIONS} in the paper).")
+    sentences += _training(runs)
+    if "random" in encoders or "partial" in encoders:
+        sentences.append(f"Encoders without their pretrained weights took part ({encoders}).")
+    return sentences
+
+
+def short(runs: list[dict]) -> str:
+    """What a caption says of the training: iterations, the recipe, and each setting that was changed."""
+    recipe = runs[0]["plan"]["recipe"]
+    said = [iterations(runs)] + ([f"recipe {recipe}"] if recipe != "uniform" else [])
+    if recipe == "uniform":  # another recipe's name stands for its settings
+        said += [f"{name} {value}" for name, value, _ in changes(runs[0])]
+    else:
+        said += [f"{name.replace('_', ' ')} {runs[0]['config'][name]:g}" for name in _given(runs[0])]
+    return ", ".join(said)
+
+
+def iterations(runs: list[dict]) -> str:
+    """ "1000 iterations", or "1250 to 20000 iterations" where the recipe differs by system."""
+    lengths = sorted({run["plan"]["iterations"] for run in runs})
+    return " to ".join(map(str, lengths[:1] + lengths[1:][-1:])) + f" iteration{'s' * (lengths != [1])}"
+
+
+def changes(run: dict) -> list[tuple[str, str, str]]:
+    """(name, value, value in the paper's protocol) of each setting of one run that differs."""
+    plan = run["plan"] | {"schedule": run["plan"]["schedule"].replace(f", length={run['plan']['iterations']}", "")}
+    changed = [(NAMES.get(key, key), _word(plan[key]), _word(value)) for key, value in PLAN.items()
+               if plan[key] != value]
+    return changed + [(NAMES.get(key, key), _word(run["config"][key]), _word(value))
+                      for key, value in THRESHOLDS.items() if run["config"][key] != value]
+
+
+def _training(runs: list[dict]) -> list[str]:
+    """One sentence where every system was trained alike; else the differences of each."""
+    by_system = {run["paper_name"]: run for run in runs}  # the runs of one system are alike (identity.mixture)
+    recipe = runs[0]["plan"]["recipe"]
+    named = f" (recipe {recipe})" if recipe != "uniform" else ""
+    ordered = sorted(by_system, key=lambda name: _listed(by_system[name]))
+    groups = [(text, list(names)) for text, names in groupby(ordered, key=lambda name: _listed(by_system[name]))]
+    if len(groups) == 1:
+        text = groups[0][0]
+        return [f"The training differs from the paper's{named}: {text}."] if text else []
+    return [f"Each system was trained by a recipe of its own{named}, not by one protocol. "
+            + " ".join(f"{', '.join(names)}: {iterations([by_system[name] for name in names])}"
+                       + (f", {text}." if text else ", otherwise as in the paper.") for text, names in groups)]
+
+
+def _listed(run: dict) -> str:
+    return ", ".join(f"{name} {value} instead of {paper}" for name, value, paper in changes(run))
+
+
+def _given(run: dict) -> list[str]:
+    """The settings of the training that were set by hand, over what the recipe says."""
+    keys = ("batch_size", "learning_rate", "final_learning_rate", "weight_decay", "drop_spatial", "drop_attributes")
+    changed = [key for key in keys if run["config"].get(key) is not None]
+    return changed + [key for key, value in THRESHOLDS.items() if run["config"][key] != value]
+
+
+def _word(value: object) -> str:
+    if isinstance(value, dict):  # learning rates by group of parameters
+        return ", ".join(f"{rate:g}" + ("" if group == "other" else f" ({group})") for group, rate in value.items())
+    if isinstance(value, bool) or value is None:
+        return {True: "on", False: "off", None: "none"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value).replace("_", " ")

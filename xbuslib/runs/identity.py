@@ -1,0 +1,97 @@
+"""The identity of a run: everything that can change its numbers, kept in run.json and compared wherever runs meet."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from xbuslib.config import NOT_OF_THE_PROTOCOL
+from xbuslib.errors import StudyError
+
+# The library's version of the science. Raise it when a change of the code changes the numbers of a run: runs before and
+# after it then never enter one table. tests/test_protocol.py fails when numbers change and this does not.
+PROTOCOL = 2
+
+DATA = ("dataset", "dataset_fingerprint", "folds_checksum")
+# Settings whose effect is compared where it shows: in the data and folds, in the plan, or in the weights' checksums.
+SHOWN_ELSEWHERE = {
+    "phantom_cases", "folds", "folds_seed", "weights", "recipe", "iterations", "batch_size", "learning_rate",
+    "final_learning_rate", "weight_decay", "drop_spatial", "drop_attributes", "amp",
+}
+OF_EPOCHS = ("plan: iterations", "plan: schedule")  # of official recipes, which count epochs, by the size of the fold
+
+
+def identity(run: dict) -> dict[str, object]:
+    """Name: value of all that can change the numbers of a run (run.json, or what is known of it before training)."""
+    settings = {key: value for key, value in run["config"].items() if key not in NOT_OF_THE_PROTOCOL | SHOWN_ELSEWHERE}
+    return ({"protocol": run.get("protocol"), **{key: run[key] for key in DATA}, **settings}
+            | {"system": run["system"], "switches": run.get("switches"), "trainable": run["trainable"],
+               "scorings": run["scorings"], "train_cases": run["train_cases"]}
+            | {f"plan: {key}": value for key, value in run["plan"].items()}
+            | {f"weights of {record['encoder']}": _weights(record) for record in run["weights"]}
+            | {"frozen_checksum": run["frozen_checksum"], "precision": run["precision"],
+               "fold": run["fold"], "seed": run["seed"]})
+
+
+def digest(run: dict) -> str:
+    """First 12 hex digits of the SHA-256 of a run's identity: equal digests, equal numbers."""
+    return hashlib.sha256(json.dumps(identity(run), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def differences(there: dict, wanted: dict) -> list[tuple[str, object, object]]:
+    """(name, value there, value wanted) of each part of the identity in which two runs differ."""
+    one, other = identity(there), identity(wanted)
+    return [(key, one.get(key), other.get(key)) for key in one | other
+            if _plain(one.get(key)) != _plain(other.get(key))]
+
+
+def mixture(runs: list[tuple[Path, dict]]) -> list[str]:
+    """What keeps runs (folder, run.json) from standing in one table, a line for each value of each differing part.
+
+    What must be equal in all: data, settings, protocol number, weights files. In the runs of one system: its switches,
+    size, policies and plan (in all runs, where the recipe is one for all). Per system and seed: random encoders. Where
+    AMP is the same: precision.
+    """
+    groups: dict[tuple, dict[str, list[Path]]] = {}
+    for folder, run in runs:
+        for key, value in identity(run).items():
+            if (group := _group(key, run)) is not None:
+                groups.setdefault((key, *group), {}).setdefault(_plain(value), []).append(folder)
+    return [f"  {' of '.join(map(str, group))} {value}: {len(folders)} run(s), such as {folders[0]}"
+            for group, values in groups.items() if len(values) > 1 for value, folders in values.items()]
+
+
+def refuse_mixture(what: str, runs: Iterable[tuple[Path, dict]]) -> None:
+    """Raise StudyError, naming each difference, unless the runs (folder, run.json) are of one protocol."""
+    if faults := mixture(list(runs)):
+        raise StudyError(f"{what} mixes runs that cannot stand together:\n" + "\n".join(faults)
+                         + "\nMove the odd ones to a study of their own, or delete them.")
+
+
+def _group(key: str, run: dict) -> tuple | None:
+    """The runs among which a part of the identity must be equal; None: it may differ from run to run."""
+    official = run["plan"]["recipe"] == "official"
+    if key in ("system", "fold", "seed", "train_cases"):
+        return None
+    if key in ("switches", "trainable", "scorings"):
+        return (run["system"],)
+    if key in OF_EPOCHS and official:
+        return run["system"], f"{run['train_cases']} training cases"
+    if key.startswith("plan: ") and key != "plan: recipe" and official:
+        return (run["system"],)
+    if key == "frozen_checksum":
+        return run["system"], f"seed {run['seed']}"
+    if key == "precision":
+        return (f"plans with amp {run['plan']['amp']}",)
+    return ()
+
+
+def _weights(record: dict) -> str:
+    """ "sha256 abc…, quick_gelu": what a record of weights says of the numbers, without names of files."""
+    parts = [f"sha256 {record['sha256']}" if "sha256" in record else "random numbers"]
+    return ", ".join(parts + [str(record[key]) for key in ("activation", "stride") if key in record])
+
+
+def _plain(value: object) -> str:
+    """As it reads in run.json: tuples are lists there."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
