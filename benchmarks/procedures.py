@@ -54,8 +54,6 @@ def our_step(b: Bench):
     pictures = torch.from_numpy(b.prepared.images[b.rows])[:, None].to(b.device)  # (n, 1, S, S)
     masks = torch.from_numpy(b.prepared.masks[b.rows])[:, None].to(b.device)
     training_prompts = TrainingPrompts(b.system, b.cases, b.prepared, b.rows, b.edges, b.plan, texts)
-    for field in {"global_text", "local_text"} & set(b.system.prompts):  # a run embeds each text once, beforehand
-        training_prompts.vocabulary(field)
     data = loop.TrainingData(pictures, masks, encode(b.system, pictures, b.plan, b.device), training_prompts)
     b.system.to(memory_format=torch.channels_last).train()
     optimiser, generator, queue = loop.make_optimiser(b.system, b.plan), torch.Generator().manual_seed(0), []

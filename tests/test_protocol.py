@@ -45,7 +45,7 @@ def own_outputs(tmp_path_factory):
 
 
 def test_the_numbers_are_of_this_protocol(kept):
-    assert kept["protocol"] == identity.PROTOCOL, "write tests/protocol_numbers.json anew: python -m tests.test_protocol"
+    assert kept["protocol"] == identity.PROTOCOL, "write the numbers anew: python -m tests.test_protocol"
     assert kept["systems"].keys() == registry.REGISTRY.keys()
 
 

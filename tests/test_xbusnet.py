@@ -6,12 +6,8 @@ from safetensors.torch import load, save
 
 from xbuslib.config import resolve
 from xbuslib.models import registry
-from xbuslib.models.layers import SFA, Standardise
+from xbuslib.models.layers import SFA
 from xbuslib.models.system import Prompts, count
-from xbuslib.prompts import words
-from xbuslib.runs.fold import run_fold
-from xbuslib.runs.source import open_source
-from xbuslib.runs.trained import Trained
 
 
 @pytest.fixture(scope="module")
@@ -52,45 +48,6 @@ def test_parameter_counts_of_the_paper_profile(paper):
     assert count(paper) == (gfe + lfe + fusion, count(paper.clip)[1])
     assert count(paper)[0] == pytest.approx(143.0e6, rel=0.001)
     assert count(paper)[1] == pytest.approx(149.6e6, rel=0.005)  # 352 pixels: 288 more positions than at 224
-
-
-def test_standardised_texts_by_hand():
-    standard, texts = Standardise(2), torch.tensor([[1.0, 10.0], [3.0, 10.0], [5.0, 10.0]])
-    assert torch.equal(standard(texts), texts)  # before a fold is known
-    standard.fit(texts)
-    spread = (8 / 6) ** 0.5  # deviations -2, 0, 2 and 0, 0, 0: the mean of their squares over all six
-    torch.testing.assert_close(standard(texts), torch.tensor([[-2.0, 0], [0, 0], [2, 0]]) / spread)
-    standard.fit(texts[:1])  # a dataset without attributes says one thing only
-    assert torch.equal(standard(texts[:1]), torch.zeros(1, 2))
-
-
-def test_standardising_is_an_affine_map_that_the_first_linear_layers_can_absorb(quick):
-    """So no equation of the paper changes: another SFA gives the same from the embeddings as they are."""
-    texts = quick.encode_texts(["a lesion", "a small lesion", "a large lesion"])
-    standard, sfa, plain = Standardise(texts.shape[1]), SFA(texts.shape[1], 8), SFA(texts.shape[1], 8)
-    standard.fit(texts)
-    plain.load_state_dict(sfa.state_dict())
-    first, wanted = plain.mlp[0], sfa.mlp[0]
-    with torch.no_grad():
-        first.weight.copy_(wanted.weight / standard.scale)
-        first.bias.copy_(wanted.bias - first.weight @ standard.mean)
-        features = torch.rand(3, 8, 4, 4)
-        torch.testing.assert_close(sfa(features, standard(texts)), plain(features, texts), rtol=1e-4, atol=1e-4)
-
-
-def test_a_fold_standardises_each_prompt_over_its_own_vocabulary(tmp_path, monkeypatch, phantom_root):
-    """Through a run: the saved buffers are the statistics of the training fold's distinct prompts."""
-    monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path))
-    config = resolve("smoke", ["iterations=1"])
-    source = open_source("phantom", phantom_root, None, config, "s")
-    system = Trained.load(run_fold("xbusnet", 0, config, source, study="s")).predictor.system
-    cases = source.split(0)[0]
-    said = {words.local_text(*(value if kept else None for value in (case.shape, case.margin, case.birads)))
-            for case in cases.itertuples() for kept in (True, False)}
-    texts = system.encode_texts(sorted(said))
-    torch.testing.assert_close(system.standardise["local_text"].mean, texts.mean(dim=0), rtol=1e-3, atol=1e-4)
-    assert system.standardise["local_text"](texts).square().mean().item() == pytest.approx(1, rel=1e-3)
-    assert system.standardise["global_text"].scale != system.standardise["local_text"].scale
 
 
 def test_shapes_of_the_equations(paper):

@@ -64,15 +64,11 @@ class Brightness(System):
         self.shift = nn.Parameter(torch.zeros(1))
         self.weights_record: list[dict] = []
         self.words: list[str] = []
-        self.fitted: dict[str, set[str]] = {}
         self.seen: list[tuple] = []  # training or not, (S, S) image, global text, local text, (x, y)
 
     def encode_texts(self, texts: list[str]) -> Tensor:
         self.words += [text for text in texts if text not in self.words]
         return torch.tensor([[float(self.words.index(text))] for text in texts])
-
-    def fit_texts(self, field: str, texts: Tensor) -> None:
-        self.fitted[field] = set(self._read(texts))
 
     def forward(self, image: Tensor, image_features, prompts) -> Tensor:
         about, findings = self._read(prompts.global_text), self._read(prompts.local_text)

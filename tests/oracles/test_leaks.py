@@ -17,7 +17,6 @@ from oracles import painted
 from oracles.painted import about, measured, place_of, size_class, thirds
 from xbuslib.config import resolve
 from xbuslib.data import folds
-from xbuslib.models import registry
 from xbuslib.prompts import words
 from xbuslib.runs import record
 from xbuslib.runs.fold import run_fold
@@ -195,7 +194,7 @@ def altered(root, folder, masks: bool = False, images: int = 0, findings: bool =
                                             ("cliptnseg", "official")])
 def test_validation_changes_no_weight(root, tmp_path, system, recipe):
     """Masks, images and findings of the validation fold altered: the weights that training saved are the same, to the
-    last bit; so are the numbers by which the prompts are standardised, and the size classes."""
+    last bit; so are the size classes."""
     _, before = run(system, root, f"recipe={recipe}", name=f"painted-{recipe}")
     data = altered(root, tmp_path, masks=True, images=10, findings=True)
     _, after = run(system, data, f"recipe={recipe}", name=f"altered-{recipe}")
@@ -235,54 +234,3 @@ def test_no_image_reaches_the_map_of_another(root, tmp_path):
     one, two = record.probabilities(before), record.probabilities(after)
     same = [np.array_equal(one[case], two[case]) for case in sorted(one)]
     assert same == [False] * 5 + [True] * 5
-
-
-# ---- standardised prompts -----------------------------------------------------------------------------------
-
-
-def test_prompts_are_standardised_by_those_of_the_training_fold(root, tmp_path):
-    """Mean, and root mean square deviation from it, over the distinct texts that training prompts can be: with and
-    without size, place and findings. Texts of the validation fold alone take no part."""
-    data = altered(root, tmp_path, findings=True)
-    source, folder = run("xbusnet", data, name="other-findings")
-    training, validation = source.split(0)
-    known = lengths_and_words(training)
-    edges = thirds([length for length, _ in known.values()])
-    said = {about(size, place) for length, where in known.values()
-            for size in (None, size_class(length, edges)) for place in (None, where)}
-
-    def local(cases: pd.DataFrame) -> set[str]:
-        blank = [words.Finding(None, None, (1, 1))] * len(cases)
-        return set(words.build(cases, blank, edges)["local_text"])
-
-    everything = {"global_text": said, "local_text": local(training) | {"a lesion"}}
-    assert local(validation) - everything["local_text"]
-    torch.manual_seed(0)
-    system = registry.build("xbusnet", resolve("smoke", RUN))
-    weights = load_file(folder / "weights.safetensors")
-    for field, texts in everything.items():
-        embedded = system.encode_texts(sorted(texts)).double()
-        mean = embedded.mean(0)
-        torch.testing.assert_close(weights[f"standardise.{field}.mean"].double(), mean, rtol=1e-5, atol=1e-6)
-        spread = ((embedded - mean) ** 2).mean().sqrt()
-        torch.testing.assert_close(weights[f"standardise.{field}.scale"].double(), spread, rtol=1e-4, atol=0)
-        if field == "local_text":
-            wider = system.encode_texts(sorted(texts | local(validation))).double()
-            assert (wider.mean(0) - mean).abs().max() > 1e-3
-
-
-def test_what_is_fitted_are_training_prompts_alone(root, monkeypatch):
-    """What a system is given before training names no size, place or findings that only validation has."""
-    made = painted.register(monkeypatch)
-    for fold in (0, 1):
-        source, _ = run("brightness", root, fold=fold, name="fitted")
-        training, validation = source.split(fold)
-        known = lengths_and_words(training)
-        edges = thirds([length for length, _ in known.values()])
-        blank = [words.Finding(None, None, (1, 1))] * len(source.cases)
-        findings = words.build(source.cases, blank, edges).set_index("case_id")["local_text"]
-        assert made[-1].fitted == {
-            "global_text": {about(size, place) for length, where in known.values()
-                            for size in (None, size_class(length, edges)) for place in (None, where)},
-            "local_text": {"a lesion", *findings[training["case_id"]]}}
-        assert not set(findings[validation["case_id"]]) <= made[-1].fitted["local_text"]

@@ -21,30 +21,6 @@ class Normalise(nn.Module):
         return (image - self.mean) / self.std  # (B, 1, H, W) broadcasts to (B, 3, H, W)
 
 
-class Standardise(nn.Module):
-    """Frozen text embeddings, centred and scaled over the prompts of the training fold; as given until `fit`.
-
-    CLIP's embeddings of alike sentences share most of their length. The linear layers that read them could take
-    the shared part out themselves, so no equation changes; they need not learn to (docs/protocol.md, "Model").
-    """
-
-    def __init__(self, embedding: int):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(embedding))
-        self.register_buffer("scale", torch.ones(()))
-
-    def fit(self, texts: Tensor) -> None:
-        """Mean, and root mean square deviation from it, of T distinct embeddings (T, d)."""
-        deviations = texts - texts.mean(dim=0)
-        self.mean.copy_(texts.mean(dim=0))
-        spread = deviations.square().mean().sqrt()
-        self.scale.copy_(spread if spread > 1e-6 else torch.ones_like(spread))  # one text has no spread
-
-    def forward(self, texts: Tensor) -> Tensor:
-        """(B, d) to (B, d)."""
-        return (texts - self.mean) / self.scale
-
-
 class SFA(nn.Module):
     """Semantic Feature Adjustment, eqs. (13)–(15): channel-wise scale and shift predicted from a prompt.
 

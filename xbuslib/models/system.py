@@ -58,9 +58,6 @@ class System(nn.Module):
         """(T, d) frozen embeddings of T texts; only for systems with text prompts."""
         raise NotImplementedError(f"{type(self).__name__} reads no text")
 
-    def fit_texts(self, field: str, texts: Tensor) -> None:
-        """Called once before training with the (T, d) embeddings of all that a field of the prompts can say."""
-
     def forward(self, image: Tensor, image_features: Tensor | None, prompts: Prompts) -> Tensor:
         """(B, 1, H, W) logits for grey images (B, 1, H, W) in [0, 1] at the same height and width."""
         raise NotImplementedError

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from xbuslib.models.encoders import CLIP, CLIP_LAYERS, resnet, stages
-from xbuslib.models.layers import SFA, Normalise, ResidualBlock, Standardise, TransformerBlock, UpBlock
+from xbuslib.models.layers import SFA, Normalise, ResidualBlock, TransformerBlock, UpBlock
 from xbuslib.models.layers_cpu import PatchConvTranspose2d
 from xbuslib.models.system import MERGED, Prompts, System
 
@@ -101,7 +101,6 @@ class XBusNet(System):
             self.lfe = LocalFeatureExtractor(encoder, self.clip.embedding, widths.local, sfa)
             self.weights_record.append(record)
         self.prompts = (("global_text",) if gfe else ()) + (("local_text",) if lfe and sfa else ())
-        self.standardise = nn.ModuleDict({field: Standardise(self.clip.embedding) for field in self.prompts})
         self.patch = 16
         fused = widths.branch * gfe + widths.local * lfe  # 96 in the full model, eq. (16)
         self.fuse, self.head = fusion(fused, widths.branch)
@@ -115,12 +114,7 @@ class XBusNet(System):
     def encode_texts(self, texts: list[str]) -> Tensor:
         return self.clip.texts(texts)
 
-    def fit_texts(self, field: str, texts: Tensor) -> None:
-        self.standardise[field].fit(texts)
-
     def forward(self, image: Tensor, image_features: Tensor | None, prompts: Prompts) -> Tensor:
-        prompts = prompts._replace(**{field: standard(getattr(prompts, field))
-                                      for field, standard in self.standardise.items()})
         height, width = image.shape[-2:]
         maps = []
         if self.gfe is not None:

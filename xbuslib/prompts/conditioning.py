@@ -55,6 +55,9 @@ class TrainingPrompts:
         self.lesions = [np.flatnonzero(prepared.masks[row]).astype(np.int32) for row in rows]
         self.side = prepared.masks.shape[-1]
         self.tables = {kept: self._table(cases, findings, kept) for kept in product((True, False), repeat=3)}
+        for field in {"global_text", "local_text"} & set(system.prompts):  # all at once: a text's embedding depends, in
+            # its last digit, on those beside it, and a run that goes on from a checkpoint must read the same numbers
+            texts(sorted({text for table in self.tables.values() for text in table[field]}))
 
     def __call__(self, batch: list[int], generator: torch.Generator, masks: Tensor | None = None) -> Prompts:
         """Prompts of the training cases at positions `batch`, freshly dropped.
@@ -95,10 +98,6 @@ class TrainingPrompts:
     def local_texts(self) -> list[str]:
         """The whole local prompt of each training case."""
         return list(self.tables[True, True, True]["local_text"])
-
-    def vocabulary(self, field: str) -> Tensor:
-        """(T, d) embeddings of the distinct texts that `field` says of the training images, in a fixed order."""
-        return self.texts(sorted({text for table in self.tables.values() for text in table[field]}))
 
 
 class MixedPrompts:

@@ -90,8 +90,6 @@ def _training_data(predictor: Predictor, cases: pd.DataFrame, prepared: images.P
     pictures = at_native_size(images_of(cases, prepared), plan).to(device)
     masks = at_native_size(torch.from_numpy(prepared.masks[rows])[:, None], plan).to(device)  # (n, 1, S, S)
     prompts = TrainingPrompts(model, cases, prepared, rows, predictor.edges, plan, predictor.texts)
-    for field in {"global_text", "local_text"} & set(model.prompts):
-        model.fit_texts(field, prompts.vocabulary(field))
     if plan.mix_visual:
         prompts = MixedPrompts(prompts, model, prompts.local_texts, picture_embeddings(model, pictures, masks, plan))
     features = None if plan.augmentation else encode(model, pictures, plan, device)

@@ -122,8 +122,7 @@ def untrained_weights(run: dict, seed: int) -> dict[str, Tensor]:
     """What the trained weights of a run were before training, had its seed been `seed`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        drawn = registry.build(run["system"], Config(**run["config"] | {"weights": "random"})).trainable_state()
-    return {key: value for key, value in drawn.items() if not key.startswith("standardise.")}  # statistics of prompts
+        return registry.build(run["system"], Config(**run["config"] | {"weights": "random"})).trainable_state()
 
 
 @contextmanager
