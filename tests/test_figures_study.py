@@ -21,7 +21,7 @@ def rows():
     rng = np.random.default_rng(0)
     return pd.DataFrame([
         {"system": name, "paper_name": entry.paper, "policy": "none", "attributes": "none", "fold": fold, "seed": 0,
-         "case_id": f"case{fold}{i}", "dice": rng.uniform(), "iou": rng.uniform()}
+         "case_id": f"case{fold}{i}", "patient_id": f"case{fold}{i}", "dice": rng.uniform(), "iou": rng.uniform()}
         for name, entry in registry.REGISTRY.items() for fold in range(5) for i in range(6)])
 
 
@@ -110,14 +110,15 @@ def test_forest_draws_intervals_and_names_their_p(tests):
 def test_a_curve_through_a_line_is_the_line():
     size = pd.Series(np.geomspace(50, 500, 60))
     score, grid = 0.2 + 0.1 * np.log(size / 50), np.array([60.0, 100.0, 400.0])
-    for line in figures.curve(size, score, grid):
+    for line in figures.curve(size, score, grid, size.index):
         assert line == pytest.approx(0.2 + 0.1 * np.log(grid / 50), abs=1e-9)
 
 
 def test_the_band_holds_the_curve_and_stays_within_the_scale():
     rng = np.random.default_rng(0)
     size = pd.Series(rng.uniform(50, 500, 80))
-    middle, low, high = figures.curve(size, pd.Series(rng.integers(0, 2, 80) * 1.0), np.geomspace(50, 500, 9))
+    middle, low, high = figures.curve(size, pd.Series(rng.integers(0, 2, 80) * 1.0), np.geomspace(50, 500, 9),
+                                      size.index)
     assert (low < middle).all() and (middle < high).all() and low.min() >= 0 and high.max() <= 1
     assert (high - low).max() < 0.8
 

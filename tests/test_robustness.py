@@ -9,7 +9,7 @@ import torch
 
 from xbuslib.analyses.robustness import figures, robustness, variations
 from xbuslib.errors import StudyError
-from xbuslib.evaluation import metrics
+from xbuslib.evaluation import metrics, statistics
 from xbuslib.inference.predict import images_of, probability_maps
 from xbuslib.models.system import Prompts
 from xbuslib.prompts import words
@@ -277,7 +277,7 @@ def rows_by_hand():
                                             ("size opposite", True, 0, (-0.04, -0.01))):
         for case, size, start, change in zip("ab", ("small", "large"), (0.6, 0.8), changes, strict=True):
             rows.append({"baseline": "reference", "group": "g", "variation": variation, "wrong": wrong, "draw": draw,
-                         "fold": 0, "case_id": case, "size": size, "prompt_changed": change != 0,
+                         "fold": 0, "case_id": case, "patient_id": case, "size": size, "prompt_changed": change != 0,
                          "dice_baseline": start, "dice": start + change, "change": change})
     return pd.DataFrame(rows)
 
@@ -308,12 +308,14 @@ def test_wilson_is_its_formula():
     for hits, n in ((0, 5), (3, 7), (12, 12)):
         p, middle = hits / n, (hits + z * z / 2) / (n + z * z)
         half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        assert robustness.wilson(hits, n) == pytest.approx((max(0, middle - half), min(1, middle + half)), abs=1e-12)
-    assert np.isnan(robustness.wilson(0, 0)).all()
+        found = statistics.share_interval(np.arange(n) < hits, np.arange(n))
+        assert found == pytest.approx((max(0, middle - half), min(1, middle + half)), abs=1e-12)
+    assert np.isnan(statistics.share_interval([], [])).all()
 
 
 FOUND = pd.DataFrame({
-    "fold": 0, "case_id": list("abcdef"), "size": ["small", "small", "large", "large", "large", "small"],
+    "fold": 0, "case_id": list("abcdef"), "patient_id": list("abcdef"),
+    "size": ["small", "small", "large", "large", "large", "small"],
     "size_found": ["small", "medium", "large", "large", "nothing", "small"],
     "quadrant": ["upper left", "upper left", "lower right", "upper left", "upper right", "upper left"],
     "quadrant_found": ["upper left", "upper right", "lower right", "upper left", "nothing", "upper left"]})
@@ -335,7 +337,7 @@ def test_hits_by_hand():
     assert table.loc["quadrant right, medium lesions", "n"] == 0
     assert np.isnan(table.loc["quadrant right, medium lesions", "share"])
     assert table.loc["size class right", "hits"] == 4 and table.loc["nothing above τ", "share"] == pytest.approx(1 / 6)
-    low, high = robustness.wilson(4, 6)
+    low, high = statistics.share_interval([True] * 4 + [False] * 2, list("abcdef"))
     assert table.loc["quadrant right", ["low", "high"]].tolist() == [low, high]
 
 

@@ -2,8 +2,10 @@
 
 The paper tests image-level Dice and IoU by Wilcoxon's signed-rank test with rank-biserial effect sizes (Section 3.1).
 Here scores of two systems are joined on case_id, seeds averaged first; both must be of one definition each: one
-metric, one prompt policy. Images are the units, so that spread between patients is what the tests see; spread between
-folds and seeds, which share training images, is described (`fold_spread`) and not tested.
+metric, one prompt policy. Patients are the units, so that spread between patients is what the tests see. Where each
+has one image, patients are images; where some have several, as in BUS-BRA, the test ranks the patients' mean
+differences, and intervals draw patients with all of their images. Spread between folds and seeds, which share training
+images, is described (`fold_spread`) and not tested.
 """
 
 import numpy as np
@@ -26,17 +28,20 @@ SFA_BY_LFE = {  # what SFA brings: (system with it, system without it)
 def compare(rows: pd.DataFrame, system: str, against: str, metric: str) -> dict:
     """`system` minus `against` on the images that both scored.
 
-    rows: per-image scores (Study.default): system, policy, attributes, fold, seed, case_id, metric.
-    Returns n (images), mean_difference with its bootstrap 95 % interval low … high, statistic (the smaller rank sum),
-    two-sided p, and rank_biserial in [-1, 1], positive where `system` has the higher values. A fold that only one of
-    the two has, as in a partial study, is left out of n.
+    rows: per-image scores (Study.default): system, policy, attributes, fold, seed, case_id, metric, and patient_id,
+    without which each image counts as a patient. Returns n (images), patients, mean_difference (over images) with its
+    bootstrap 95 % interval low … high, statistic (the smaller rank sum), two-sided p, and rank_biserial in [-1, 1],
+    positive where `system` has the higher values. A fold that only one of the two has, as in a partial study, is left
+    out.
     Raises StudyError for an unknown metric, undefined (nan) scores, more than one policy of a system, or folds in
     which the two scored different cases.
     """
     difference = _difference(rows, system, against, metric)
-    low, high = interval(difference)
+    patients = difference.index.get_level_values("patient_id")
+    low, high = interval(difference, patients)
     return {"system": system, "against": against, "metric": metric, "n": len(difference),
-            "mean_difference": float(difference.mean()), "low": low, "high": high} | signed_rank(difference)
+            "patients": patients.nunique(), "mean_difference": float(difference.mean()), "low": low, "high": high,
+            } | signed_rank(_by_patient(difference, patients))
 
 
 def signed_rank(difference: np.ndarray) -> dict:
@@ -65,15 +70,48 @@ def holm(p: pd.Series) -> np.ndarray:
     return multipletests(np.asarray(p, float), method="holm")[1]
 
 
-def interval(difference: np.ndarray) -> tuple[float, float]:
-    """Percentile bootstrap 95 % interval of the mean of (n,) differences, images resampled."""
-    difference = np.asarray(difference, float)
-    if np.ptp(difference) == 0:  # scipy warns where nothing varies
-        return float(difference[0]), float(difference[0])
-    low, high = stats.bootstrap((difference,), np.mean, method="percentile", n_resamples=RESAMPLES,
-                                batch=max(1, DRAWS // len(difference)), rng=np.random.default_rng(0),
+def interval(values: np.ndarray, patients: np.ndarray | None = None) -> tuple[float, float]:
+    """Percentile bootstrap 95 % interval of the mean over images of (n,) values, patients (n,) resampled.
+
+    A patient is drawn with all of their images. None: each image is of another patient.
+    """
+    values = np.asarray(values, float)
+    if np.ptp(values) == 0:  # scipy warns where nothing varies
+        return float(values[0]), float(values[0])
+    if patients is None or pd.Index(patients).is_unique:
+        samples, mean = (values,), np.mean
+    else:
+        whole = pd.Series(values).groupby(np.asarray(patients), sort=False)
+        samples, mean = (whole.sum().to_numpy(), whole.size().to_numpy(float)), _mean_over_images
+    low, high = stats.bootstrap(samples, mean, paired=len(samples) == 2, method="percentile", n_resamples=RESAMPLES,
+                                batch=max(1, DRAWS // len(samples[0])), rng=np.random.default_rng(0),
                                 ).confidence_interval
     return float(low), float(high)
+
+
+def _mean_over_images(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
+    return sums.sum(axis=axis) / counts.sum(axis=axis)
+
+
+def share_interval(hits: np.ndarray, patients: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the share of (n,) bools: Wilson's where each patient has one image, else that of `interval`.
+
+    nan without images.
+    """
+    hits = np.asarray(hits, bool)
+    if not len(hits):
+        return np.nan, np.nan
+    if pd.Index(patients).is_unique:
+        wilson = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+        return float(wilson.low), float(wilson.high)
+    return interval(hits, patients)
+
+
+def drawn_rows(patients: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Positions of the images of one bootstrap sample: as many patients as there are, with replacement."""
+    codes, names = pd.factorize(np.asarray(patients))
+    own = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])  # positions of each patient
+    return np.concatenate([own[code] for code in rng.integers(len(names), size=len(names))])
 
 
 def fold_spread(rows: pd.DataFrame, metric: str = "dice") -> pd.Series:
@@ -94,9 +132,9 @@ def fold_spread(rows: pd.DataFrame, metric: str = "dice") -> pd.Series:
 def interaction(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     """What SFA brings with the local branch and without it, and the difference of the two, per image.
 
-    Columns effect, n, mean, low, high (bootstrap 95 %). Without LFE the only SFA left is the global branch's, so the
-    last row, "interaction", is above zero where SFA brings more in the company of LFE. An effect whose systems are
-    not in `rows` is not in the table.
+    Columns effect, n, mean, low, high (bootstrap 95 %, over patients). Without LFE the only SFA left is the global
+    branch's, so the last row, "interaction", is above zero where SFA brings more in the company of LFE. An effect whose
+    systems are not in `rows` is not in the table.
     """
     there, effects = set(rows["system"]), {}
     for name, (with_sfa, without) in SFA_BY_LFE.items():
@@ -105,12 +143,14 @@ def interaction(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     if len(effects) == 2:
         with_lfe, without_lfe = effects.values()
         effects["interaction"] = (with_lfe - without_lfe).dropna()  # in a partial study one may lack a fold
-    return pd.DataFrame([(name, len(values), values.mean(), *interval(values)) for name, values in effects.items()],
+    return pd.DataFrame([(name, len(values), values.mean(),
+                          *interval(values, values.index.get_level_values("patient_id")))
+                         for name, values in effects.items()],
                         columns=["effect", "n", "mean", "low", "high"])
 
 
 def _scores(rows: pd.DataFrame, system: str, metric: str) -> pd.Series:
-    """Scores of one system by (fold, case_id), averaged over seeds."""
+    """Scores of one system by (fold, patient_id, case_id), averaged over seeds."""
     if metric not in PAPER + RELEASED:
         raise StudyError(f"there is no metric {metric!r}; the metrics are {', '.join(PAPER + RELEASED)}")
     own = rows[rows["system"] == system]
@@ -128,19 +168,26 @@ def _scores(rows: pd.DataFrame, system: str, metric: str) -> pd.Series:
     if len(undefined):
         raise StudyError(f"{metric} of {system} is undefined (nan) for {len(undefined)} image(s), such as "
                          f"{undefined[0]}; leave out images without a lesion")
-    return own.groupby(["fold", "case_id"])[metric].mean()
+    if "patient_id" not in own:
+        own = own.assign(patient_id=own["case_id"])
+    return own.groupby(["fold", "patient_id", "case_id"])[metric].mean()
+
+
+def _by_patient(difference: pd.Series, patients: pd.Index) -> np.ndarray:
+    """(P,) mean of each patient; the values as they are where each has one."""
+    return difference.to_numpy() if patients.is_unique else difference.groupby(patients).mean().to_numpy()
 
 
 def _difference(rows: pd.DataFrame, system: str, against: str, metric: str) -> pd.Series:
-    """`system` minus `against` by (fold, case_id), on the folds that both have."""
+    """`system` minus `against` by (fold, patient_id, case_id), on the folds that both have."""
     first, second, who = _scores(rows, system, metric), _scores(rows, against, metric), f"{system} and {against}"
     folds = first.index.unique("fold").intersection(second.index.unique("fold"))
     first, second = (scores[scores.index.get_level_values("fold").isin(folds)] for scores in (first, second))
     unpaired = first.index.symmetric_difference(second.index)
     if len(unpaired):
-        fold, case = unpaired[0]
+        fold, _, case = unpaired[0]
         raise StudyError(f"{who} scored different images: {len(unpaired)} are without a partner, such as {case} in "
                          f"fold {fold}; run the study again")
     if first.empty:
         raise StudyError(f"{who} have no fold in common, so there is nothing to pair; run the study again")
-    return first - second  # pandas aligns the two on (fold, case_id)
+    return first - second  # pandas aligns the two on their keys

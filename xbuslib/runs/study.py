@@ -24,7 +24,7 @@ class Study:
     name: str
     folder: Path  # outputs/<study>
     runs: pd.DataFrame  # one row per run: system, fold, seed, folder, …
-    per_image: pd.DataFrame  # KEYS, paper_name, default, fold, seed, case_id, both metric families
+    per_image: pd.DataFrame  # KEYS, paper_name, default, fold, seed, patient_id, case_id, both metric families
     cases: pd.DataFrame  # one row per validated case: case_id, fold, the case table, measures of frame and lesion
     records: list[dict]  # run.json of each run, in the order of `runs`
     facts: dict  # the first of them: dataset, config, versions
@@ -151,8 +151,9 @@ def open_study(name: str, systems: list[str] | None = None, partial: bool = Fals
         parts.append(_per_image(Path(row.folder), run))
         tables.append(_table(Path(row.folder) / "cases.csv").assign(fold=row.fold))
     cases = pd.concat(tables, ignore_index=True).drop_duplicates("case_id", ignore_index=True)
-    return Study(name, outputs_root() / name, listed, pd.concat(parts, ignore_index=True), cases, read, read[0],
-                 missing)
+    per_image = pd.concat(parts, ignore_index=True)
+    per_image["patient_id"] = per_image["case_id"].map(cases.set_index("case_id")["patient_id"])
+    return Study(name, outputs_root() / name, listed, per_image, cases, read, read[0], missing)
 
 
 def _missing(name: str, listed: pd.DataFrame, systems: list[str] | None) -> list[str]:

@@ -5,8 +5,8 @@ import pandas as pd
 from xbuslib.evaluation.statistics import compare, holm
 from xbuslib.runs.study import Study
 
-COLUMNS = ["system", "against", "against_name", "policy", "attributes", "metric", "n", "mean_difference", "low", "high",
-           "statistic", "p", "p_holm", "rank_biserial"]
+COLUMNS = ["system", "against", "against_name", "policy", "attributes", "metric", "n", "patients", "mean_difference",
+           "low", "high", "statistic", "p", "p_holm", "rank_biserial"]
 
 
 def compare_all(study: Study, system: str = "xbusnet", metrics: tuple[str, ...] = ("dice", "iou"),

@@ -21,6 +21,7 @@ from xbuslib.display.strips import strips
 from xbuslib.display.style import OTHER, OWN
 from xbuslib.display.tables import HEADERS
 from xbuslib.evaluation.aggregation import fold_means
+from xbuslib.evaluation.statistics import drawn_rows
 from xbuslib.models import registry
 from xbuslib.runs.study import system_names
 
@@ -120,12 +121,14 @@ def size_curves(sized: pd.DataFrame, label: str, system: str = "xbusnet") -> Fig
     """Dice against lesion length, a panel per system: images, local trend (lowess) and its bootstrap 95 % band.
 
     sized: `paper_tables.sized(study, "pixels")`. Lines mark the edges of Table 2's bins; the trend of `system`, dashed,
-    is in every panel. The band is pointwise: it resamples images.
+    is in every panel. The band is pointwise: it resamples patients.
     """
     names = system_names(sized)
-    scores = sized.groupby(["system", "case_id"]).agg(size=("size", "first"), dice=("dice", "mean"))
+    scores = sized.groupby(["system", "case_id"]).agg(size=("size", "first"), dice=("dice", "mean"),
+                                                        patient=("patient_id", "first"))
     grid = np.geomspace(scores["size"].min(), scores["size"].max(), 40)
-    curves = {name: curve(scores.loc[name, "size"], scores.loc[name, "dice"], grid) for name in names}
+    curves = {name: curve(scores.loc[name, "size"], scores.loc[name, "dice"], grid, scores.loc[name, "patient"])
+              for name in names}
     ticks = [t for t in (25, 50, 100, 200, 400, 800) if grid[0] * 0.9 <= t <= grid[-1] * 1.1]
     figure, panels = style.panels(names)
     for name, axis in panels.items():
@@ -149,10 +152,11 @@ def size_curves(sized: pd.DataFrame, label: str, system: str = "xbusnet") -> Fig
     return style.titled(figure, "Dice by lesion size", label)
 
 
-def curve(size: pd.Series, score: pd.Series, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def curve(size: pd.Series, score: pd.Series, grid: np.ndarray,
+          patients: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lowess of `score` on log `size` at `grid`, and the ends of its pointwise bootstrap 95 % band, cut to [0, 1]."""
     x, y, at, rng = np.log(size.to_numpy()), score.to_numpy(), np.log(grid), np.random.default_rng(0)
-    draws = [rng.integers(len(x), size=len(x)) for _ in range(RESAMPLES)]
+    draws = [drawn_rows(patients, rng) for _ in range(RESAMPLES)]
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold too few sizes near a point: nan there
         middle = lowess(y, x, frac=SPAN, it=0, xvals=at)
         band = np.array([lowess(y[drawn], x[drawn], frac=SPAN, it=0, xvals=at) for drawn in draws])

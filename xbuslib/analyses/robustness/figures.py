@@ -79,7 +79,7 @@ def flips(table: pd.DataFrame, label: str) -> Figure:
 
 def first_pass(found: pd.DataFrame, shares: pd.DataFrame, label: str) -> Figure:
     """How good a first pass is: counts of size class and of quadrant, reference against found, and the shares of
-    `robustness.hits` with Wilson 95 % intervals."""
+    `robustness.hits` with 95 % intervals."""
     figure, axes = style.subplots(1, 3, size=(13, 3.9), width_ratios=(1, 1.15, 1.1))
     for axis, what in zip(axes, ("size", "quadrant"), strict=False):
         _counts(axis, confusion(found, what))
@@ -91,7 +91,7 @@ def first_pass(found: pd.DataFrame, shares: pd.DataFrame, label: str) -> Figure:
         axis.plot(100 * row.constant, y, "|", color=style.PALETTE[1], markersize=15, markeredgewidth=2)
         axis.annotate(f"{row.hits} of {row.n}", (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8)
     axis.set(yticks=range(len(shares)), yticklabels=short, ylim=(len(shares) - 0.5, -0.5), xlim=(-2, 102),
-             xlabel="per cent of the cases (Wilson 95 % interval)")
+             xlabel="per cent of the cases (95 % interval)")
     axis.grid(axis="x")
     figure.legend(handles=[Line2D([], [], marker="|", linestyle="", color=style.PALETTE[1], markersize=12,
                                   markeredgewidth=2, label="always the most frequent class of the reference")],

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from xbuslib.analyses.robustness.variations import (
     NO_ATTRIBUTES,
@@ -153,7 +152,7 @@ def _varied(run: FoldRun, baseline: str) -> pd.DataFrame:
     system = run.predictor.system
     varied = [v for v in applicable(system.prompts)[0] if not (v.group == POLICY and v.policy == baseline)]
     before = run.predict(baseline)
-    known = {"fold": run.fold, "case_id": run.cases["case_id"],
+    known = {"fold": run.fold, "case_id": run.cases["case_id"], "patient_id": run.cases["patient_id"],
              "size": [words.size_word(finding.box, run.predictor.edges) for finding in run.references]}
     parts = []
     for variation in [UNVARIED, *varied]:
@@ -204,11 +203,11 @@ def summary(rows: pd.DataFrame, by: tuple[str, ...] = ()) -> pd.DataFrame:
     """
     keys, varied = [*WHO, *by], rows[rows["variation"] != UNVARIED.name]
     varied = varied.assign(worse=varied["change"] < -FLIP, better=varied["change"] > FLIP)
-    images = varied.groupby([*keys, "fold", "case_id"], sort=False)[
+    images = varied.groupby([*keys, "fold", "patient_id", "case_id"], sort=False)[
         ["prompt_changed", "dice", "change", "worse", "better"]].mean().reset_index()
     table = []
     for values, some in images.groupby(keys, sort=False):
-        low, high = statistics.interval(some["change"]) if len(some) > 1 else (np.nan, np.nan)
+        low, high = statistics.interval(some["change"], some["patient_id"]) if len(some) > 1 else (np.nan, np.nan)
         means = some[["prompt_changed", "dice", "change", "worse", "better"]].mean()
         table.append(dict(zip(keys, values, strict=True)) | {"n": len(some)} | means.to_dict()
                      | {"low": low, "high": high})
@@ -223,14 +222,14 @@ def summary(rows: pd.DataFrame, by: tuple[str, ...] = ()) -> pd.DataFrame:
 def decisions(rows: pd.DataFrame) -> pd.DataFrame:
     """What all wrong prompts together do, a row per baseline: n images, share of (image, wrong prompt) pairs with a
     change beyond FLIP (`pairs`, the draws of a variation averaged), share of images that at least one wrong prompt
-    moves so far (`any`) with its Wilson 95 % interval, and the mean `change`.
+    moves so far (`any`) with its 95 % interval (statistics.share_interval), and the mean `change`.
     """
     wrong = rows[rows["wrong"]].assign(flips=lambda r: r["change"].abs() > FLIP)
     table = []
     for baseline, some in wrong.groupby("baseline", sort=False):
         pairs = some.groupby(["fold", "case_id", "variation"])[["flips", "change"]].mean()
-        images = some.groupby(["fold", "case_id"])["flips"].any()
-        low, high = wilson(int(images.sum()), len(images))
+        images = some.groupby(["fold", "patient_id", "case_id"])["flips"].any()
+        low, high = statistics.share_interval(images, images.index.get_level_values("patient_id"))
         table.append({"baseline": baseline, "wrong_prompts": some["variation"].nunique(), "n": len(images),
                       "change": pairs["change"].mean(), "pairs": pairs["flips"].mean(), "any": images.mean(),
                       "low": low, "high": high})
@@ -240,19 +239,11 @@ def decisions(rows: pd.DataFrame) -> pd.DataFrame:
 def _first_pass(run: FoldRun) -> pd.DataFrame:
     edges, proposals = run.predictor.edges, [one.proposal for one in run.predict("none")]  # its prompt is blank
     return pd.DataFrame([{
-        "fold": run.fold, "case_id": case,
+        "fold": run.fold, "case_id": case.case_id, "patient_id": case.patient_id,
         "size": words.size_word(reference.box, edges), "size_found": words.size_word(proposal.box, edges) or NOTHING,
         "quadrant": words.quadrant(reference.centre, reference.frame),
         "quadrant_found": words.quadrant(proposal.centre, proposal.frame) or NOTHING,
-    } for case, reference, proposal in zip(run.cases["case_id"], run.references, proposals, strict=True)])
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share; nan without cases."""
-    if not n:
-        return np.nan, np.nan
-    interval = binomtest(hits, n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+    } for case, reference, proposal in zip(run.cases.itertuples(), run.references, proposals, strict=True)])
 
 
 def confusion(found: pd.DataFrame, what: str = "size") -> pd.DataFrame:
@@ -264,18 +255,20 @@ def confusion(found: pd.DataFrame, what: str = "size") -> pd.DataFrame:
 
 
 def hits(found: pd.DataFrame) -> pd.DataFrame:
-    """Shares with Wilson 95 % intervals: what, hits, n, share, low, high, constant.
+    """Shares with 95 % intervals (statistics.share_interval): what, hits, n, share, low, high, constant.
 
     A case without a proposal is no hit. `constant`: the share that always naming the reference's most frequent class
     would hit, the least that a first pass has to beat; nan where that is no question.
     """
-    rows = []
+    rows, everyone = [], np.full(len(found), True)
     for what, name in (("quadrant", "quadrant right"), ("size", "size class right")):
         right = found[what] == found[f"{what}_found"]
         constant = found[what].value_counts(normalize=True).max()
-        rows.append((name, int(right.sum()), len(found), constant))
-        own = {size: right[found["size"] == size] for size in SIZES if what == "quadrant"}
-        rows += [(f"{name}, {size} lesions", int(some.sum()), len(some), np.nan) for size, some in own.items()]
-    rows.append(("nothing above τ", int((found["size_found"] == NOTHING).sum()), len(found), np.nan))
-    return pd.DataFrame([(what, k, n, k / n if n else np.nan, *wilson(k, n), least) for what, k, n, least in rows],
+        rows.append((name, right, everyone, constant))
+        rows += [(f"{name}, {size} lesions", right, found["size"] == size, np.nan)
+                 for size in SIZES if what == "quadrant"]
+    rows.append(("nothing above τ", found["size_found"] == NOTHING, everyone, np.nan))
+    return pd.DataFrame([(what, int(right[of].sum()), int(of.sum()), right[of].mean(),
+                          *statistics.share_interval(right[of], found.loc[of, "patient_id"]), least)
+                         for what, right, of, least in rows],
                         columns=["what", "hits", "n", "share", "low", "high", "constant"])
