@@ -112,6 +112,7 @@ def test_of_a_study(smoke_study, tmp_path, monkeypatch):
     assert set(tests["n"]) == {len(study.cases)} and set(tests["patients"]) == {half}
     rows = pd.DataFrame({"baseline": "first_pass", "group": "g", "variation": "typos", "wrong": True, "draw": 0,
                          "fold": 0, "case_id": [str(i) for i in range(12)],
-                         "patient_id": [str(i // 6) for i in range(12)], "prompt_changed": True, "dice": 0.5, "change": [0.2] * 6 + [-0.2] * 6})
+                         "patient_id": [str(i // 6) for i in range(12)], "prompt_changed": True, "dice": 0.5,
+                         "change": [0.2] * 6 + [-0.2] * 6})
     low, high = robustness.summary(rows).loc[0, ["low", "high"]]
     assert (low, high) == pytest.approx((-0.2, 0.2))  # one of two patients may stand for both

@@ -74,11 +74,14 @@ def pooled(bins: pd.DataFrame) -> pd.DataFrame:
 
 
 def sweep(study: Study) -> pd.DataFrame:
-    """Mean lesion Dice of each run by threshold: WHO, fold, seed, threshold, dice. None of them is chosen by it."""
-    rows = []
+    """Mean lesion Dice of each run by threshold: WHO, fold, seed, threshold, dice. None of them is chosen by it.
+
+    The thresholds are THRESHOLDS and the study's own.
+    """
+    rows, thresholds = [], sorted({*map(float, THRESHOLDS), study.facts["config"]["threshold"]})
     for who, _, maps, masks in validated(study):
-        for threshold in THRESHOLDS:
-            rows.append(who | {"threshold": float(threshold),
+        for threshold in thresholds:
+            rows.append(who | {"threshold": threshold,
                                "dice": metrics.per_image(maps >= threshold, masks)["dice"].mean()})
     return pd.DataFrame(rows)
 
