@@ -56,11 +56,15 @@ def test_scores_follow_from_the_maps(source):
     np.testing.assert_allclose(rows[PAPER].to_numpy(float), again[PAPER].to_numpy(), atol=1e-12)
 
 
-def test_half_precision_keeps_each_side_of_the_threshold():
-    maps = np.array([0.5, 0.49999, 0.50001, 0.2, 0.9999], np.float32)
-    half = record.halved(maps, 0.5)
-    assert half.dtype == np.float16 and ((half >= 0.5) == (maps >= 0.5)).all()
-    np.testing.assert_allclose(half, maps, atol=3e-4)
+@pytest.mark.parametrize("threshold", [0.5, 0.33, 0.4, 0.7, 0.001, 0.999])
+def test_half_precision_keeps_each_side_of_the_threshold(threshold):
+    """0.33 is rounded up in half precision, 0.4 and 0.7 down."""
+    near = np.float32(threshold) + np.float32(1e-5) * np.arange(-3, 4, dtype=np.float32)
+    maps = np.concatenate([near, np.array([0.2, 0.9999], np.float32)])
+    half = record.halved(maps, threshold)
+    assert half.dtype == np.float16
+    assert ((half.astype(np.float32) >= threshold) == (maps >= threshold)).all()  # as analyses read them
+    np.testing.assert_allclose(half, maps, atol=5e-4)
 
 
 def test_two_runs_are_identical(source):

@@ -95,7 +95,7 @@ def halved(probabilities: np.ndarray, threshold: float) -> np.ndarray:
     """Probabilities in half precision (off by 0.0003 at most), each on its own side of `threshold`."""
     half = probabilities.astype(np.float16)
     below, edge = probabilities < threshold, np.float16(threshold)
-    if edge < threshold:  # 0.4 is 0.39990 in half precision: a map that holds it would lie below the threshold
+    if float(edge) < threshold:  # 0.4 is 0.39990 in half precision: a map that holds it would lie below the threshold
         edge = np.nextafter(edge, np.float16(1))
     half[below & (half >= edge)] = np.nextafter(edge, np.float16(0))
     half[~below & (half < edge)] = edge
