@@ -165,5 +165,5 @@ def test_figures_of_near_random_predictions(smoke_study):
                    figures.ablations(rows[rows["system"].isin(paper_tables.ABLATIONS)], LABEL),
                    figures.effects(statistics.interaction(rows), LABEL)):
         figure.draw_without_rendering()
-        assert "simulated phantom" in figure._suptitle.get_text()
+        assert "simulated phantom" in style.footer(figure)
     assert figures.ablations(rows[rows["system"] == "unet"].iloc[:0], LABEL) is not None

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from xbuslib.analyses.robustness import figures, robustness, variations
+from xbuslib.display import style
 from xbuslib.errors import StudyError
 from xbuslib.evaluation import metrics, statistics
 from xbuslib.inference.predict import images_of, probability_maps
@@ -350,7 +351,7 @@ def test_figures_name_what_they_show(evaluated):
                        figures.changes_by_size(by_size, "simulated phantom")):
             assert len(figure.axes) == table["baseline"].nunique()
             assert set(table["variation"]) <= {tick.get_text() for tick in figure.axes[0].get_yticklabels()}
-            assert "simulated phantom" in figure.get_suptitle()
+            assert "simulated phantom" in style.footer(figure)
     figure = figures.first_pass(FOUND, robustness.hits(FOUND), "simulated phantom")
     assert [text.get_text() for text in figure.axes[0].texts] == [str(n) for n in (2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 1)]
 

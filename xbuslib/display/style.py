@@ -20,6 +20,7 @@ REFERENCE, SECOND = PALETTE[3], PALETTE[5]  # outline of the reference mask, and
 OWN, OTHER = PALETTE[1], PALETTE[0]  # the system that a study is about, and any other
 MARKERS = "osD^vP*Xp<>h"  # of folds and seeds, distinct without colour too
 RESOLUTION = 180  # dots per inch of the PNG
+FOOTER = "footer"
 
 plt.rcParams.update({
     "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "xtick.labelsize": 8.5,
@@ -54,9 +55,16 @@ def panels(names: dict[str, str], xlabel: str = "") -> tuple[Figure, dict[str, A
 
 
 def titled(figure: Figure, what: str, label: str) -> Figure:
-    """What is drawn, and below it of which study."""
-    figure.suptitle(f"{what}\n" + textwrap.fill(label, int(13.5 * figure.get_figwidth())), fontsize=9.5)
+    """What is drawn as the title, and below the figure, small and grey, of which study."""
+    figure.suptitle(what, fontsize=10)
+    figure.text(0.01, 0, textwrap.fill(label, int(17 * figure.get_figwidth())), fontsize=7, color="0.45", va="top",
+                gid=FOOTER)  # below the edge: saved and shown figures are cut around all that is drawn
     return figure
+
+
+def footer(figure: Figure) -> str:
+    """What `titled` wrote below the figure."""
+    return next(" ".join(text.get_text().split()) for text in figure.texts if text.get_gid() == FOOTER)
 
 
 def name_rows(axis: Axes, names: Iterable[str]) -> None:

@@ -23,6 +23,7 @@ HEADERS = {
     "fpr_printed": "printed FPR", "fnr_printed": "printed FNR", "dice_two_class_printed": "printed Dice, two-class",
     "iou_two_class_printed": "printed IoU, two-class", "fnr_two_class_printed": "printed FNR, two-class",
     "ours_dice": "our Dice", "ours_iou": "our IoU", "ours_fpr": "our FPR", "ours_fnr": "our FNR",
+    "printed": "printed Dice",
     "dice_drop": "drop in Dice", "iou_drop": "drop in IoU", "lfe": "LFE", "gfe": "GFE", "sfa": "SFA",
     "mean_difference": "mean difference", "low": "95 % from", "high": "to",
     "low_folds": "with folds, from", "high_folds": "to", "statistic": "W", "p_holm": "p (Holm)",
@@ -42,8 +43,12 @@ LATEX = str.maketrans({
 
 
 def save(frame: pd.DataFrame, folder: Path, name: str, caption: str, within: str | None = None,
-         bold: bool = True) -> list[Path]:
-    """Write <name>.csv (every column, unrounded), <name>.md and <name>.tex into `folder`; returns their paths."""
+         bold: bool = True, label: str = "") -> list[Path]:
+    """Write <name>.csv (every column, unrounded), <name>.md and <name>.tex into `folder`; returns their paths.
+
+    `label`, of the study, ends the caption: a file is read without the page around it.
+    """
+    caption = f"{caption} Study: {label}." if label else caption
     paths = [save_table(frame, folder, name)]
     for suffix, text in (("md", markdown(frame, caption, within, bold)),
                          ("tex", latex(frame, caption, name, within, bold))):
@@ -77,6 +82,11 @@ def markdown(frame: pd.DataFrame, caption: str, within: str | None = None, bold:
                                        for text, (_, best) in zip(texts, row, strict=True)) + " |")
     notes = ["", NOTE] if _marked(frame).any() else []
     return "\n".join([caption, "", *(lines if rows else ["(no rows)"]), *notes]) + "\n"
+
+
+def folded(summary: str, *texts: str) -> str:
+    """Markdown tables behind a line that opens them."""
+    return "\n\n".join([f"<details><summary>{summary}</summary>", *texts, "</details>"]) + "\n"
 
 
 def latex(frame: pd.DataFrame, caption: str, name: str, within: str | None = None, bold: bool = True) -> str:

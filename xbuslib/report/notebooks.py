@@ -4,15 +4,18 @@ import os
 import re
 import shutil
 from datetime import UTC, datetime
+from html import unescape
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+import latex2mathml.converter
 import nbformat
 from jinja2 import Environment
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
+from traitlets.config import Config
 
 from xbuslib.errors import StudyError
 from xbuslib.files import write_whole
@@ -24,7 +27,10 @@ ABOUT = {  # what the captions of notebooks that read no run say
 }
 WITHOUT_IMAGES = "10"  # shows no image of the study either, so that the caveats do not apply
 LINK = re.compile(r'<a\b[^>]*? href="(?!https?:|mailto:|#)([^"]*)"[^>]*>(.*?)</a>', re.DOTALL)
-SYMBOL = re.compile(r"\$([A-Za-z])_(?:(\w)|\{(\w+)\})\$")  # $C_x$, all the mathematics that notebooks write
+NOTEBOOK = re.compile(r"(?:\./)?(\d\d_\w+)\.ipynb")
+CODE = re.compile(r"(<(?:code|pre)\b.*?</(?:code|pre)>)", re.DOTALL)
+MATHS = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
+HIDDEN = "hide-input"  # tag of cells that only print prose: their source is left out
 
 
 class Page(NamedTuple):
@@ -44,9 +50,11 @@ def convert(study: Study, target: Path, templates: Environment) -> dict[str, Pag
     """
     shutil.rmtree(target, ignore_errors=True)
     source, pages = study.folder / "notebooks", {}
+    names = {path.stem for path in source.glob("[0-9][0-9]_*.ipynb")}
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True,
-                            exclude_anchor_links=True)  # the other templates load scripts from the network
-    exporter.register_filter("markdown2html", lambda text: prose(text, html=True))
+                            exclude_anchor_links=True,  # the other templates load scripts from the network
+                            config=Config({"TagRemovePreprocessor": {"remove_input_tags": {HIDDEN}}}))
+    exporter.register_filter("markdown2html", lambda text: prose(text, html=True, notebooks=names))
     exporter.register_filter("clean_html", lambda text: text)  # half the time, for code that is escaped already
     for path in sorted(source.glob("[0-9][0-9]_*.ipynb")) + sorted(source.glob("[0-9][0-9]_*/*.ipynb")):
         name = path.relative_to(source).with_suffix("").as_posix()
@@ -65,14 +73,25 @@ def convert(study: Study, target: Path, templates: Environment) -> dict[str, Pag
     return pages
 
 
-def prose(text: str, html: bool = False) -> str:
-    """Markdown as HTML. HTML in the text is kept with `html`, and otherwise shown as it is written.
+def prose(text: str, html: bool = False, notebooks: set[str] = frozenset()) -> str:
+    """Markdown as HTML, equations as MathML. HTML in the text is kept with `html`, otherwise shown as it is written.
 
-    Relative links lead nowhere from the copy, so only their words stay.
+    A link to one of `notebooks` leads to its copy; other relative links lead nowhere from here, so only their words
+    stay.
     """
+    def relinked(link: re.Match) -> str:
+        name = NOTEBOOK.fullmatch(link[1])
+        return f'<a href="{name[1]}.html">{link[2]}</a>' if name and name[1] in notebooks else link[2]
+
     rendered = MarkdownWithMath(renderer=IPythonRenderer(escape=not html, exclude_anchor_links=True)).render(text)
-    rendered = LINK.sub(lambda m: m[2], rendered)
-    return SYMBOL.sub(lambda m: f"<var>{m[1]}</var><sub>{m[2] or m[3]}</sub>", rendered)
+    parts = CODE.split(LINK.sub(relinked, rendered))  # every second part is code, where a $ is a $
+    return "".join(part if i % 2 else MATHS.sub(_mathml, part) for i, part in enumerate(parts))
+
+
+def _mathml(found: re.Match) -> str:
+    """An equation in LaTeX as MathML, which browsers draw themselves."""
+    equation = unescape(found[1] or found[2])
+    return latex2mathml.converter.convert(equation, display="block" if found[1] else "inline")
 
 
 def seconds(moment: str) -> float:

@@ -7,12 +7,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from xbuslib.config import resolve
 from xbuslib.errors import StudyError, unknown
 from xbuslib.files import REPOSITORY
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
 
 FIRST_ANALYSIS = 5  # notebooks with this number or a higher one read the finished runs of a study
 INTERACTIVE = "interactive"  # tag of the parameters cell of a notebook that is for a person, not for a study
@@ -89,6 +93,28 @@ def refuse_unknown_parameters(cells: list[str]) -> None:
             if unknown:
                 raise StudyError(f"this notebook has no parameter {', '.join(sorted(unknown))}; "
                                  f"it has {', '.join(sorted(_assigned(cells[position - 1])))}")
+
+
+def begin(cells: list[str]) -> "Markdown":
+    """The one line at the top of an executed notebook: when, of which commit, with which versions it ran.
+
+    `cells` is IPython's In; raises StudyError for a parameter that the notebook does not have.
+    """
+    from IPython.display import Markdown
+
+    from xbuslib.runs import environment
+
+    refuse_unknown_parameters(cells)
+    return Markdown(f"<small>{environment.stamp()}</small>")
+
+
+def written(paths: list[Path]) -> "Markdown":
+    """One line on the files that a notebook wrote."""
+    from IPython.display import Markdown
+
+    folders = sorted({path.parent for path in paths})
+    places = " and ".join(f"`{folder.parent.name}/{folder.name}`" for folder in folders)
+    return Markdown(f"<small>{len(paths)} files were written to {places} of the study's folder.</small>")
 
 
 @contextmanager

@@ -1,0 +1,68 @@
+"""Tables 1–4 in the paper's own form: its rows, order and columns; what else is known stands in `paper_tables`.
+
+Dice, IoU, FPR and FNR are the paper's equations, lesion only, in default scorings.
+"""
+
+import pandas as pd
+
+from xbuslib.analyses.performance import paper_tables, printed
+from xbuslib.evaluation.aggregation import over_folds
+from xbuslib.evaluation.metrics import PAPER
+from xbuslib.runs.study import Study
+
+WHO = ["paper_name", "system"]
+ABLATION_ROWS = ("xbusnet", "xbusnet-no-lfe-no-sfa", "xbusnet-no-gfe", "xbusnet-no-sfa")  # as Table 4 has them
+
+
+def table_1(study: Study) -> pd.DataFrame:
+    """The paper's systems: mean and SD over folds of four metrics, and the printed Dice beside ours of its family.
+
+    A printed Dice that is a two-class mean is followed by ours of that kind (`printed.FAMILY`).
+    """
+    table = over_folds(_rows(study, printed.FAMILY), WHO)
+    figures = printed.table_1().set_index("system")["dice"]
+    table = _ordered(table, list(figures.index))
+    said = [f"{figures[row.system]:.3f}" if printed.FAMILY[row.system] == "lesion" else
+            f"{figures[row.system]:.3f}, two-class (ours {row.dice_two_class:.3f})" for row in table.itertuples()]
+    return table[_with_sd(WHO, PAPER)].assign(printed=said)
+
+
+def table_2(study: Study) -> pd.DataFrame:
+    """The paper's systems by longest side of the lesion's box: mean Dice and IoU over the images of each size bin."""
+    bins = paper_tables.table_2(study, "pixels")
+    bins = bins[bins["system"].isin(printed.FAMILY)]
+    wide = bins[WHO].drop_duplicates().reset_index(drop=True)
+    for name in bins["bin"].unique():
+        part = bins[bins["bin"] == name].set_index("system")
+        for metric in ("dice", "iou"):
+            wide[f"{metric} {name} px"] = wide["system"].map(part[metric])
+    return _ordered(wide, list(printed.FAMILY))
+
+
+def table_3(study: Study) -> pd.DataFrame:
+    """XBusNet by fold, and its mean ± SD; no row without XBusNet."""
+    table = paper_tables.table_3(study)
+    columns = ["fold", *(name for metric in PAPER for name in (metric, f"{metric}_sd") if name in table)]
+    return table[columns].replace({"fold": {"all": "Mean"}})
+
+
+def table_4(study: Study) -> pd.DataFrame:
+    """The paper's four rows: which modules there are, Dice and IoU, mean and SD over folds."""
+    table = over_folds(_rows(study, ABLATION_ROWS), WHO)
+    table = _ordered(table, ABLATION_ROWS)
+    parts = {part.upper(): ["No" if f"no-{part}" in name else "Yes" for name in table["system"]]
+             for part in ("lfe", "gfe", "sfa")}
+    return pd.DataFrame(parts).join(table[_with_sd([], ["dice", "iou"])])
+
+
+def _rows(study: Study, systems) -> pd.DataFrame:
+    return study.default[study.default["system"].isin(list(systems))]
+
+
+def _ordered(table: pd.DataFrame, systems) -> pd.DataFrame:
+    """Rows in the order of the paper's table."""
+    return table.sort_values("system", key=lambda names: names.map(list(systems).index), ignore_index=True)
+
+
+def _with_sd(first: list[str], metrics: list[str]) -> list[str]:
+    return [*first, *(name for metric in metrics for name in (metric, f"{metric}_sd"))]
