@@ -1,5 +1,6 @@
 """The report: complete, names what is absent, and can be read from disk without a network."""
 
+import html
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from PIL import Image
 from xbuslib.errors import StudyError
 from xbuslib.report.page import Item, build
 from xbuslib.runs import record
+from xbuslib.runs.study import facts
 
 TABLE = """Systems compared, *{label}*
 
@@ -115,7 +117,7 @@ def study(smoke_study, tmp_path, monkeypatch):
 
 
 def text_of(path):
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", path.read_text()))
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", "", path.read_text())))
 
 
 def test_every_page_is_sound_and_loads_nothing(study):
@@ -132,7 +134,7 @@ def test_label_and_every_caveat_come_before_anything_else(study, smoke_study):
     text = text_of(build(study.name))
     first = text.index("Contents")
     assert all(0 < text.index(sentence) < first for sentence in [smoke_study.label, *smoke_study.caveats])
-    assert len(smoke_study.caveats) == 3
+    assert len(smoke_study.caveats) == 4  # phantom, profile, learning rate, random encoders
     notebook = text_of(study / "report" / "notebooks" / "05_overall_performance.html")
     assert all(sentence in notebook for sentence in [smoke_study.label, *smoke_study.caveats])
 
@@ -148,8 +150,8 @@ def test_the_papers_seven_come_first_and_absent_ones_are_named(study):
 
 
 def test_tables_are_tables_with_caption_notes_and_files(study):
-    html = build(study.name).read_text()
-    table = html.split('id="tables-05-table_1"')[1].split("</div>\n</div>")[0].split('<p class="links">')
+    text = build(study.name).read_text()
+    table = text.split('id="tables-05-table_1"')[1].split("</div>\n</div>")[0].split('<p class="links">')
     assert "<caption>Systems compared, <em>simulated phantom</em></caption>" in table[0]
     assert re.search(r'<th scope="col"[^>]*>FPR ↓</th>', table[0])
     assert re.search(r"<td[^>]*>a&lt;b&gt;&quot;c&quot; &amp; d \| e †</td>", table[0])
@@ -160,29 +162,30 @@ def test_tables_are_tables_with_caption_notes_and_files(study):
 @pytest.mark.parametrize("stem, name", [("table_1", "Table 1"), ("class_by_birads", "Class by BI-RADS"),
                                         ("froc", "FROC")])
 def test_items_are_named_after_their_files(stem, name):
-    assert Item(f"figures/01/{stem}", "", {}, []).name == name
+    assert Item(f"figures/01/{stem}", "", "", {}, []).name == name
 
 
 def test_sections_are_questions_in_order_with_the_papers_items_first(study):
-    html = build(study.name).read_text()
-    headings = [re.sub("<[^>]+>", "", heading) for heading in re.findall(r"<h2.*?</h2>", html)]
-    assert headings == ["Contents", "03 What is each branch made of?", "04 How good is one system on one fold?",
+    text = build(study.name).read_text()
+    headings = [re.sub("<[^>]+>", "", heading) for heading in re.findall(r"<h2.*?</h2>", text)]
+    assert headings == ["Contents", "The paper's tables and figures",
+                        "03 What is each branch made of?", "04 How good is one system on one fold?",
                         "05 Which &lt;system&gt; is best?", "06 Notebook 06", "08 Notebook 08", "How was it run?"]
-    places = re.findall(r'id="((?:tables|figures)-05-[^"]*)"', html)
+    places = re.findall(r'id="((?:tables|figures)-05-[^"]*)"', text)
     assert places == ["tables-05-table_1", "tables-05-table_3", "tables-05-by_policy", "figures-05-dice--1-of_100-"]
-    assert "../tables/05/raw.csv" in html and "../figures/05/dice%20%231%20of_100%25.pdf" in html
+    assert "../tables/05/raw.csv" in text and "../figures/05/dice%20%231%20of_100%25.pdf" in text
 
 
 def test_dice_of_every_run_links_to_its_notebook(study, smoke_study):
-    html = build(study.name).read_text()
-    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', html.split('id="notebook-04"')[1], re.DOTALL)
+    text = build(study.name).read_text()
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', text.split('id="notebook-04"')[1], re.DOTALL)
     shown = {name: [float(re.sub("<[^>]+>", "", cell)) for cell in re.findall("<td.*?</td>", cells, re.DOTALL)]
              for name, cells in rows[:len(smoke_study.systems)]}
     for system in smoke_study.systems:
         rows_of = smoke_study.default[smoke_study.default["system"] == system]
         means = [rows_of[rows_of["fold"] == fold]["dice"].mean() for fold in (0, 1)]
         assert shown[rows_of["paper_name"].iloc[0]] == pytest.approx(means, abs=5.1e-4)
-    assert re.findall(r'href="notebooks/04_train_fold/(\w+)\.html"', html) == ["unet_fold_0_seed_0"]
+    assert re.findall(r'href="notebooks/04_train_fold/(\w+)\.html"', text) == ["unet_fold_0_seed_0"]
 
 
 def test_facts_of_the_runs(study, smoke_study):
@@ -204,11 +207,33 @@ def test_notebooks_are_pages_with_their_code(study):
              "(https://arxiv.org/abs/2509.07213) and $C_x$.")
     build(study.name)
     path = study / "report" / "notebooks" / "05_overall_performance.html"
-    page, html = check_page(path), path.read_text()
-    assert "&lt;i&gt;" in html and "&lt;b&gt;0.5&lt;/b&gt;" in html  # code and output as written, not as HTML
-    assert "See the protocol, " in html and "<var>C</var><sub>x</sub>" in html
+    page, text = check_page(path), path.read_text()
+    assert "&lt;i&gt;" in text and "&lt;b&gt;0.5&lt;/b&gt;" in text  # code and output as written, not as HTML
+    assert "See the protocol, " in text and "<msub><mi>C</mi><mi>x</mi></msub>" in text
     assert "https://arxiv.org/abs/2509.07213" in [link.get("href") for link in page.all("a")]
     assert "Scores" in page.all("img")[0]["alt"]
+
+
+def test_the_short_answer_leads_its_section_and_the_page(study, smoke_study):
+    """Its text without the facts, which stand at the top once, its equations as MathML; its first sentence in short."""
+    told = f"{facts(smoke_study)}\n\n**XBusNet leads, 0.81** by $\\alpha_1$. A second sentence.\n\n[next](06_size.ipynb)"
+    cells = [new_markdown_cell("# Which?"), new_markdown_cell("## Short answer"),
+             new_code_cell("hidden_source()", metadata={"tags": ["hide-input"]}, outputs=[
+                 new_output("display_data", {"text/markdown": told}),
+                 new_output("display_data", {"image/png": "iVBORw0KGgo="})]),
+             new_markdown_cell("## 1 More"),
+             new_code_cell("other()", outputs=[new_output("display_data", {"text/markdown": "Not part of it."})])]
+    nbformat.write(new_notebook(cells=cells), study / "notebooks" / "05_overall_performance.ipynb")
+    page = build(study.name)
+    check_page(page)
+    text = page.read_text()
+    answer = text.split('<div class="answer">')[1].split("</div>")[0]
+    assert "<strong>XBusNet leads, 0.81</strong>" in answer and "<math" in answer and "data:image/png;base64" in answer
+    assert smoke_study.label not in answer and "Not part of it" not in answer and "06_size" not in answer
+    short = text.split('id="heading-short"')[1].split("</section>")[0]
+    assert "XBusNet leads, 0.81 by" in short and "A second sentence" not in short
+    copy = (study / "report" / "notebooks" / "05_overall_performance.html").read_text()
+    assert "hidden_source" not in copy and "other()" in re.sub("<[^>]+>", "", copy)
 
 
 def test_a_notebook_that_failed_and_one_that_never_ran_are_named(study):
@@ -225,10 +250,11 @@ def test_files_of_an_earlier_execution_are_named_but_not_shown(study):
     executed(study, "05_overall_performance", "Which?", started="2100-01-01T00:00:00+00:00")
     for path in (study / "tables" / "05").glob("table_1.*"):
         os.utime(path, (5e9, 5e9))  # as if written after the notebook had started
-    html = build(study.name).read_text()
-    assert "tables-05-table_1" in html and "tables-05-table_3" not in html
-    assert "not shown: tables/05/by_policy.csv, " in html
-    assert "Table 3, XBusNet by fold, is absent" in html
+    text = build(study.name).read_text()
+    assert "tables-05-table_1" in text and "tables-05-table_3" not in text
+    left_out = text.split("not shown: ")[1].split("<")[0]
+    assert {"tables/05/by_policy.csv", "tables/05/table_3.md"} <= set(left_out.rstrip(". ").split(", "))
+    assert "Table 3, XBusNet by fold, is absent" in text
 
 
 def test_a_notebook_older_than_a_run_is_named(study):
@@ -251,8 +277,8 @@ def test_a_partial_study_is_refused_or_says_so(study):
 def test_a_notebook_that_reads_no_run_is_not_labelled_as_one_that_does(study, smoke_study):
     executed(study, "10_paper_audit", "Do the paper's numbers follow?")
     drawn(study, "figures", "10", "two_scales")
-    html = build(study.name).read_text()
-    figure = re.search(r'id="figures-10-two_scales".*?</figure>', html, re.DOTALL)[0]
+    text = build(study.name).read_text()
+    figure = re.search(r'id="figures-10-two_scales".*?</figure>', text, re.DOTALL)[0]
     assert "no run of this study is read" in figure and "phantom" not in figure
     page = text_of(study / "report" / "notebooks" / "10_paper_audit.html")
     assert "no run of this study is read" in page and not any(caveat in page for caveat in smoke_study.caveats)

@@ -77,10 +77,14 @@ def name_rows(axis: Axes, names: Iterable[str]) -> None:
 
 
 def save(figure: Figure, folder: Path, name: str, data: pd.DataFrame | None = None) -> list[Path]:
-    """Write <name>.png, <name>.pdf and, with `data`, <name>.csv into `folder`; returns their paths."""
+    """Write <name>.png, <name>.pdf and, with `data`, <name>.csv into `folder`; returns their paths.
+
+    The PNG carries the figure's title, which the report takes as its caption.
+    """
     written = [folder / f"{name}.png", folder / f"{name}.pdf"]
-    for path, metadata in zip(written, ({"Software": None}, {"CreationDate": None, "Creator": None, "Producer": None}),
-                              strict=True):  # no date: the same numbers give the same file
+    title = {"Title": " ".join(figure.get_suptitle().split())}
+    undated = {"CreationDate": None, "Creator": None, "Producer": None}  # the same numbers give the same file
+    for path, metadata in zip(written, ({"Software": None} | title, undated), strict=True):
         with write_whole(path) as partial:
             figure.savefig(partial, dpi=RESOLUTION, bbox_inches="tight", metadata=metadata)
     return written if data is None else [*written, save_table(data, folder, name)]

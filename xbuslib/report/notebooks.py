@@ -19,7 +19,7 @@ from traitlets.config import Config
 
 from xbuslib.errors import StudyError
 from xbuslib.files import write_whole
-from xbuslib.runs.study import Study
+from xbuslib.runs.study import Study, facts
 
 ABOUT = {  # what the captions of notebooks that read no run say
     "03": "shapes and counts of the model itself; nothing is trained",
@@ -30,6 +30,8 @@ LINK = re.compile(r'<a\b[^>]*? href="(?!https?:|mailto:|#)([^"]*)"[^>]*>(.*?)</a
 NOTEBOOK = re.compile(r"(?:\./)?(\d\d_\w+)\.ipynb")
 CODE = re.compile(r"(<(?:code|pre)\b.*?</(?:code|pre)>)", re.DOTALL)
 MATHS = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
+ANSWER = "## Short answer"
+SENTENCE = re.compile(r"(?<=[.!?])\s")
 HIDDEN = "hide-input"  # tag of cells that only print prose: their source is left out
 
 
@@ -41,6 +43,8 @@ class Page(NamedTuple):
     question: str  # its H1
     failed: bool  # a cell ended with an error
     started: float | None  # seconds since 1970, where papermill executed it
+    answer: str  # what it shows under "Short answer", as HTML
+    sentence: str  # the first sentence of that
 
 
 def convert(study: Study, target: Path, templates: Environment) -> dict[str, Page]:
@@ -60,7 +64,8 @@ def convert(study: Study, target: Path, templates: Environment) -> dict[str, Pag
         name = path.relative_to(source).with_suffix("").as_posix()
         notebook = _read(path)
         html = target / f"{name}.html"
-        page = Page(path, html, _question(notebook) or name, _failed(notebook), _started(notebook))
+        answer, sentence = _short_answer(notebook, facts(study), names)
+        page = Page(path, html, _question(notebook) or name, _failed(notebook), _started(notebook), answer, sentence)
         _describe_images(notebook)
         body, _ = exporter.from_notebook_node(notebook)
         report, no_images = target.parent, name.startswith(WITHOUT_IMAGES)
@@ -111,6 +116,25 @@ def _read(path: Path) -> NotebookNode:
 def _question(notebook: NotebookNode) -> str | None:
     lines = (line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
     return next((line.removeprefix("# ").strip() for line in lines if line.startswith("# ")), None)
+
+
+def _short_answer(notebook: NotebookNode, facts: str, names: set[str]) -> tuple[str, str]:
+    """The outputs under "Short answer" as HTML, without the study's facts, and their first sentence; "" if none."""
+    parts, sentence, inside = [], "", False
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            inside = cell.source.startswith(ANSWER) or (inside and not cell.source.lstrip().startswith("#"))
+            continue
+        for output in cell.get("outputs", []) if inside else []:
+            data = output.get("data", {})
+            if "text/markdown" in data:
+                text = data["text/markdown"].replace(facts, "").strip()
+                sentence = sentence or SENTENCE.split(text.split("\n\n")[0], maxsplit=1)[0].replace("**", "")
+                parts.append(prose(text, html=True, notebooks=names).replace("<table>", '<div class="scroll"><table>')
+                             .replace("</table>", "</table></div>"))
+            elif "image/png" in data:
+                parts.append(f'<img alt="Figure of the short answer" src="data:image/png;base64,{data["image/png"]}">')
+    return "\n".join(parts), sentence
 
 
 def _failed(notebook: NotebookNode) -> bool:

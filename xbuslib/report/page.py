@@ -11,7 +11,6 @@ from xbuslib.display import style
 from xbuslib.files import write_whole
 from xbuslib.report import facts, notebooks
 from xbuslib.report.notebooks import Page, href
-from xbuslib.runs import record
 from xbuslib.runs.study import Study, open_study
 
 PAPER = (  # what the paper shows, and our file for it; without table_1.md, table_1_by_policy.md takes its place
@@ -37,6 +36,7 @@ class Item(NamedTuple):
     """A table (HTML) or a figure on the page."""
 
     place: str  # tables/05/table_1
+    caption: str  # of a figure: its title
     table: str  # "" for a figure
     figure: dict  # href, width, height, alt; empty for a table
     links: list[Link]
@@ -59,6 +59,8 @@ class Section(NamedTuple):
     question: str
     about: str  # where its numbers come from, for captions
     links: list[Link]
+    answer: str  # the notebook's short answer, as HTML
+    sentence: str  # the first sentence of it
     items: list[Item]
     data: list[Link]  # tables that are there as CSV alone
     notes: list[str]  # what a reader must know of it
@@ -71,16 +73,17 @@ def build(name: str, partial: bool = False) -> Path:
     missing. The page names whatever else is missing.
     """
     study = open_study(name, partial=partial)
-    records = [record.read(Path(folder)) for folder in study.runs["folder"]]
+    records = study.records
     folder = study.folder / "report"
     pages = notebooks.convert(study, folder / "notebooks", TEMPLATES)
     newest = max(notebooks.seconds(run["created"]) for run in records)
     left = {path.name for kind in ("tables", "figures") for path in (study.folder / kind).glob("[0-9][0-9]")}
     numbers = sorted(left | {notebook[:2] for notebook in pages} | {FOLDS})
     sections = [_section(study, folder, number, pages, newest) for number in numbers]
+    paper = [(*wanted, _find(place, sections)) for wanted, place in zip(PAPER, PRINTED, strict=True)]
     content = TEMPLATES.get_template("page.html.jinja").render(
         study=study, sections=sections, folds=FOLDS, warnings=[note for section in sections for note in section.notes],
-        paper=[(*wanted, _find(place, sections)) for wanted, place in zip(PAPER, PRINTED, strict=True)],
+        paper=paper, shown={item.place for *_, item in paper if item},
         not_run=facts.not_run(study, pages), facts=facts.facts(study, records),
         systems=facts.systems(study, records), fold_scores=_fold_scores(study, folder, pages))
     for path, text in ((folder / "style.css", (HERE / "style.css").read_text(encoding="utf-8")),
@@ -94,7 +97,7 @@ def _section(study: Study, folder: Path, number: str, pages: dict[str, Page], ne
     name, page = next(((n, p) for n, p in sorted(pages.items()) if n.startswith(f"{number}_")), (number, None))
     question = page.question if page else f"Notebook {number}"
     if number == FOLDS:  # each run's figures are in its own notebook
-        return Section(number, question, study.label, [], [], [], [])
+        return Section(number, question, study.label, [], "", "", [], [], [])
     files, notes = _current(study, number, page)
     about = notebooks.ABOUT.get(number, study.label)
     tables = [_table(study, folder, path, about) for path in files if path.suffix == ".md"]
@@ -108,13 +111,15 @@ def _section(study: Study, folder: Path, number: str, pages: dict[str, Page], ne
         notes.append(f"Notebook {name} was executed before the newest run had finished, so its tables and figures "
                      "lack that run. Run the study again.")
     links = [("executed notebook", href(page.html, folder)), (".ipynb", href(page.source, folder))] if page else []
-    items = sorted([*tables, *drawn], key=lambda item: not item.place.startswith(PRINTED))
-    return Section(number, question, about, links, items, data, notes)
+    answer, sentence = (page.answer, page.sentence) if page else ("", "")
+    return Section(number, question, about, links, answer, sentence, [*tables, *drawn], data, notes)
 
 
 def _current(study: Study, number: str, page: Page | None) -> tuple[list[Path], list[str]]:
-    """Files that a notebook wrote, tables first; files of an earlier execution are only named."""
-    files = [path for kind in ("tables", "figures") for path in sorted((study.folder / kind / number).glob("[!.]*.*"))]
+    """Files that a notebook wrote, tables first, in the order of writing; those of an earlier execution are only named.
+    """
+    files = [path for kind in ("tables", "figures")
+             for path in sorted((study.folder / kind / number).glob("[!.]*.*"), key=lambda p: p.stat().st_mtime_ns)]
     old = [path for path in files if page and page.started and path.stat().st_mtime < page.started]
     if not old:
         return files, []
@@ -128,6 +133,7 @@ def _table(study: Study, folder: Path, path: Path, about: str) -> Item:
     blocks = re.split(r"\n\s*\n", path.read_text(encoding="utf-8").strip())
     first = next((i for i, block in enumerate(blocks) if block.startswith("|")), len(blocks))
     caption = " ".join(blocks[:first]) or f"{_readable(path.stem)}. {about}"
+    caption = caption.removesuffix(f" Study: {study.label}.")  # said once, at the top of the page
     caption = notebooks.prose(caption).strip().removeprefix("<p>").removesuffix("</p>")
     body = "".join(notebooks.prose(block) for block in blocks[first:])
     if "<table>" in body:
@@ -135,15 +141,16 @@ def _table(study: Study, folder: Path, path: Path, about: str) -> Item:
     else:  # a table without rows
         body = f"<p>{caption}</p>\n{body}"
     body = re.sub(r"<td([^>]*)>(?=[^<]{60})", r'<td\1 class="long">', re.sub(r"<th\b", '<th scope="col"', body))
-    return Item(_place(study, path), body, {},
+    return Item(_place(study, path), "", body, {},
                 _links(folder, path, CSV="csv", LaTeX="tex", Markdown="md"))
 
 
 def _figure(study: Study, folder: Path, path: Path, about: str) -> Item:
     with Image.open(path) as picture:  # shown at the size it was drawn for, in CSS pixels of 1/96 inch
         width, height = (round(side * 96 / style.RESOLUTION) for side in picture.size)
+        title = picture.info.get("Title") or _readable(path.stem)
     numbers = f"; its numbers are in {path.stem}.csv" if path.with_suffix(".csv").is_file() else ""
-    return Item(_place(study, path), "",
+    return Item(_place(study, path), f"{title}.", "",
                 {"href": href(path, folder), "width": width, "height": height,
                  "alt": f"{_readable(path.stem)}, {about}{numbers}"},
                 _links(folder, path, PNG="png", PDF="pdf", CSV="csv"))

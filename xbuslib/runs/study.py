@@ -116,6 +116,11 @@ class Study:
         return sentences
 
 
+def facts(study: Study) -> str:
+    """The label of a study and its caveats, as Markdown: what must stand above any of its numbers."""
+    return "\n".join([f"**{study.label}**", "", *(f"- {caveat}" for caveat in study.caveats)])
+
+
 def system_names(rows: pd.DataFrame) -> dict[str, str]:
     """Registry name: paper's name of every system in `rows` (system, paper_name), in the registry's order."""
     named = rows.drop_duplicates("system").set_index("system")["paper_name"]

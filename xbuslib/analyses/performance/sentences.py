@@ -1,0 +1,137 @@
+"""What a study shows, in sentences whose numbers are computed: the short answers of notebooks 05 to 07."""
+
+import pandas as pd
+
+from xbuslib.data.catalogue import SIZE_BINS
+from xbuslib.evaluation.statistics import compare
+
+SIGNIFICANT = 0.05  # of p adjusted by Holm
+
+
+def p_value(p: float) -> str:
+    """ "p = 0.30", "p = 0.004", "p < 0.001" """
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.2f}" if p >= 0.01 else f"p = {p:.3f}"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """ "+0.012" or "−0.012", with a minus sign."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def ranking(overall: pd.DataFrame) -> str:
+    """Which system has the highest mean Dice, which the lowest; overall: default rows of paper_tables.table_1."""
+    whole = overall[overall["folds"] == overall["folds"].max()]
+    ranked = whole.sort_values("dice", ascending=False, ignore_index=True)
+    best, low = ranked.iloc[0], ranked.iloc[-1]
+    text = f"**{best.paper_name} has the highest mean lesion Dice, {best.dice:.3f}**"
+    if len(ranked) > 1:
+        text += f", followed by {ranked.paper_name[1]} ({ranked.dice[1]:.3f})"
+    if len(ranked) > 2:
+        text += f"; the lowest is that of {low.paper_name} ({low.dice:.3f})"
+    return (text + f". As a mean over lesion and background, the same masks of {best.paper_name} score "
+            f"{best.dice_two_class:.3f}.")
+
+
+def tested(tests: pd.DataFrame) -> str:
+    """How XBusNet stands against each other system in Dice; tests: comparisons.compare_all."""
+    dice = tests[tests["metric"] == "dice"]
+    if dice.empty:
+        return "The study has no XBusNet, or no system to compare it with."
+    sure = dice["p_holm"] < SIGNIFICANT
+    parts = [_group(dice[sure & (dice["mean_difference"] > 0)], "significantly better than"),
+             _group(dice[sure & (dice["mean_difference"] < 0)], "significantly worse than"),
+             _group(dice[~sure], "not significantly different from")]
+    return "Image by image, XBusNet is " + "; ".join(part for part in parts if part) + "."
+
+
+def _group(rows: pd.DataFrame, verdict: str) -> str:
+    """ "significantly better than UNet (+0.040, 95 % +0.010 to +0.071, p = 0.004)" """
+    named = [f"{row.against_name} ({signed(row.mean_difference)}, 95 % {signed(row.low)} to {signed(row.high)}, "
+             f"{p_value(row.p_holm)})" for row in rows.itertuples()]
+    return f"{verdict} {', '.join(named)}" if named else ""
+
+
+def against_paper(tests: pd.DataFrame) -> str:
+    """Our tests beside what the paper reports of its own (Section 3.1)."""
+    dice = tests[tests["metric"] == "dice"]
+    if dice.empty:
+        return ""
+    sure = ((dice["p_holm"] < SIGNIFICANT) & (dice["mean_difference"] > 0)).sum()
+    return ("The paper reports that XBusNet is significantly better than all of its baselines, with a median |r| of "
+            f"about 0.82; here it is significantly better than {sure} of {len(dice)} systems, with a median |r| of "
+            f"{dice['rank_biserial'].astype(float).abs().median():.2f}.")
+
+
+def spread(sds: pd.Series) -> str:
+    """What the fold means differ by; sds: statistics.fold_spread."""
+    if sds.isna().any():
+        return "With so few folds or systems, the spread between folds cannot be described."
+    return (f"The mean Dice of the systems has a standard deviation of {sds.between_systems:.3f}, that of the folds "
+            f"{sds.between_folds:.3f}; {sds.rest:.3f} remain that are neither: what one system happens to do on one "
+            "fold. Folds share training images, so these figures understate how much a new dataset would change.")
+
+
+def smallest(sized: pd.DataFrame) -> str:
+    """XBusNet against every other system on the lesions of the smallest bin; sized: paper_tables.sized."""
+    rows = sized[sized["bin"] == sized["bin"].cat.categories[0]]
+    if rows.empty:
+        return "The study has no lesion in the smallest bin."
+    means = rows.groupby("system")["dice"].mean().sort_values(ascending=False)
+    names = rows.drop_duplicates("system").set_index("system")["paper_name"]
+    text = (f"On the {rows['case_id'].nunique()} smallest lesions (up to {SIZE_BINS[0]} pixels), "
+            f"**{names[means.index[0]]} has the highest mean Dice, {means.iloc[0]:.3f}**")
+    if "xbusnet" not in means or len(means) == 1:
+        return text + "."
+    other = means.index[1] if means.index[0] == "xbusnet" else means.index[0]
+    shared = rows[rows["fold"].isin(rows.loc[rows["system"] == "xbusnet", "fold"])]
+    pair = compare(shared, "xbusnet", other, "dice")
+    return (text + f"; XBusNet ({means['xbusnet']:.3f}) minus {names[other]} ({means[other]:.3f}) is "
+            f"{signed(pair['mean_difference'])} (95 % {signed(pair['low'])} to {signed(pair['high'])}).")
+
+
+def missed(bins: pd.DataFrame) -> str:
+    """Who misses fewest and most lesions, and the share of the smallest bin; bins: paper_tables.table_2."""
+    total = bins.groupby("paper_name", sort=False)[["missed", "n"]].sum().sort_values("missed")
+    total = total[total["n"] == total["n"].max()]
+    small = bins[(bins["bin"] == bins["bin"].iloc[0]) & bins["paper_name"].isin(total.index)]
+    fewest = total.index[total["missed"] == total["missed"].iloc[0]]
+    who = ", ".join(fewest) if len(fewest) < 4 else f"{len(fewest)} systems"
+    return (f"Fewest lesions are missed altogether by {who} ({total['missed'].iloc[0]:g} of {total['n'].iloc[0]}), "
+            f"most by {total.index[-1]} ({total['missed'].iloc[-1]:g}). Over all systems, {small['missed'].sum():g} of "
+            f"{total['missed'].sum():g} misses fall in the smallest bin, which holds "
+            f"{small['n'].sum() / total['n'].sum():.0%} of the lesions.")
+
+
+def over_binnings(binned: dict[str, pd.DataFrame]) -> str:
+    """Whose mean Dice is highest in the smallest bin, by each way to bin; binned: measure: paper_tables.table_2."""
+    firsts = [table[table["bin"] == table["bin"].iloc[0]].dropna(subset="dice") for table in binned.values()]
+    firsts = [part[part["n"] == part["n"].max()] for part in firsts if len(part)]
+    tops = [part.loc[part["dice"].idxmax(), "paper_name"] for part in firsts]
+    return (f"By {len(tops)} ways of binning (pixels, tertiles, millimetres), the highest mean Dice on the smallest "
+            "lesions is that of " + ", ".join(f"{name} ({tops.count(name)})" for name in dict.fromkeys(tops)) + ".")
+
+
+def drops(tests: pd.DataFrame) -> str:
+    """What each ablation costs in Dice; tests: comparisons.compare_all of XBusNet against its ablations."""
+    dice = tests[tests["metric"] == "dice"].sort_values("mean_difference", ascending=False)
+    if dice.empty:
+        return "Without the full model and at least one ablation there is nothing to compare."
+    sure = dice["p_holm"] < SIGNIFICANT
+    listed = [f"{row.against_name.removeprefix('XBusNet ')} {signed(-row.mean_difference)} ({p_value(row.p_holm)})"
+              for row in dice.itertuples()]
+    return (f"Change of lesion Dice when a component is taken away: **{'; '.join(listed)}**. {sure.sum()} of "
+            f"{len(dice)} changes are significant after adjustment.")
+
+
+def interaction(brings: pd.DataFrame) -> str:
+    """Whether SFA adds more with the local branch than without it; brings: statistics.interaction."""
+    found = brings.set_index("effect")
+    if "interaction" not in found.index:
+        return "Whether the components add up cannot be told: the four systems with and without LFE and SFA are needed."
+    row = found.loc["interaction"]
+    side = "above" if row["low"] > 0 else "below" if row["high"] < 0 else "across"
+    return (f"SFA adds {signed(found['mean'].iloc[0])} with the local branch and {signed(found['mean'].iloc[1])} "
+            f"without it; the difference of the two is {signed(row['mean'])} (95 % {signed(row['low'])} to "
+            f"{signed(row['high'])}), an interval {side} zero.")
