@@ -216,7 +216,7 @@ def test_notebooks_are_pages_with_their_code(study):
 
 def test_the_short_answer_leads_its_section_and_the_page(study, smoke_study):
     """Its text without the facts, which stand at the top once, its equations as MathML; its first sentence in short."""
-    told = f"{facts(smoke_study)}\n\n**XBusNet leads, 0.81** by $\\alpha_1$. A second sentence.\n\n[next](06_size.ipynb)"
+    told = f"{facts(smoke_study)}\n\n**XBusNet leads, 0.81** by $\\alpha_1$. A second sentence.\n\n[next](06_a.ipynb)"
     cells = [new_markdown_cell("# Which?"), new_markdown_cell("## Short answer"),
              new_code_cell("hidden_source()", metadata={"tags": ["hide-input"]}, outputs=[
                  new_output("display_data", {"text/markdown": told}),
@@ -229,7 +229,7 @@ def test_the_short_answer_leads_its_section_and_the_page(study, smoke_study):
     text = page.read_text()
     answer = text.split('<div class="answer">')[1].split("</div>")[0]
     assert "<strong>XBusNet leads, 0.81</strong>" in answer and "<math" in answer and "data:image/png;base64" in answer
-    assert smoke_study.label not in answer and "Not part of it" not in answer and "06_size" not in answer
+    assert smoke_study.label not in answer and "Not part of it" not in answer and "06_a" not in answer
     short = text.split('id="heading-short"')[1].split("</section>")[0]
     assert "XBusNet leads, 0.81 by" in short and "A second sentence" not in short
     copy = (study / "report" / "notebooks" / "05_overall_performance.html").read_text()
