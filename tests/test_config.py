@@ -1,7 +1,10 @@
 """The paper profile is the paper's protocol; overrides are checked."""
 
+import re
+
 import pytest
 
+from tests.conftest import REPOSITORY
 from xbuslib import config
 from xbuslib.errors import StudyError
 from xbuslib.training import recipes
@@ -34,3 +37,10 @@ def test_faulty_overrides(override, message):
 def test_unknown_profile():
     with pytest.raises(StudyError, match="unknown profile 'fast'; the profiles are paper, quick, smoke"):
         config.resolve("fast")
+
+
+def test_every_setting_stands_in_the_reference():
+    page = (REPOSITORY / "docs" / "reference.md").read_text(encoding="utf-8")
+    rows = [line for line in page.split("## Settings")[1].split("## Files")[0].splitlines() if line.startswith("| `")]
+    named = set(re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in rows)))
+    assert named == set(config.Config.model_fields) - {"profile"}

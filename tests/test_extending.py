@@ -128,7 +128,7 @@ def test_the_page_from_its_first_file_to_the_report(copy, clinic):
     assert "stopped with an error" not in html and "Not executed" not in html and "Left over" not in html
     sections = {part[:2]: part for part in html.split('<section id="notebook-')[1:]}
     assert list(sections) == ["01", "02", "03", *(f"{number:02}" for number in range(4, 14)), "15"]
-    table_1 = sections["05"].split('id="tables-05-table_1"')[1].split("</table>")[0]
+    table_1 = sections["05"].split('id="tables-05-table_1_systems"')[1].split("</table>")[0]
     assert re.search(r"<td[^>]*>PromptLab</td>", table_1)
     assert "Our clinic" in re.search(r"<caption>(.*?)</caption>", table_1, re.DOTALL)[1]
     assert "Are malignant lesions harder to segment?" in sections["15"]
