@@ -1,5 +1,7 @@
 """Calibration against torchmetrics and scikit-learn, a temperature that is known, and numbers worked out by hand."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -131,6 +133,21 @@ def test_the_sweep_at_one_half_is_the_study_s_dice(smoke_study, swept):
     ours = swept[swept["threshold"] == 0.5].set_index(["system", "fold"])["dice"]
     theirs = smoke_study.default.groupby(["system", "fold"])["dice"].mean()
     assert len(ours) == len(theirs) == 12 and np.allclose(ours.sort_index(), theirs.sort_index())
+
+
+def test_the_sweep_holds_the_threshold_of_the_study(smoke_study):
+    """0.33 is between the thresholds that are always swept."""
+    config = smoke_study.facts["config"] | {"threshold": 0.33}
+    study = dataclasses.replace(smoke_study, facts=smoke_study.facts | {"config": config})
+    found = reliability.sweep(study)
+    who, _, maps, masks = next(reliability.validated(study))
+    own = found[(found["system"] == who["system"]) & (found["fold"] == who["fold"]) & (found["threshold"] == 0.33)]
+    assert own["dice"].item() == pytest.approx(np.mean([dice(a >= 0.33, b) for a, b in zip(maps, masks, strict=True)]))
+    assert set(reliability.sweep_summary(found, 0.33)["system"]) == set(smoke_study.systems)
+
+
+def dice(prediction, reference):
+    return 2 * (prediction & reference).sum() / (prediction.sum() + reference.sum() + 1e-8)
 
 
 def test_the_summary_of_a_sweep_by_hand():
