@@ -55,11 +55,29 @@ def panels(names: dict[str, str], xlabel: str = "") -> tuple[Figure, dict[str, A
 
 
 def titled(figure: Figure, what: str, label: str) -> Figure:
-    """What is drawn as the title, and below the figure, small and grey, of which study."""
+    """What is drawn as the title, and below the figure, small and grey, of which study. Called last, after legends."""
     figure.suptitle(what, fontsize=10)
+    _fix_legends(figure)
     figure.text(0.01, 0, textwrap.fill(label, int(17 * figure.get_figwidth())), fontsize=7, color="0.45", va="top",
                 gid=FOOTER)  # below the edge: saved and shown figures are cut around all that is drawn
     return figure
+
+
+def _fix_legends(figure: Figure) -> None:
+    """Keep legends outside of the axes where they are, with their space.
+
+    Matplotlib ties them to the edge of what is drawn, so that cutting a figure would move them onto the footer.
+    """
+    if not figure.legends:
+        return
+    figure.draw_without_rendering()
+    width, height = figure.bbox.width, figure.bbox.height
+    boxes = [legend.get_window_extent() for legend in figure.legends]
+    for legend, box in zip(figure.legends, boxes, strict=True):
+        legend.set_bbox_to_anchor((0, 0, 1, 1), transform=figure.transFigure)
+        legend.set_loc((box.x0 / width, box.y0 / height))
+    below = max(box.y1 for box in boxes) / height
+    figure.get_layout_engine().set(rect=(0, below, 1, 1 - below))
 
 
 def footer(figure: Figure) -> str:
