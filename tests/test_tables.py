@@ -54,8 +54,8 @@ def test_markdown_of_a_hand_made_frame():
         "Caption.\n\n"
         "| system | policy | n | Dice | FPR ↓ | p |\n"
         "|:--|:--|--:|--:|--:|--:|\n"
-        "| UNet | none | 3 | **0.700 ± 0.010** | 0.020 | < 0.0001 |\n"
-        "| A_B | first_pass | 3 | **0.700** | **0.010** | 0.0400 |\n"  # equal as printed, equally good
+        "| UNet | none | 3 | **0.700 ± 0.010** | 0.020 | < 0.001 |\n"
+        "| A_B | first_pass | 3 | **0.700** | **0.010** | 0.040 |\n"  # equal as printed, equally good
         "| A_B † | paper | 3 | 0.900 ± 0.200 | 0.000 | – |\n\n"  # higher, but of the reference: no candidate
         f"{tables.NOTE}\n")
 
@@ -66,8 +66,8 @@ def test_latex_of_a_hand_made_frame():
         r"\begin{table}", r"\centering", r"\caption{5 \% of A\_B \& more}", r"\label{tab:t}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         r"\begin{tabular}{llrrrr}", r"\toprule", r"system & policy & n & Dice & FPR $\downarrow$ & p \\", r"\midrule",
-        r"UNet & none & 3 & \textbf{0.700 $\pm$ 0.010} & 0.020 & $<$ 0.0001 \\",
-        r"A\_B & first\_pass & 3 & \textbf{0.700} & \textbf{0.010} & 0.0400 \\",
+        r"UNet & none & 3 & \textbf{0.700 $\pm$ 0.010} & 0.020 & $<$ 0.001 \\",
+        r"A\_B & first\_pass & 3 & \textbf{0.700} & \textbf{0.010} & 0.040 \\",
         r"A\_B \textdagger{} & paper & 3 & 0.900 $\pm$ 0.200 & 0.000 & -- \\", r"\bottomrule", r"\end{tabular}}",
         r"\par\footnotesize \textdagger{} The policy may take size or place from the reference mask: "
         r"no candidate for bold.", r"\end{table}"]

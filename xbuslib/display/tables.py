@@ -152,7 +152,7 @@ def _best(frame: pd.DataFrame, column: str, within: str | None) -> np.ndarray:
 
 
 def _text(value, column: str, sd: float) -> str:
-    """One cell: words as they are, counts whole, p to four places, other numbers to three; – where there is none."""
+    """One cell: words as they are, counts whole, p and other numbers to three places; – where there is none."""
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if isinstance(value, Integral):
@@ -162,7 +162,7 @@ def _text(value, column: str, sd: float) -> str:
     if not isinstance(value, Real):
         return HEADERS.get(value, value) if column == "metric" else str(value)
     if column in ("p", "p_holm"):
-        return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+        return "< 0.001" if value < 0.001 else f"{value:.3f}"
     if column == "statistic" or column.partition(" ")[0] in ("missed", "empty"):
         return f"{value:g}"
     text = f"{value:.3f}".replace("-", "−") if round(value, 3) else "0.000"

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from statsmodels.nonparametric.smoothers_lowess import lowess
 
+from xbuslib.analyses.performance.sentences import p_value
 from xbuslib.data.catalogue import SIZE_BINS
 from xbuslib.display import style
 from xbuslib.display.strips import strips
@@ -40,10 +41,12 @@ def distribution(rows: pd.DataFrame, label: str, metric: str = "dice", system: s
               markersize=5, zorder=4)
     axis.set(xlabel=f"{HEADERS[metric]} per image", xlim=(-0.03, 1.03))
     axis.grid(axis="x")
-    figure.legend(handles=[Line2D([], [], marker=".", linestyle="", color=OTHER, label="image"),
+    points = [Line2D([], [], marker=".", linestyle="", color=colour, label=label) for colour, label, there in
+              ((OTHER, "image", True), (OWN, f"image, {names.get(system)}", system in names)) if there]
+    figure.legend(handles=[*points,
                            Line2D([], [], color="black", linewidth=2, label="median, in the box of the quartiles"),
                            Line2D([], [], marker="D", linestyle="", color="white", markeredgecolor="black",
-                                  label="mean of a fold")], loc="outside lower center", ncols=3)
+                                  label="mean of a fold")], loc="outside lower center", ncols=4)
     return style.titled(figure, f"{HEADERS[metric]} of every image", label)
 
 
@@ -108,7 +111,7 @@ def forest(tests: pd.DataFrame, label: str) -> Figure:
                                   squeeze=False)
     for axis, metric in zip(axes.flat, metrics, strict=False):
         part = tests[tests["metric"] == metric]
-        notes = [f"{_p(row.p_holm)}, r = {_signed(row.rank_biserial, 2)}" for row in part.itertuples()]
+        notes = [f"{p_value(row.p_holm)}, r = {_signed(row.rank_biserial, 2)}" for row in part.itertuples()]
         _intervals(axis, part["mean_difference"], part["low"], part["high"], notes)
         axis.set(xlabel=f"difference in {HEADERS[metric]} per image (95 % interval)")
     style.name_rows(axes[0, 0], names.values())
@@ -229,10 +232,6 @@ def _intervals(axis: Axes, mean: pd.Series, low: pd.Series, high: pd.Series, not
     axis.axvline(0, color="0.3", linewidth=1)
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.grid(axis="x")
-
-
-def _p(value: float) -> str:
-    return "p < 0.0001" if value < 0.0001 else f"p = {value:.4f}"
 
 
 def _signed(value: float, places: int) -> str:

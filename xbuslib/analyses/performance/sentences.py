@@ -16,8 +16,9 @@ def p_value(p: float) -> str:
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """ "+0.012" or "−0.012", with a minus sign."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    """ "+0.012" or "−0.012", with a minus sign; "0.000" without one."""
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
 
 
 def ranking(overall: pd.DataFrame) -> str:
