@@ -178,12 +178,15 @@ def _check_gpus(gpus: list[str]) -> None:
 
 def _refuse_other_settings(settings: Settings, config: Config, source) -> None:
     """Finished runs of this study must be of the same protocol and data: nothing is overwritten."""
-    from xbuslib.runs import record
+    from xbuslib.runs import identity, record
 
     inputs = source.identity()
     there = list((outputs_root() / settings.study / "runs").glob("*/fold_*/seed_*/run.json"))
-    for path in there:
-        record.finished(path.parent, config, inputs)
+    for path in there:  # weights and precision are compared by the fold itself: they need the model
+        run = record.read(path.parent)
+        plan = recipes.plan(run["system"], config, run["train_cases"]).record()
+        record.finished(path.parent, run | inputs | {"protocol": identity.PROTOCOL, "config": config.model_dump(),
+                                                     "plan": plan})
     ready = outputs_root() / settings.study / "prepared" / "ready.json"
     if there and not ready.exists():  # its images were deleted, and have just been decoded again: the same data,
         ready.write_text(json.dumps(inputs))  # so nothing that rests on them is out of date
