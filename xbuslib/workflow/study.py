@@ -179,6 +179,7 @@ def _check_gpus(gpus: list[str]) -> None:
 def _refuse_other_settings(settings: Settings, config: Config, source) -> None:
     """Finished runs of this study must be of the same protocol and data: nothing is overwritten."""
     from xbuslib.runs import identity, record
+    from xbuslib.training import recipes
 
     inputs = source.identity()
     there = list((outputs_root() / settings.study / "runs").glob("*/fold_*/seed_*/run.json"))
