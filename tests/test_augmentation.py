@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from xbuslib.config import resolve
-from xbuslib.data.images import Prepared, bounding_box, centroid
+from xbuslib.data.images import Prepared, bounding_box, centroid, contour_centroid
 from xbuslib.models.system import System
 from xbuslib.prompts import words
 from xbuslib.prompts.conditioning import TrainingPrompts
@@ -127,7 +127,8 @@ def fold(mask, **overrides):
     cases = pd.DataFrame({"case_id": ["a"], "shape": ["oval"], "margin": ["circumscribed"], "birads": ["3"]})
     numpy = mask.numpy()
     prepared = Prepared(np.array(["a"]), np.zeros((1, SIDE, SIDE), np.uint8), numpy, np.array([[640, 320]]),
-                        np.array([240]), np.array([bounding_box(numpy[0])]), np.array([centroid(numpy[0])]), "f")
+                        np.array([240]), np.array([bounding_box(numpy[0])]), np.array([centroid(numpy[0])]),
+                        np.array([contour_centroid(numpy[0])]), "f")
     config = resolve("smoke", {"recipe": "strong", "drop_spatial": 0, "drop_attributes": 0} | overrides)
     plan = recipes.plan("x", config, 1)
     texts = Words()

@@ -22,7 +22,7 @@ def prepared():
     masks, pair = np.zeros((4, SIDE, SIDE), bool), np.zeros((4, 2))
     masks[:, 10:20, 8:22] = True
     return Prepared(np.array([f"case{i:03d}" for i in range(4)]), rng.integers(0, 200, (4, SIDE, SIDE), np.uint8),
-                    masks, pair, np.zeros(4), pair, pair, "")
+                    masks, pair, np.zeros(4), pair, pair, pair, "")
 
 
 def rows(count):

@@ -5,12 +5,13 @@ import re
 import statistics
 from collections import defaultdict
 
+import pandas as pd
 import pytest
 
 from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "outputs" / "reference"
-RUNS = {"phantom-quick": (60, 12), "blu-160": (20, 3)}  # runs; least number of rows of Table 1
+RUNS = {"phantom-quick": (60, 12), "blu-160": (10, 7)}  # runs; least number of rows of Table 1
 
 
 def rows(file, study="phantom-quick"):
@@ -38,34 +39,64 @@ def test_table_1_follows_from_the_images(study):
 def test_every_run_is_of_one_commit_and_one_protocol(study):
     runs = rows("runs.csv", study)
     assert len(runs) == RUNS[study][0] and {run["dirty"] for run in runs} == {"False"}
-    for key in ("commit", "config_digest", "dataset_fingerprint", "folds_checksum"):
+    for key in ("commit", "protocol", "dataset_fingerprint", "folds_checksum"):
         assert len({run[key] for run in runs}) == 1
 
 
-def test_the_readme_shows_this_table_and_names_this_commit():
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert rows("runs.csv")[0]["commit"][:8] in readme and "simulated phantom" in readme
-    for row in rows("tables/05/table_1.csv"):
-        shown = f"| {row['paper_name']} | `{row['policy']}` | {row['attributes']} | {float(row['dice']):.3f} ± " \
-                f"{float(row['dice_sd']):.3f} | {float(row['iou']):.3f} ± {float(row['iou_sd']):.3f} |"
-        assert shown in readme
-    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", readme):
-        assert (REPOSITORY / picture).is_file()
+def text_of(page: str) -> str:
+    return (REPOSITORY / page).read_text(encoding="utf-8")
+
+
+def test_the_results_show_the_table_of_the_phantom_and_its_commit():
+    page = text_of("docs/results.md")
+    assert rows("runs.csv")[0]["commit"][:8] in page and "simulated phantom" in page
+    table = rows("tables/05/table_1_systems.csv")
+    assert len(table) == 8
+    for row in table:
+        numbers = " | ".join(f"{float(row[m]):.3f} ± {float(row[m + '_sd']):.3f}"
+                             for m in ("dice", "iou", "fpr", "fnr", "dice_two_class"))
+        assert f"| {row['paper_name']} | `{row['policy']}` | {row['attributes']} | {numbers} |" in page
 
 
 def test_the_readme_shows_the_table_of_blu():
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    readme = text_of("README.md")
     table = rows("tables/05/table_1_policies.csv", "blu-160")
     shown = [" | ".join(f"{float(row[m]):.3f} ± {float(row[m + '_sd']):.3f}" for m in ("dice", "iou", "dice_two_class"))
-             for row in table if (row["policy"], row["attributes"]) != ("none", "metadata")]
-    assert len(shown) == 7 and all(text in readme for text in shown)
+             for row in table]
+    assert len(shown) == 7 and all(f"| {text} |" in readme for text in shown)
     assert rows("runs.csv", "blu-160")[0]["commit"][:8] in readme
 
 
-def test_the_readme_shows_every_system_on_fold_0_of_blu():
-    """Score and minutes of each system by its default policy, and the commits of the runs."""
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    scores = defaultdict(list)
+def signed(value: str) -> str:
+    return f"{float(value):+.3f}".replace("-", "−")
+
+
+def test_the_findings_of_the_readme_are_those_of_blu():
+    """Means, difference and interval over all images and over the small ones, from the kept scores."""
+    from xbuslib.evaluation import statistics as paired
+
+    readme = " ".join(text_of("README.md").split())
+    test = next(row for row in rows("tables/05/paired_tests.csv", "blu-160") if row["metric"] == "dice")
+    assert f"{signed(test['mean_difference'])}, 95 % {signed(test['low'])} to {signed(test['high'])}" in readme
+    assert float(test["p_holm"]) > 0.05 and "not significantly different" in readme
+    scores = pd.DataFrame(rows("per_image.csv", "blu-160")).astype({"dice": float, "fold": int, "seed": int})
+    sides = {row["case_id"]: float(row["long_side_px"]) for row in rows("cases.csv", "blu-160")}
+    own = scores[(scores["default"] == "True") & (scores["case_id"].map(sides) <= 110)]
+    means = own.groupby("system")["dice"].mean()
+    pair = paired.compare(own, "xbusnet", "uresnet", "dice")
+    assert f"On the {pair['n']} lesions of up to 110 pixels" in readme
+    assert f"{means['xbusnet']:.3f} against {means['uresnet']:.3f} ({signed(pair['mean_difference'])}, 95 % " \
+           f"{signed(pair['low'])} to {signed(pair['high'])})" in readme
+    table = {row["system"]: row for row in rows("tables/05/table_1.csv", "blu-160")}
+    ours, plain = (f"{float(table[system]['dice']):.3f}" for system in ("xbusnet", "uresnet"))
+    assert f"lesion Dice of {ours} and U-ResNet {plain}" in readme
+    reference = next(row for row in rows("tables/05/table_1_policies.csv", "blu-160") if row["policy"] == "reference")
+    assert f"ours, so prompted, is {float(reference['dice']):.3f}" in readme
+
+
+def test_the_results_show_every_system_on_fold_0_of_blu():
+    """Score, minutes and commit of each system by its default policy."""
+    page, scores = text_of("docs/results.md"), defaultdict(list)
     for row in rows("per_image.csv", "blu-160-fold-0"):
         if row["default"] == "True":
             scores[row["system"]].append([float(row[metric]) for metric in ("dice", "iou", "dice_two_class")])
@@ -73,9 +104,26 @@ def test_the_readme_shows_every_system_on_fold_0_of_blu():
     assert len(runs) == 12 and {run["dirty"] for run in runs} == {"False"}
     for run in runs:
         means = " | ".join(f"{statistics.fmean(values):.3f}" for values in zip(*scores[run["system"]], strict=True))
-        shown = rf"\| `{run['system']}` \| [^|]+ \| {re.escape(means)} \| {float(run['total_s']) / 60:.1f} \|"
-        assert re.search(shown, readme), shown
-        assert run["commit"][:8] in readme
+        minutes = float(run["total_s"]) / 60
+        shown = rf"\| `{run['system']}` \| [^|]+ \| {re.escape(means)} \| {minutes:.1f} \| {run['commit'][:8]} \|"
+        assert re.search(shown, page), shown
+
+
+def test_readme_and_documentation_lead_somewhere():
+    """Every relative link and its heading; and the README can be read in a minute."""
+    assert len(text_of("README.md").splitlines()) <= 150
+    pages = [f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")]
+    for page in ["README.md", "outputs/reference/README.md", *pages]:
+        for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL)):
+            if re.match(r"https?:", target):
+                continue
+            file, _, heading = target.partition("#")
+            place = ((REPOSITORY / page).parent / file) if file else REPOSITORY / page
+            assert place.exists(), f"{page}: {target}"
+            if heading:
+                titles = re.findall(r"^#+ (.+)$", place.read_text(encoding="utf-8"), re.MULTILINE)
+                slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+                assert heading in slugs, f"{page}: {target}"
 
 
 @pytest.mark.parametrize("study", ["blu-160", "blu-160-fold-0"])

@@ -93,7 +93,7 @@ def square(side=15):
 
 def prepared(image, mask):
     pair = np.zeros((1, 2))
-    return Prepared(np.array(["a"]), image[None], mask[None], pair, np.zeros(1), pair, pair, "")
+    return Prepared(np.array(["a"]), image[None], mask[None], pair, np.zeros(1), pair, pair, pair, "")
 
 
 def test_the_ring_of_a_square_of_nine_pixels():

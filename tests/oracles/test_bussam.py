@@ -309,7 +309,7 @@ def test_the_reference_point_is_the_middle_one_of_the_lesions_pixels():
     mask[0, 2, 3:7] = mask[0, 3, 3] = mask[0, 3, 6] = mask[0, 4, 3:7] = mask[0, 5, 3] = True
     prepared = Prepared(case_ids=np.array(["a"]), images=np.zeros((1, 8, 16), np.uint8), masks=mask,
                         original_sizes=np.array([[160, 80]]), long_sides=np.array([40]), boxes=np.array([[40, 40]]),
-                        centroids=np.array([[45.0, 30.0]]), fingerprint="")
+                        centroids=np.array([[45.0, 30.0]]), contour_centroids=np.array([[45.0, 30.0]]), fingerprint="")
     x, y = words.from_reference(prepared, 0).inside
     assert (x, y) == ((6 + 0.5) / 16, (3 + 0.5) / 16)
 

@@ -40,9 +40,9 @@ def error_grid(prepared: Prepared, panels: pd.DataFrame, maps: dict[tuple[str, s
         axis.text(0.04, 0.05, f"Dice {panel.dice:.2f}", transform=axis.transAxes, fontsize=SMALL, color="white",
                   path_effects=OUTLINED)
 
-    figure, _ = _grid(prepared, panels, draw, title)
+    figure, _ = _grid(prepared, panels, draw)
     error_legend(figure)
-    return figure
+    return style.titled(figure, *title.split("\n", 1))
 
 
 def cam_grid(prepared: Prepared, panels: pd.DataFrame, maps: dict[tuple[str, str], np.ndarray], title: str,
@@ -56,11 +56,11 @@ def cam_grid(prepared: Prepared, panels: pd.DataFrame, maps: dict[tuple[str, str
             axis.text(0.5, 0.06, "no activation", transform=axis.transAxes, fontsize=SMALL, color="white",
                       ha="center", path_effects=OUTLINED)
 
-    figure, axes = _grid(prepared, panels, draw, title)
+    figure, axes = _grid(prepared, panels, draw)
     figure.colorbar(ScalarMappable(Normalize(0, 1), HEAT), ax=axes, location="bottom", shrink=0.45, aspect=40,
                     label="Grad-CAM, share of the panel's maximum", pad=0.01)
     figure.supxlabel("\n".join(textwrap.wrap(caption, 125)), fontsize=SMALL)
-    return figure
+    return style.titled(figure, *title.split("\n", 1))
 
 
 def heat_overlay(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
@@ -133,13 +133,13 @@ def activation(summary: pd.DataFrame, table: pd.DataFrame, title: str) -> Figure
     return style.titled(figure, *title.split("\n", 1))
 
 
-def _grid(prepared: Prepared, panels: pd.DataFrame, draw, title: str) -> tuple[Figure, np.ndarray]:
+def _grid(prepared: Prepared, panels: pd.DataFrame, draw) -> tuple[Figure, np.ndarray]:
     """Cases in rows, the image and the systems in columns, in as many blocks of rows as the systems need."""
     systems, cases = panels.drop_duplicates("system"), panels.drop_duplicates("case_id")
     blocks = ceil(len(systems) / PER_BLOCK)
     across = ceil(len(systems) / blocks)
     side = (WIDTH - 0.7) / (across + 1)  # of a panel, beside the row labels
-    size = WIDTH, 1.2 + 0.16 * title.count("\n") + blocks * (len(cases) * side + 0.4)
+    size = WIDTH, 1.2 + blocks * (len(cases) * side + 0.4)
     figure, axes = style.subplots(blocks * len(cases), across + 1, size=size, squeeze=False)
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
     by_key = {(panel.system, panel.case_id): panel for panel in panels.itertuples()}
@@ -160,7 +160,7 @@ def _grid(prepared: Prepared, panels: pd.DataFrame, draw, title: str) -> tuple[F
                     axis.set_title(_wrap(system.paper_name, 13), fontsize=SMALL + 0.5)
             if place == 0:
                 line[0].set_title("image", fontsize=SMALL + 0.5)
-    return style.titled(figure, *title.split("\n", 1)), axes
+    return figure, axes
 
 
 def _label_row(axis: Axes, text: str) -> None:
