@@ -98,7 +98,7 @@ def score_ensembles(study: Study, target: Target, ensembles: dict[str, np.ndarra
 def in_domain(study: Study, systems: list[str]) -> pd.DataFrame:
     """The study's own validation scores under the policies that `predict_target` uses, same columns, with DESCRIBED."""
     rows = study.per_image[study.per_image["system"].isin(systems) & study.per_image["policy"].isin(POLICIES)]
-    return rows.merge(_described(study.cases), on="case_id", validate="many_to_one")
+    return rows.drop(columns="patient_id").merge(_described(study.cases), on="case_id", validate="many_to_one")
 
 
 def at_target(target: Target, scores: pd.DataFrame) -> pd.DataFrame:
