@@ -132,7 +132,9 @@ def fold(mask, **overrides):
     config = resolve("smoke", {"recipe": "strong", "drop_spatial": 0, "drop_attributes": 0} | overrides)
     plan = recipes.plan("x", config, 1)
     texts = Words()
-    return TrainingPrompts(Told(), cases, prepared, np.array([0]), (100.0, 200.0), plan, texts), texts
+    prompts = TrainingPrompts(Told(), cases, prepared, np.array([0]), (100.0, 200.0), plan, texts)
+    texts.texts = []  # those that are embedded beforehand
+    return prompts, texts
 
 
 def test_after_a_flip_the_prompt_says_the_other_side():

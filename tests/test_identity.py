@@ -131,7 +131,7 @@ def test_compare_names_what_differs_and_nothing_else(study, phantom_root):
     told = {row["what"]: (row["A"], row["B"]) for row in json.loads(done.stdout)}
     assert told == {"plan: rates": ({"other": 1e-3}, {"other": 1e-2}), "fold": (0, 1), "train_cases": (9, 10)}
     done = CliRunner().invoke(app, ["runs", "--compare", str(runs[0]), str(runs[0])])
-    assert done.exit_code == 0 and "the same identity" in done.stdout
+    assert done.exit_code == 0 and done.stdout.strip() == "what differs: none"
 
 
 # ---- captions and caveats ------------------------------------------------------------------------------------

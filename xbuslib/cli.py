@@ -164,12 +164,7 @@ def runs(name: Annotated[str, typer.Option("--study", help="only this study")] =
     from xbuslib.runs.record import compared, listing, no_runs
 
     if compare:
-        different = compared(*compare)
-        if not different and not as_json:
-            typer.echo("the same identity: data, folds, training, weights, precision and protocol are equal")
-        else:
-            show(different, as_json, "what differs")
-        return
+        return show(compared(*compare), as_json, "what differs")
     found = listing(name or None)
     if name and found.empty:
         raise no_runs(name)
