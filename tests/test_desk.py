@@ -1,4 +1,4 @@
-"""The desk of notebook 14 without a browser: its controls act on mask, prompt and measurements."""
+"""The desk of notebook 16 without a browser: its controls act on mask, prompt and measurements."""
 
 import io
 from datetime import UTC, datetime

@@ -113,7 +113,7 @@ def test_the_page_from_its_first_file_to_the_report(copy, clinic):
     assert changed == {  # two files, two files, one file: the table at the top of the page
         "A system": ["xbuslib/models/promptlab.py", "xbuslib/models/registry.py"],
         "A dataset": ["xbuslib/data/catalogue.py", "xbuslib/data/clinic.py"],
-        "An analysis": ["notebooks/15_benign_and_malignant.ipynb"], "All of it": []}
+        "An analysis": ["notebooks/17_benign_and_malignant.ipynb"], "All of it": []}
 
     own = {key: value for key, value in os.environ.items() if not key.startswith(("XBUS_", "PYTEST_", "PYTHONPATH"))}
     own |= {"VIRTUAL_ENV": str(copy / "environment"), "PATH": f"{copy / 'environment' / 'bin'}:{os.environ['PATH']}",
@@ -127,15 +127,15 @@ def test_the_page_from_its_first_file_to_the_report(copy, clinic):
     study, html = page.parent.parent, page.read_text()
     assert "stopped with an error" not in html and "Not executed" not in html and "Left over" not in html
     sections = {part[:2]: part for part in html.split('<section id="notebook-')[1:]}
-    assert list(sections) == ["01", "02", "03", *(f"{number:02}" for number in range(4, 14)), "15"]
+    assert list(sections) == ["01", "02", "03", *(f"{number:02}" for number in range(4, 14)), "17"]
     table_1 = sections["05"].split('id="tables-05-table_1_systems"')[1].split("</table>")[0]
     assert re.search(r"<td[^>]*>PromptLab</td>", table_1)
     assert "Our clinic" in html.split("</header>")[0]
-    assert "Are malignant lesions harder to segment?" in sections["15"]
-    assert 'id="figures-15-dice_by_class"' in sections["15"] and 'id="tables-15-dice_by_class"' in sections["15"]
+    assert "Are malignant lesions harder to segment?" in sections["17"]
+    assert 'id="figures-17-dice_by_class"' in sections["17"] and 'id="tables-17-dice_by_class"' in sections["17"]
 
     assert "promptlab" in set(pd.read_csv(study / "figures" / "09" / "figure_3.csv")["system"])
-    assert "promptlab" in set(pd.read_csv(study / "tables" / "13" / "drop.csv")["system"])
+    assert "promptlab" in set(pd.read_csv(study / "tables" / "14" / "drop.csv")["system"])
     check_means(study)
 
 
@@ -149,7 +149,7 @@ def check_means(study):
         parts.append(rows[(rows["policy"] == policy) & (rows["attributes"] == attributes)].merge(
             pd.read_csv(path.with_name("cases.csv"))[["case_id", "pathology"]]).assign(system=run["system"]))
     means = pd.concat(parts).groupby(["system", "pathology"])["dice"].mean()
-    table = pd.read_csv(study / "tables" / "15" / "dice_by_class.csv").set_index(["system", "pathology"])["dice"]
+    table = pd.read_csv(study / "tables" / "17" / "dice_by_class.csv").set_index(["system", "pathology"])["dice"]
     assert len(means) == 4 and table.to_dict() == pytest.approx(means.to_dict(), abs=1e-9)
 
 

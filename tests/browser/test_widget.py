@@ -1,4 +1,4 @@
-"""Notebook 14 in a real JupyterLab: all cells run, and a change of the prompt shows up on the page.
+"""Notebook 16 in a real JupyterLab: all cells run, and a change of the prompt shows up on the page.
 
 Needs Chromium with its driver, and selenium (pip install -e .[browser]); skipped without them.
 """
@@ -122,8 +122,8 @@ def test_a_change_of_margin_shows_on_the_page(trained, outputs, tmp_path):
     from selenium.webdriver.support.ui import Select, WebDriverWait
 
     before, word, after = expected(trained)
-    notebook = REPOSITORY / "notebooks" / "14_segment_your_image.ipynb"
-    papermill.execute_notebook(str(notebook), str(tmp_path / "14.ipynb"), {"study": "browser"}, prepare_only=True,
+    notebook = REPOSITORY / "notebooks" / "16_segment_your_image.ipynb"
+    papermill.execute_notebook(str(notebook), str(tmp_path / "16.ipynb"), {"study": "browser"}, prepare_only=True,
                                kernel_name="python3", progress_bar=False)
     environment = os.environ | {"XBUS_OUTPUTS": str(outputs), "PYTHONPATH": str(REPOSITORY)}
     with jupyterlab(tmp_path, environment) as address, browser(tmp_path / "desk.png") as driver:

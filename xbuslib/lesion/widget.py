@@ -1,4 +1,4 @@
-"""The desk of notebook 14: choose or upload an image, edit the prompt, see mask and measurements change."""
+"""The desk of notebook 16: choose or upload an image, edit the prompt, see mask and measurements change."""
 
 import html
 import tempfile
