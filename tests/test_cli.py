@@ -154,4 +154,4 @@ def test_version():
 
 def test_help_names_the_choices():
     text = " ".join(xbuslib("study", "--help", COLUMNS="200").stdout.split())
-    assert "paper|quick|smoke" in text and "phantom|blu|busi|busbra" in text and "--config" in text
+    assert "paper|quick|smoke" in text and "phantom|phantom_b|blu|busi|busbra" in text and "--config" in text

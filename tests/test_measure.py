@@ -141,3 +141,41 @@ def test_a_circle_is_not_parallel():
     found = lesion(ellipse(30, 30, 0, shape=(100, 100), centre=(50, 50)))
     assert found.height == found.width and found.orientation == "not parallel" and not found.taller_than_wide
     assert found.circularity == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("where, word", [((20, 20), "upper left"), ((20, 220), "upper right"),
+                                         ((160, 20), "lower left"), ((160, 220), "lower right")])
+def test_the_quadrant_is_that_of_the_frame(where, word):
+    mask = np.zeros((240, 320), bool)
+    mask[where[0]:where[0] + 30, where[1]:where[1] + 30] = True
+    assert lesion(mask).quadrant == word
+
+
+def test_from_fifty_pixels_on_there_is_an_outline():
+    mask = np.zeros((40, 40), bool)
+    mask[5:10, 5:15] = True
+    assert lesion(mask).circularity is not None
+    mask[5, 5] = False
+    assert lesion(mask).circularity is None
+
+
+def test_a_thin_region_keeps_its_own_outline():
+    """Smoothing would wipe out fewer than fifty pixels or round them; they are measured as they are."""
+    mask = np.zeros((40, 40), bool)
+    mask[5:12, 5:12] = True
+    found = lesion(mask)
+    assert (found.width, found.height) == (7, 7) and found.longest_diameter == pytest.approx(np.hypot(6, 7), abs=0.2)
+
+
+def test_the_orthogonal_line_lies_between_the_outermost_points():
+    """A kite, 120 pixels long: upper corner 40 from its left end, lower one 60: in the middle, 50."""
+    mask = np.zeros((100, 160), bool)
+    for x in range(121):
+        top, bottom = (20 * min(x / 40, (120 - x) / 80), 30 * min(x / 60, (120 - x) / 60))
+        mask[50 - round(top):51 + round(bottom), 20 + x] = True
+    found = lesion(mask)
+    (x_1, y_1), (x_2, y_2) = sorted(found.orthogonal_line, key=lambda point: point[1])
+    assert (x_1, y_1, x_2, y_2) == pytest.approx((70, 30, 70, 80), abs=1.5)
+    assert found.longest_line[0][1] == pytest.approx(50, abs=1)
+    assert all(value == round(value, 2) for point in found.longest_line + found.orthogonal_line for value in point)
+    assert 0.97 < found.solidity <= 1

@@ -65,6 +65,20 @@ def test_the_test_ranks_patients_means_and_the_interval_draws_patients():
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.06 * (high - low))
 
 
+def test_the_interaction_draws_patients():
+    """Ten images of each of six patients, alike: as wide as of six images, one of each."""
+    rng = np.random.default_rng(5)
+    names, level = ("xbusnet", "xbusnet-no-sfa", "xbusnet-no-lfe", "xbusnet-no-lfe-no-sfa"), rng.uniform(0, 1, (4, 6))
+    rows = pd.DataFrame([{"system": name, "policy": "none", "attributes": "none", "fold": 0, "seed": 0,
+                          "case_id": f"{patient}-{copy}", "patient_id": str(patient), "dice": level[row, patient]}
+                         for row, name in enumerate(names) for patient in range(6) for copy in range(10)])
+    often = statistics.interaction(rows)
+    once = statistics.interaction(rows[rows["case_id"].str.endswith("-0")])
+    width = once["high"] - once["low"]
+    assert (often["n"] == 60).all() and (once["n"] == 6).all()
+    assert ((often["high"] - often["low"] - width).abs() < 0.1 * width).all()
+
+
 def test_one_image_of_each_patient_is_as_before():
     """By hand: scipy's bootstrap of the differences themselves, with the seed that is always used."""
     from scipy.stats import bootstrap

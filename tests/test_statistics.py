@@ -181,3 +181,5 @@ def test_interaction_by_hand():
     assert found.loc["interaction", "mean"] == pytest.approx(0.15)
     assert found.loc["interaction", "low"] == pytest.approx(0.1)  # of two images .2 and .1
     assert list(statistics.interaction(rows[rows["system"] != "xbusnet"])["effect"]) == ["SFA, without LFE"]
+    pair = rows[rows["system"].isin(["xbusnet", "xbusnet-no-sfa"])]  # nothing but the two
+    assert list(statistics.interaction(pair)["effect"]) == ["SFA, with LFE"]

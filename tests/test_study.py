@@ -13,7 +13,7 @@ from xbuslib.errors import StudyError
 from xbuslib.evaluation.metrics import PAPER, RELEASED, per_image
 from xbuslib.inference.predict import images_of
 from xbuslib.prompts import words
-from xbuslib.runs import record
+from xbuslib.runs import ancestors, record
 from xbuslib.runs.fold import run_fold
 from xbuslib.runs.source import open_source
 from xbuslib.runs.trained import Trained
@@ -32,7 +32,7 @@ def run(source, **given):
 def test_run_folder(source):
     path = run(source)
     facts, rows = record.read(path), pd.read_csv(path / "per_image.csv", keep_default_na=False)
-    assert {file.name for file in path.iterdir()} == set(record.FILES)
+    assert {file.name for file in path.iterdir()} == {*record.FILES, ancestors.SEEN}
     assert {"config", "identity", "protocol", "dataset_fingerprint", "folds_checksum", "scorings", "weights", "seed",
             "commit", "dirty", "versions", "device", "seconds", "peak_memory_gb"} <= facts.keys()
     assert [w["weights"] for w in facts["weights"]] == ["random", "random"]

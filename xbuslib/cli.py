@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from xbuslib.config import PROFILES
 from xbuslib.data.catalogue import DATASETS
 from xbuslib.display.terminal import show
 from xbuslib.errors import StudyError
+
+if TYPE_CHECKING:
+    from xbuslib.workflow.study import Settings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 data_app = typer.Typer(no_args_is_help=True, help="Datasets: check, download, make, decode.")
@@ -25,7 +28,10 @@ def choice(names, text: str):
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 Dataset = Annotated[str, choice(DATASETS, "dataset")]
 Data = Annotated[str, typer.Option(help="the dataset's folder; the phantom is made if none is given")]
-Folds = Annotated[str, typer.Option("--folds", help="folder of val_fold*.csv lists, or fold numbers: 0,1 or 0-2")]
+Folds = Annotated[str, typer.Option("--folds", help="folder of val_fold*.csv lists; or fold numbers: 0,1 or 0-2; or "
+                                    "all: train on every lesion, score none")]
+StartFrom = Annotated[str, typer.Option("--start-from", help="run folder, or folder of a study trained with --folds "
+                                        "all, whose weights to start from")]
 Profile = Annotated[str, choice(PROFILES, "how large: does it run, small encoders, or the paper's")]
 Overrides = Annotated[list[str], typer.Option("--set", help="key=value, e.g. iterations=400; repeat for more")]
 Study = Annotated[str, typer.Option("--study", help="name of the results folder; default DATASET-PROFILE")]
@@ -59,7 +65,7 @@ def study(context: typer.Context, dataset: Dataset = "phantom", data: Data = "",
           slurm: Annotated[bool, typer.Option(help="submit the jobs to a Slurm cluster")] = False,
           slurm_profile: Annotated[str, typer.Option(help="folder with your cluster's config.yaml: account, "
                                                      "partition, …; default workflow/profiles/slurm")] = "",
-          name: Study = "",
+          start_from: StartFrom = "", name: Study = "",
           config: Annotated[Path | None, typer.Option(help="study file (YAML) with these flags as keys; flags given "
                                                       "beside it win")] = None,
           dry_run: Annotated[bool, typer.Option(help="say what would run")] = False, as_json: AsJson = False) -> None:
@@ -77,17 +83,17 @@ def study(context: typer.Context, dataset: Dataset = "phantom", data: Data = "",
     settings, at_once = settle(wanted)
     worked = run_study(settings, at_once, gpus=wanted.gpus, slurm=cluster(wanted), dry_run=dry_run)
     if not dry_run:
-        say_results(settings.study, worked, as_json)
+        say_results(settings, worked, as_json)
 
 
 @app.command()
 def fold(system: Annotated[str, typer.Option(help="a name from `xbuslib systems`")] = "xbusnet",
-         fold: Annotated[int, typer.Option(help="validation fold, from 0", min=0)] = 0,
+         fold: Annotated[str, typer.Option(help="validation fold, from 0; all: train on every lesion")] = "0",
          seed: Annotated[int, typer.Option(help="training seed")] = 0,
          dataset: Dataset = "phantom", data: Data = "",
          folds: Annotated[str, typer.Option("--folds", help="folder of val_fold*.csv lists")] = "",
-         profile: Profile = "quick", overrides: Overrides = [], name: Study = "",  # noqa: B006
-         as_json: AsJson = False) -> None:
+         profile: Profile = "quick", overrides: Overrides = [], start_from: StartFrom = "",  # noqa: B006
+         name: Study = "", as_json: AsJson = False) -> None:
     """Train one system on one fold and score it: what notebook 04 runs, without Jupyter."""
     from xbuslib.config import parse_overrides, resolve
     from xbuslib.models import registry
@@ -95,6 +101,8 @@ def fold(system: Annotated[str, typer.Option(help="a name from `xbuslib systems`
     from xbuslib.workflow.request import request
 
     registry.entry(system)  # refused before any data are made or decoded
+    if not (fold.isdecimal() or fold == record.ALL):
+        raise StudyError(f"--fold {fold!r} is neither a number such as 0 nor {record.ALL}")
     if folds and not Path(folds).is_dir():
         raise StudyError(f"--folds {folds!r} is no folder of fold lists; to train on one fold say --fold NUMBER")
     settings = parse_overrides(overrides)
@@ -103,8 +111,11 @@ def fold(system: Annotated[str, typer.Option(help="a name from `xbuslib systems`
     from xbuslib.runs.source import open_source
 
     config = resolve(profile, settings)
-    path = run_fold(system, fold, config, open_source(dataset, data, folds, config, where), study=where, seed=seed)
+    path = run_fold(system, int(fold) if fold.isdecimal() else fold, config,
+                    open_source(dataset, data, folds, config, where), study=where, seed=seed, start_from=start_from)
     table = record.summary(path)
+    if table.empty:
+        return say(as_json, f"{path}: trained on every lesion; there is nothing to score it on", folder=path)
     if as_json:
         show(table.assign(folder=str(path)).to_dict("records"), True, "")
     else:
@@ -274,17 +285,21 @@ def data_prepare(parameters: Annotated[list[str], typer.Option("-p", help="key=v
                f"{source.dataset} are ready at {config.image_size} pixels")
 
 
-def say_results(study: str, worked: bool, as_json: bool) -> None:
+def say_results(settings: "Settings", worked: bool, as_json: bool) -> None:
     """What a study run ends with: the mean over folds, and where to look."""
     from xbuslib.files import outputs_root
-    from xbuslib.runs.record import study_summary
+    from xbuslib.runs.record import ALL, listing, study_summary
 
-    show(study_summary(study).to_dict("records"), as_json, f"study {study}: mean lesion metrics over folds")
+    study, everything = settings.study, settings.folds == [ALL]
+    if everything:
+        show(listing(study).to_dict("records"), as_json, f"study {study}: trained on every lesion, scored on none")
+    else:
+        show(study_summary(study).to_dict("records"), as_json, f"study {study}: mean lesion metrics over folds")
     done = "" if worked else "Nothing to do: every run is there and current. "
     folder = outputs_root() / study
-    typer.echo(f"{done}Results: {folder} (runs/, tables/, figures/ and executed notebooks in notebooks/)\n"
-               f"Report: {folder / 'report' / 'index.html'}\nRepeat it: ./run_all.sh --config {folder / 'study.yaml'}",
-               err=as_json)
+    page = "" if everything else f"Report: {folder / 'report' / 'index.html'}\n"
+    typer.echo(f"{done}Results: {folder} (runs/, tables/, figures/ and executed notebooks in notebooks/)\n{page}"
+               f"Repeat it: ./run_all.sh --config {folder / 'study.yaml'}", err=as_json)
 
 
 def main() -> None:

@@ -150,7 +150,7 @@ def _model(found: Segmentation, given: UserPrompt) -> ModelFacts:
     config = run["config"]
     encoders = [registry.encoder_label([weights]) for weights in run["weights"]]
     caveats = []
-    if run["dataset"] == "phantom":
+    if catalogue.dataset(run["dataset"]).simulated:
         caveats.append("The model was trained on a simulated phantom, not on patients: on a real image its outline and "
                        "measurements show how the software works and nothing else.")
     caveats += departures.caveats(found.runs, ", ".join(encoders))

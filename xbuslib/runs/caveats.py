@@ -2,6 +2,8 @@
 
 from itertools import groupby
 
+from xbuslib.data import catalogue
+
 PIXELS, ITERATIONS = 352, 1000  # Sections 2.2 and 2.3
 THRESHOLDS = {"threshold": 0.5, "first_pass_threshold": 0.3}  # Sections 2.4 and 2.7
 # The plan of the `uniform` recipe: Section 2.3, and our choice where the paper is silent (training/recipes.py).
@@ -36,6 +38,8 @@ def caveats(runs: list[dict], encoders: str) -> list[str]:
         sentences.append(f"The paper's protocol was changed: {config['image_size']} pixels ({PIXELS} in the paper), "
                          f"{lengths} ({ITERATIONS} in the paper).")
     sentences += _training(runs)
+    sentences += [f"Training started from weights that had been trained on other images: {text}."
+                  for text in starts(runs)]
     if "random" in encoders or "partial" in encoders:
         sentences.append(f"Encoders without their pretrained weights took part ({encoders}).")
     return sentences
@@ -49,7 +53,20 @@ def short(runs: list[dict]) -> str:
         said += [f"{name} {value}" for name, value, _ in changes(runs[0])]
     else:
         said += [f"{name.replace('_', ' ')} {runs[0]['config'][name]:g}" for name in _given(runs[0])]
-    return ", ".join(said)
+    return ", ".join(said + [f"started from {text}" for text in starts(runs)])
+
+
+def starts(runs: list[dict]) -> list[str]:
+    """What the weights of the runs had seen before, each once: "BUS-BRA, 1244 images"; none for ordinary runs.
+
+    The number is the largest, where runs started from ancestors of different sizes.
+    """
+    found: dict[tuple, list[int]] = {}
+    for run in runs:
+        if ancestors := run.get("ancestors"):
+            found.setdefault(tuple(a["dataset"] for a in ancestors), []).append([a["images"] for a in ancestors])
+    return ["; ".join(f"{catalogue.label(name)}, {max(each)} images" for name, each in
+                      zip(names, zip(*images, strict=True), strict=True)) for names, images in found.items()]
 
 
 def iterations(runs: list[dict]) -> str:

@@ -16,15 +16,18 @@ from xbuslib.models import precision, registry, weights
 from xbuslib.models.system import count
 from xbuslib.prompts import words
 from xbuslib.prompts.conditioning import MixedPrompts, TextTable, TrainingPrompts, picture_embeddings
-from xbuslib.runs import environment, identity, record
+from xbuslib.runs import ancestors, caveats, environment, identity, record
 from xbuslib.runs.source import Source
 from xbuslib.runs.trained import frozen_checksum
 from xbuslib.training import loop, recipes
 
 
-def run_fold(system: str, fold: int, config: Config, source: Source, *, study: str, seed: int = 0) -> Path:
+def run_fold(system: str, fold: int | str, config: Config, source: Source, *, study: str, seed: int = 0,
+             start_from: str | Path = "") -> Path:
     """Train `system` on one fold, score it under every policy, and return its run folder.
 
+    Fold "all" is trained on every lesion and scored on none. `start_from`: a run folder, or the folder of a study
+    trained with --folds all, whose weights it starts from (runs/ancestors.py).
     Returns at once if the very run is there; goes on from its checkpoint if it was killed.
     """
     path = record.folder(study, system, fold, seed)
@@ -46,10 +49,18 @@ def run_fold(system: str, fold: int, config: Config, source: Source, *, study: s
         "weights": model.weights_record, "frozen_checksum": frozen_checksum(model),
         "precision": precision.name(plan.amp, device),
     }
+    seen = source.pictures(train_cases)
+    if start_from:
+        ancestor = ancestors.find(Path(start_from), system, seed)
+        ancestors.guard(ancestor, source.pictures(val_cases))
+        run["ancestors"] = ancestors.load(ancestor, model, run)
+        seen = pd.concat([ancestors.seen(ancestor), seen], ignore_index=True)
     run["identity"] = identity.digest(run)
     if record.finished(path, run):
         return path
-    if model.weights_record and config.weights != "random":
+    if start_from:
+        print(f"{system} starts from a run that has seen {caveats.starts([run])[0]}", file=sys.stderr, flush=True)
+    elif model.weights_record and config.weights != "random":
         print(f"{system} starts from {weights.coverage(model.weights_record)}", file=sys.stderr, flush=True)
     partial = record.partial_folder(path, run)
     model.to(device)
@@ -59,13 +70,13 @@ def run_fold(system: str, fold: int, config: Config, source: Source, *, study: s
     clock["encode"] = time.monotonic() - started
     history = loop.fit(model, data, plan, seed, device, partial / "checkpoint.pt")
     clock["train"] = time.monotonic() - started - clock["encode"]
-    per_image, default_maps = score(predictor, val_cases, source.prepared)
+    per_image, default_maps = score(predictor, val_cases, source.prepared) if len(val_cases) else no_scores(config)
     clock["total"] = time.monotonic() - started
 
     run |= {"seconds": {key: round(value, 2) for key, value in clock.items()},
             "peak_memory_gb": round(environment.peak_memory_gb(), 3)} | environment.facts()
     validated = images.case_table(val_cases, source.prepared)
-    record.write(path, partial, run, history, per_image, validated, default_maps, model)
+    record.write(path, partial, run, history, per_image, validated, default_maps, seen, model)
     return path
 
 
@@ -83,6 +94,12 @@ def score(predictor: Predictor, cases: pd.DataFrame, prepared: images.Prepared) 
         values.insert(2, "attributes", attributes)
         parts.append(values.assign(**{column: prompts[column].to_numpy() for column in words.columns_read(reads)}))
     return pd.concat(parts, ignore_index=True), default_maps
+
+
+def no_scores(config: Config) -> tuple[pd.DataFrame, np.ndarray]:
+    """What `score` gives for no case at all."""
+    return (pd.DataFrame(columns=["case_id", "policy", "attributes", *metrics.PAPER, *metrics.RELEASED]),
+            np.empty((0, config.image_size, config.image_size), np.float32))
 
 
 def _training_data(predictor: Predictor, cases: pd.DataFrame, prepared: images.Prepared) -> loop.TrainingData:

@@ -30,7 +30,8 @@ def identity(run: dict) -> dict[str, object]:
             | {f"plan: {key}": value for key, value in run["plan"].items()}
             | {f"weights of {record['encoder']}": _weights(record) for record in run["weights"]}
             | {"frozen_checksum": run["frozen_checksum"], "precision": run["precision"],
-               "fold": run["fold"], "seed": run["seed"]})
+               "fold": run["fold"], "seed": run["seed"]}
+            | ({"starts from": [ancestor["sha256"] for ancestor in run["ancestors"]]} if run.get("ancestors") else {}))
 
 
 def digest(run: dict) -> str:
@@ -75,6 +76,8 @@ def _group(key: str, run: dict) -> tuple | None:
         return None
     if key in ("switches", "trainable", "scorings"):
         return (run["system"],)
+    if key == "starts from":  # another fold, another ancestor, where an ancestor has seen some of the images
+        return None
     if key in OF_EPOCHS and official:
         return run["system"], f"{run['train_cases']} training cases"
     if key.startswith("plan: ") and key != "plan: recipe" and official:

@@ -17,11 +17,12 @@ from xbuslib.runs import identity
 if TYPE_CHECKING:
     from xbuslib.models.system import System
 
+ALL = "all"  # the fold of a run that is trained on every lesion and scored on none
 FILES = ("run.json", "history.csv", "per_image.csv", "cases.csv", "probabilities.npz", "weights.safetensors")
 
 
-def folder(study: str, system: str, fold: int, seed: int) -> Path:
-    """outputs/<study>/runs/<system>/fold_<k>/seed_<s>"""
+def folder(study: str, system: str, fold: int | str, seed: int) -> Path:
+    """outputs/<study>/runs/<system>/fold_<k>/seed_<s>; k is a number, or ALL."""
     return outputs_root() / study / "runs" / system / f"fold_{fold}" / f"seed_{seed}"
 
 
@@ -65,10 +66,11 @@ def partial_folder(path: Path, wanted: dict) -> Path:
 
 
 def write(path: Path, partial: Path, run: dict, history: pd.DataFrame, per_image: pd.DataFrame,
-          cases: pd.DataFrame, probabilities: np.ndarray, system: "System") -> None:
+          cases: pd.DataFrame, probabilities: np.ndarray, seen: pd.DataFrame, system: "System") -> None:
     """Write a finished run into `partial`, then give it its final name in one step.
 
-    `cases` (images.case_table) are the validated ones, a row for each of the (n, S, S) `probabilities`.
+    `cases` (images.case_table) are the validated ones, a row for each of the (n, S, S) `probabilities`; `seen` are the
+    pictures that it was trained on (runs/ancestors.py).
     """
     from safetensors.torch import save_file  # here, so that reading runs does not wait for torch
 
@@ -76,6 +78,7 @@ def write(path: Path, partial: Path, run: dict, history: pd.DataFrame, per_image
         history.to_csv(partial / "history.csv", index=False)
         per_image.to_csv(partial / "per_image.csv", index=False)
         cases.to_csv(partial / "cases.csv", index=False)
+        seen.to_csv(partial / "seen.csv", index=False)
         np.savez_compressed(partial / "probabilities.npz", case_ids=cases["case_id"].to_numpy(str),
                             probabilities=halved(probabilities, run["config"]["threshold"]))
         save_file({key: value.contiguous().cpu() for key, value in system.trainable_state().items()},
@@ -120,6 +123,18 @@ def listing(study: str | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def scored(study: str) -> pd.DataFrame:
+    """`listing` of the runs that were scored: those trained on every lesion are left out. Raises StudyError if none."""
+    listed = listing(study)
+    if listed.empty:
+        raise no_runs(study)
+    listed = listed[listed["fold"] != ALL].reset_index(drop=True)
+    if listed.empty:
+        raise StudyError(f"the runs of study {study!r} were trained on every lesion (--folds {ALL}), so nothing is "
+                         "left to score them on; give them to --start-from, to `xbuslib predict` or to notebook 14")
+    return listed
+
+
 def no_runs(study: str) -> StudyError:
     """The refusal of a study without a finished run, with the names of those that have some."""
     there = sorted({path.parents[4].name for path in outputs_root().glob("*/runs/*/fold_*/seed_*/run.json")})
@@ -130,14 +145,12 @@ def no_runs(study: str) -> StudyError:
 def collect(study: str) -> pd.DataFrame:
     """Every row of per_image.csv of a study with its run keys: one tidy table, joined on keys, never on position."""
     parts = []
-    for row in listing(study).itertuples():
+    for row in scored(study).itertuples():
         part = pd.read_csv(Path(row.folder) / "per_image.csv", keep_default_na=False, na_values=[""])
         part.insert(0, "system", row.system)
         part.insert(1, "fold", row.fold)
         part.insert(2, "seed", row.seed)
         parts.append(part)
-    if not parts:
-        raise no_runs(study)
     return pd.concat(parts, ignore_index=True)
 
 

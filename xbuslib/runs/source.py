@@ -6,10 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 from xbuslib.config import Config
-from xbuslib.data import catalogue, folds, images
+from xbuslib.data import catalogue, folds, images, repeats
 from xbuslib.data.cases import lesions
 from xbuslib.errors import StudyError
 from xbuslib.files import lock, outputs_root
+from xbuslib.runs import record
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,24 @@ class Source:
     cases: pd.DataFrame  # with a lesion; normals are negative controls
     prepared: images.Prepared
     fold_of: pd.Series  # case_id: validation fold
+    pictures_file: Path  # where the hashes of the lesions' images are kept
+
+    def pictures(self, cases: pd.DataFrame) -> pd.DataFrame:
+        """Hashes of the images of some lesions (repeats.pictures) with their dataset; those of all are kept."""
+        with lock(self.pictures_file):
+            table = repeats.pictures(self.cases, self.pictures_file, self.prepared.fingerprint)
+        table["dataset"] = self.cases["dataset"].to_numpy() if "dataset" in self.cases else self.dataset
+        return table.set_index("case_id").loc[list(cases["case_id"])].reset_index()
 
     def identity(self) -> dict[str, str]:
         """What run.json says of the data: equal identities, equal images, masks and folds."""
         return {"dataset": self.dataset, "dataset_fingerprint": self.prepared.fingerprint,
                 "folds_checksum": folds.checksum(self.fold_of)}
 
-    def split(self, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """(training cases, validation cases) of one fold."""
+    def split(self, fold: int | str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """(training cases, validation cases) of one fold; every lesion and none of fold "all"."""
+        if fold == record.ALL:
+            return self.cases, self.cases.iloc[:0]
         inside = self.cases["case_id"].map(self.fold_of) == fold
         if not inside.any():
             raise StudyError(f"there is no fold {fold}; the folds are 0 … {self.fold_of.max()}")
@@ -46,4 +57,4 @@ def open_source(dataset: str, data: str | Path | None, fold_lists: str | Path | 
         prepared = images.prepare(table, config.image_size, path)
     cases = lesions(table)
     fold_of = folds.read(Path(fold_lists), cases) if fold_lists else folds.split(cases, config.folds, config.folds_seed)
-    return Source(dataset, root, table, cases, prepared, fold_of)
+    return Source(dataset, root, table, cases, prepared, fold_of, path.with_name(f"{dataset}_pictures.csv"))

@@ -104,7 +104,7 @@ class Study:
     def caveats(self) -> list[str]:
         """Plain sentences that must stand above any table of this study; none for the paper's own protocol."""
         dataset, sentences = self.facts["dataset"], []
-        if dataset == "phantom":
+        if catalogue.dataset(dataset).simulated:
             sentences.append("The images are a simulated phantom, not patients: these numbers say nothing about the "
                              "paper.")
         elif dataset != "blu":
@@ -139,9 +139,7 @@ def open_study(name: str, systems: list[str] | None = None, partial: bool = Fals
     Raises StudyError with a list of what is missing (unless `partial`) or mixed: runs of another configuration,
     dataset or fold list never enter one table.
     """
-    listed = record.listing(name)
-    if listed.empty:
-        raise record.no_runs(name)
+    listed = record.scored(name)
     missing = _missing(name, listed, systems)
     if systems:
         listed = listed[listed["system"].isin(systems)].reset_index(drop=True)

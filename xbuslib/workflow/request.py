@@ -10,6 +10,7 @@ from xbuslib.config import PROFILES, resolve
 from xbuslib.data import catalogue
 from xbuslib.errors import StudyError, unknown
 from xbuslib.models import registry
+from xbuslib.runs.record import ALL
 
 
 class Request(BaseModel):
@@ -20,7 +21,8 @@ class Request(BaseModel):
     study: str = ""  # name of the results folder; default DATASET-PROFILE
     dataset: str = "phantom"
     data: str = ""  # the dataset's folder
-    folds: str | list[int] = ""  # folder of fold lists, or fold numbers; all of them by default
+    folds: str | list[int] = ""  # folder of fold lists, fold numbers (by default each), or "all": train on everything
+    start_from: str = ""  # a run folder, or the folder of a study trained with --folds all
     profile: str = "quick"
     systems: list[str] = Field(default_factory=registry.names)
     set: dict[str, str | float | int | bool | None] = {}  # settings of config.py that differ from the profile
@@ -42,14 +44,18 @@ class Request(BaseModel):
     @classmethod
     def _numbers(cls, value, info):
         value = str(value) if isinstance(value, int) else value
-        if isinstance(value, str) and value and not (info.field_name == "folds" and Path(value).is_dir()):
+        if info.field_name == "folds" and isinstance(value, str) and (value == ALL or Path(value).is_dir()):
+            return value
+        if isinstance(value, str) and value:
             return whole_numbers(value, f"--{info.field_name}")
         return value
 
     @field_validator("dataset", "profile", "systems")
     @classmethod
     def _known(cls, value, info):
-        known = {"dataset": catalogue.DATASETS, "profile": PROFILES, "systems": registry.REGISTRY}[info.field_name]
+        if info.field_name == "dataset":
+            return _dataset(value)
+        known = {"profile": PROFILES, "systems": registry.REGISTRY}[info.field_name]
         for name in [value] if isinstance(value, str) else value:
             if name not in known:
                 raise ValueError(str(unknown(info.field_name.removesuffix("s"), name, known)))
@@ -69,7 +75,7 @@ class Request(BaseModel):
     @property
     def fold_lists(self) -> str:
         """The folder of fold lists, or ""."""
-        return self.folds if isinstance(self.folds, str) else ""
+        return self.folds if isinstance(self.folds, str) and self.folds != ALL else ""
 
 
 def request(given: dict, file: Path | None = None) -> Request:
@@ -107,6 +113,14 @@ def whole_numbers(text: str, option: str) -> list[int]:
             raise ValueError(f"{option} {text!r} is {what} such as 0,2 or 0-4")
         numbers += range(int(found[1]), int(found[2] or found[1]) + 1)
     return sorted(set(numbers))
+
+
+def _dataset(name: str) -> str:
+    try:
+        catalogue.dataset(name)
+    except StudyError as error:
+        raise ValueError(str(error)) from None
+    return name
 
 
 def _read(file: Path) -> dict:

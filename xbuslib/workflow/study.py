@@ -15,11 +15,13 @@ from pydantic import BaseModel, ConfigDict
 from xbuslib.config import Config, resolve
 from xbuslib.errors import StudyError
 from xbuslib.files import REPOSITORY, outputs_root, write_whole
+from xbuslib.runs.record import ALL
 from xbuslib.workflow import request
 from xbuslib.workflow.notebooks import analyses
 from xbuslib.workflow.request import Request
 
 PROFILES = REPOSITORY / "workflow" / "profiles"  # how jobs are run: on this machine, or on a Slurm cluster
+NOTEBOOKS = ["01_explore_data", "02_design_prompts", "03_model_anatomy"]
 QUEUED = 100  # Slurm jobs at once: more than eleven systems on five folds; the cluster has its own limit
 
 
@@ -35,7 +37,8 @@ class Settings(BaseModel):
     profile: str
     overrides: list[str]
     systems: list[str]
-    folds: list[int]
+    folds: list[int] | list[str]  # numbers, or "all" alone
+    start_from: str
     seeds: list[int]
     threads: int
     notebooks: list[str]  # run once per study, beside the folds
@@ -60,22 +63,35 @@ def settle(wanted: Request) -> tuple[Settings, int]:
     at_once = wanted.jobs or len(wanted.gpus) or (QUEUED if slurm else 1 if config.size == "paper" else cores)
     data, fold_lists = (str(Path(place).resolve()) if place else "" for place in (wanted.data, wanted.fold_lists))
     source = open_source(wanted.dataset, data, fold_lists, config, wanted.name)
-    known = sorted(set(source.fold_of))
-    numbers = wanted.folds if isinstance(wanted.folds, list) else known
-    wrong = [fold for fold in numbers if fold not in known]
+    known, everything = sorted(set(source.fold_of)), wanted.folds == ALL
+    numbers = [ALL] if everything else wanted.folds if isinstance(wanted.folds, list) else known
+    wrong = [fold for fold in numbers if fold not in (*known, ALL)]
     if wrong:
         raise StudyError(f"there is no fold {wrong[0]}; the folds are 0 … {known[-1]}")
     for system in systems:  # a recipe that a system does not have is refused here
-        recipes.plan(system, config, len(source.split(known[0])[0]))
+        recipes.plan(system, config, len(source.split(numbers[0])[0]))
+    if wanted.start_from:
+        _require_unseen(wanted, systems, numbers, source)
     settings = Settings(
         study=wanted.name, dataset=wanted.dataset, data=data, fold_lists=fold_lists, profile=wanted.profile,
         overrides=wanted.overrides, systems=systems, folds=numbers, seeds=wanted.seeds,
-        threads=max(1, cores // at_once), notebooks=["01_explore_data", "02_design_prompts", "03_model_anatomy"],
-        analyses=analyses(wanted.name, wanted.dataset, data, systems))
+        start_from=str(Path(wanted.start_from).resolve()) if wanted.start_from else "",
+        threads=max(1, cores // at_once), notebooks=[] if everything else NOTEBOOKS,  # nothing is scored then
+        analyses={} if everything else analyses(wanted.name, wanted.dataset, data, systems))
     _refuse_other_settings(settings, config, source)
     with write_whole(outputs_root() / wanted.name / "study.yaml") as partial:
         request.write(wanted, partial)
     return settings, at_once
+
+
+def _require_unseen(wanted: Request, systems: list[str], numbers: list, source) -> None:
+    """Every run to start from is there, and has seen no image of the folds to be scored."""
+    from xbuslib.runs import ancestors
+
+    for system, seed in itertools.product(systems, wanted.seeds):
+        ancestor = ancestors.find(Path(wanted.start_from), system, seed)
+        for fold in numbers:
+            ancestors.guard(ancestor, source.pictures(source.split(fold)[1]))
 
 
 def slurm_profile(wanted: Request) -> Path | None:

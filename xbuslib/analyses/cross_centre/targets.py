@@ -56,9 +56,10 @@ def available(study: Study) -> list[str]:
     the datasets beside it in the folder XBUS_DATA, or scanner B if there are none.
     """
     own, folder = study.facts["dataset"], os.environ.get("XBUS_DATA")
-    if own == "phantom":
+    if catalogue.dataset(own).simulated:
         return ["phantom-A", "phantom-B"]
-    return [name for name in REAL if name != own and folder and (Path(folder) / name).is_dir()] or ["phantom-B"]
+    there = [name for name in REAL if folder and (Path(folder) / name).is_dir()]
+    return [name for name in there if name not in own.split(catalogue.JOIN)] or ["phantom-B"]
 
 
 def open_targets(study: Study, names: str = "", folders: str = "") -> list[Target]:

@@ -1,0 +1,182 @@
+"""Runs trained on a whole dataset, on several at once, and runs that start from them: what is kept, what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from xbuslib import cli
+from xbuslib.config import resolve
+from xbuslib.data import catalogue, repeats
+from xbuslib.errors import StudyError
+from xbuslib.runs import caveats, record
+from xbuslib.runs.fold import run_fold
+from xbuslib.runs.source import open_source
+from xbuslib.runs.study import open_study
+
+TINY = resolve("smoke", ["iterations=2", "phantom_cases=16", "folds=2"])
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """A folder with `elsewhere`, UNet trained on every lesion of scanner B."""
+    folder = tmp_path_factory.mktemp("outputs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XBUS_OUTPUTS", str(folder))
+        run_fold("unet", "all", TINY, open_source("phantom_b", "", "", TINY, "elsewhere"), study="elsewhere")
+    return folder
+
+
+@pytest.fixture
+def here(outputs, tmp_path, monkeypatch):
+    """A copy of `outputs` that a test may write to."""
+    shutil.copytree(outputs, tmp_path / "outputs", symlinks=True)
+    monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path / "outputs"
+
+
+def test_trained_on_everything_and_scored_on_nothing(here):
+    folder = here / "elsewhere" / "runs" / "unet" / "fold_all" / "seed_0"
+    run, cases = record.read(folder), catalogue.load("phantom_b", catalogue.data_root("phantom_b", "", 16))
+    assert (run["fold"], run["val_cases"]) == ("all", 0)
+    assert run["train_cases"] == (cases["pathology"] != "normal").sum() == len(pd.read_csv(folder / "seen.csv"))
+    assert pd.read_csv(folder / "per_image.csv").empty and record.probabilities(folder) == {}
+    assert record.listing("elsewhere")["fold"].tolist() == ["all"]
+    with pytest.raises(StudyError, match="were trained on every lesion"):
+        open_study("elsewhere")
+
+
+def test_start_from_another_run(here):
+    source = open_source("phantom", "", "", TINY, "mine")
+    still = TINY.model_copy(update={"learning_rate": 0.0, "final_learning_rate": 0.0, "weight_decay": 0.0})
+    path = run_fold("unet", 0, still, source, study="mine", start_from=here / "elsewhere")
+    ancestor = here / "elsewhere" / "runs" / "unet" / "fold_all" / "seed_0"
+    there, own = (load_file(folder / "weights.safetensors") for folder in (ancestor, path))
+    learnt = [key for key in own if "running" not in key and "num_batches" not in key]
+    assert all((own[key] == there[key]).all() for key in learnt)  # at a rate of zero nothing else can be there
+    run, before = record.read(path), record.read(ancestor)
+    assert run["ancestors"] == [{"system": "unet", "study": "elsewhere", "dataset": "phantom_b",
+                                 "images": before["train_cases"], "fold": "all", "seed": 0,
+                                 "identity": before["identity"], "sha256": run["ancestors"][0]["sha256"]}]
+    seen = pd.read_csv(path / "seen.csv")
+    assert seen["dataset"].value_counts().to_dict() == {"phantom_b": before["train_cases"],
+                                                        "phantom": run["train_cases"]}
+    said = f"simulated phantom of scanner B, {before['train_cases']} images"
+    run_fold("unet", 1, still, source, study="mine", start_from=here / "elsewhere")
+    study = open_study("mine")
+    assert f"started from {said}" in study.label and any(said in caveat for caveat in study.caveats)
+    with pytest.raises(StudyError, match="starts from"):  # the same folder, from random weights
+        run_fold("unet", 0, still, source, study="mine")
+    assert run_fold("unet", 0, still, source, study="mine", start_from=ancestor) == path  # nothing to do
+
+
+def test_what_does_not_fit_is_listed(here):
+    source = open_source("phantom", "", "", TINY, "mine")
+    ancestor = here / "elsewhere" / "runs" / "unet" / "fold_all" / "seed_0"
+    with pytest.raises(StudyError, match=r"uresnet cannot start from .*\n(?s:.*)system: unet there, uresnet here"):
+        run_fold("uresnet", 0, TINY, source, study="mine", start_from=ancestor)
+    with pytest.raises(StudyError, match="holds no run of uresnet to start from"):
+        run_fold("uresnet", 0, TINY, source, study="mine", start_from=here / "elsewhere")
+    (ancestor / "seen.csv").unlink()
+    with pytest.raises(StudyError, match="does not say which images it was trained on"):
+        run_fold("unet", 0, TINY, source, study="mine", start_from=ancestor)
+    assert not (here / "mine" / "runs").exists()
+
+
+@pytest.mark.parametrize("change, told", [
+    (lambda image: image, "equal pixels"),
+    (lambda image: image.point(lambda value: min(255, value + 6)), "of 256 bits"),
+    (lambda image: image.resize((round(image.width * 0.95), round(image.height * 0.95))), "of 256 bits"),
+])
+def test_an_ancestor_that_has_seen_a_validation_image_is_refused(here, tmp_path, change, told):
+    """The same picture under another name, brightened, or smaller by 5 %."""
+    phantom, other = (catalogue.data_root(name, "", 16) for name in ("phantom", "phantom_b"))
+    copy = tmp_path / "mixed"
+    shutil.copytree(phantom, copy)
+    source = open_source("phantom", "", "", TINY, "clean")
+    case = source.split(0)[1].iloc[0]
+    stolen = next(row for row in open_source("phantom_b", "", "", TINY, "other").cases.itertuples())
+    with Image.open(stolen.image) as image:
+        new = change(image.convert("L"))
+        new.save(copy / Path(case["image"]).relative_to(phantom))
+    with Image.open(stolen.mask) as mask:
+        mask.convert("L").resize(new.size, Image.NEAREST).save(copy / Path(case["mask"]).relative_to(phantom))
+    mixed = open_source("phantom", copy, "", TINY, "mine")
+    assert stolen.image.startswith(str(other))
+    with pytest.raises(StudyError, match=f"trained on images that this fold is scored on(?s:.*){told}"):
+        run_fold("unet", 0, TINY, mixed, study="mine", start_from=here / "elsewhere")
+    assert not (here / "mine" / "runs").exists()
+    run_fold("unet", 1, TINY, mixed, study="mine", start_from=here / "elsewhere")  # there it is a training image
+
+
+def test_an_ancestor_of_an_ancestor_counts(here):
+    """A study on scanner B may not start from one that started there."""
+    source = open_source("phantom", "", "", TINY, "middle")
+    middle = run_fold("unet", "all", TINY, source, study="middle", start_from=here / "elsewhere")
+    own = open_source("phantom_b", "", "", TINY, "last")
+    with pytest.raises(StudyError, match="equal pixels"):
+        run_fold("unet", 0, TINY, own, study="last", start_from=middle)
+    run = record.read(middle)
+    assert caveats.starts([run]) == [f"simulated phantom of scanner B, {run['ancestors'][0]['images']} images"]
+
+
+def test_several_datasets_as_one(here):
+    """Each image knows where it comes from; no patient or case of one is taken for one of the other."""
+    root = catalogue.data_root("phantom+phantom_b", "", 16)
+    both, one = catalogue.load("phantom+phantom_b", root), catalogue.load("phantom", root / "phantom")
+    assert both["dataset"].value_counts().to_dict() == {"phantom": 16, "phantom_b": 16}
+    assert both["case_id"].is_unique and both["case_id"].iloc[0] == f"phantom_{one['case_id'].iloc[0]}"
+    assert both["shape"].iloc[:16].tolist() == one["shape"].tolist()
+    assert not set(both["patient_id"][:16]) & set(both["patient_id"][16:])
+    assert catalogue.label("phantom+phantom_b") == "simulated phantom + simulated phantom of scanner B"
+    path = run_fold("unet", "all", TINY, open_source("phantom+phantom_b", "", "", TINY, "both"), study="both")
+    assert record.read(path)["train_cases"] == (both["pathology"] != "normal").sum()
+    for name, message in (("phantom+blue", "blue"), ("phantom+phantom", "twice")):
+        with pytest.raises(StudyError, match=message):
+            catalogue.data_root(name, "", 16)
+
+
+def test_what_another_dataset_lacks_is_missing(here, tmp_path):
+    """A dataset without attributes and pixel size beside the phantom: missing in its rows, not invented."""
+    kind = tmp_path / "data" / "busi" / "benign"
+    kind.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    mask = np.zeros((80, 100), np.uint8)
+    mask[20:50, 30:70] = 255
+    for number in (1, 2):
+        Image.fromarray(rng.integers(0, 255, (80, 100), np.uint8)).save(kind / f"benign ({number}).png")
+        Image.fromarray(mask).save(kind / f"benign ({number})_mask.png")
+    root = catalogue.data_root("phantom+busi", tmp_path / "data", 16)
+    table = catalogue.load("phantom+busi", root).set_index("dataset")
+    busi = table.loc["busi"]
+    assert busi["case_id"].tolist() == ["busi_benign (1)", "busi_benign (2)"]
+    assert busi[["shape", "margin", "birads"]].isna().all(axis=None) and busi["pixel_mm"].isna().all()
+    assert table.loc["phantom", "pixel_mm"].notna().any()
+
+
+def test_by_the_command(here):
+    def call(*words):
+        return CliRunner().invoke(cli.app, list(words))
+
+    tiny = ["--profile", "smoke", "--set", "iterations=2", "--set", "phantom_cases=16", "--set", "folds=2"]
+    done = call("fold", "--system", "unet", "--fold", "1", *tiny, "--study", "c", "--json",
+                "--start-from", str(here / "elsewhere"))
+    assert done.exit_code == 0, done.output
+    assert json.loads((here / "c" / "runs/unet/fold_1/seed_0/run.json").read_text())["ancestors"][0]["fold"] == "all"
+    for words in (["--fold", "every"], ["--fold", "-1"]):
+        wrong = call("fold", *words, *tiny, "--study", "d")
+        assert wrong.exit_code != 0
+
+
+def test_pairs_of_pictures_by_hand():
+    table = pd.DataFrame({"case_id": ["a", "b", "c", "d"], "pixels": ["1", "1", "2", "3"],
+                          "looks": ["00" * 32, "ff" * 32, "0f" + "00" * 31, "ff" * 3 + "00" * 29]})
+    found = repeats.pairs(table)
+    assert found.to_dict("list") == {"one": ["a", "a", "c"], "other": ["b", "c", "d"], "bits": [-1, 4, 20]}
+    assert repeats.pairs(table.iloc[:1], table).to_dict("list")["other"] == ["a", "b", "c"]

@@ -1,0 +1,79 @@
+"""The same picture under another name: equal pixels, and pictures that look alike.
+
+Equal: the decoded grey values are the same, whatever the file's name and compression. Alike: a difference hash of
+16 × 16 bits (each says whether a coarse pixel is brighter than its right neighbour) differs in at most 20 of 256 bits.
+It is made of the picture alone, without its mask.
+"""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from xbuslib.data.images import THREADS, read_grey
+from xbuslib.errors import StudyError
+from xbuslib.files import write_whole
+from xbuslib.progress import track
+
+SIDE = 16  # of the difference hash: 256 bits
+ALIKE = 20  # bits in which pictures that look alike may differ
+COLUMNS = ["case_id", "pixels", "looks"]
+
+
+def digest(image: np.ndarray) -> str:
+    """32 hex digits of the SHA-256 over size and grey values of an (H, W) uint8 image."""
+    return hashlib.sha256(str(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()[:32]
+
+
+def difference_hash(image: np.ndarray) -> str:
+    """64 hex digits: whether each of 16 × 17 coarse pixels of an (H, W) uint8 image is darker than its right one."""
+    coarse = np.asarray(Image.fromarray(image).resize((SIDE + 1, SIDE), Image.Resampling.BILINEAR), np.int16)
+    return np.packbits(coarse[:, 1:] > coarse[:, :-1]).tobytes().hex()  # (16, 16) bits
+
+
+def pictures(cases: pd.DataFrame, kept: Path | None = None, fingerprint: str = "") -> pd.DataFrame:
+    """case_id, pixels (`digest`) and looks (`difference_hash`) of every case's image at its original size.
+
+    `kept`: CSV file where they are kept for the images of this `fingerprint`, and read from.
+    """
+    if kept and kept.is_file():
+        table = pd.read_csv(kept, dtype=str)
+        if set(table.get("fingerprint", ())) == {fingerprint} and list(table["case_id"]) == list(cases["case_id"]):
+            return table[COLUMNS]
+    with ThreadPoolExecutor(THREADS) as pool:
+        images = track(pool.map(read_grey, cases["image"]), "comparing pictures", len(cases))
+        rows = [(digest(image), difference_hash(image)) for image in images]
+    table = pd.DataFrame(rows, columns=COLUMNS[1:])
+    table.insert(0, "case_id", cases["case_id"].to_numpy(str))
+    if kept:
+        with write_whole(kept) as partial:
+            table.assign(fingerprint=fingerprint).to_csv(partial, index=False)
+    return table
+
+
+def pairs(first: pd.DataFrame, second: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Pairs of pictures that are equal or look alike: columns one, other (case_id) and bits (0 … 20; -1: equal).
+
+    first, second: tables of `pictures`; without a second one, pairs within the first.
+    """
+    within, second = second is None, first if second is None else second
+    if first.empty or second.empty:
+        return pd.DataFrame({"one": [], "other": [], "bits": []})
+    a, b = _bits(first["looks"]), _bits(second["looks"])
+    distance = np.rint(a.sum(1)[:, None] + b.sum(1) - 2 * a @ b.T).astype(int)  # (n, m) bits that differ
+    distance[first["pixels"].to_numpy()[:, None] == second["pixels"].to_numpy()] = -1
+    close = distance <= ALIKE
+    rows, columns = np.nonzero(np.triu(close, 1) if within else close)
+    return pd.DataFrame({"one": first["case_id"].to_numpy()[rows], "other": second["case_id"].to_numpy()[columns],
+                         "bits": distance[rows, columns]})
+
+
+def _bits(looks: pd.Series) -> np.ndarray:
+    """(n, 256) float32 of zeros and ones."""
+    try:
+        return np.array([np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8)) for text in looks], np.float32)
+    except (TypeError, ValueError) as error:
+        raise StudyError(f"this is no table of picture hashes: {error}") from None

@@ -1,0 +1,86 @@
+"""Start from a finished run: which one, its trained weights, and the guard against images that it has seen.
+
+A run keeps the hashes of all pictures that its weights have been trained on, its ancestors' too, in seen.csv. A fold
+refuses an ancestor that has seen one of its validation images, by equal pixels or by looks (data/repeats.py).
+"""
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+from safetensors.torch import load_file
+
+from xbuslib.data import repeats
+from xbuslib.errors import StudyError
+from xbuslib.models.system import System
+from xbuslib.runs import identity, record
+
+SEEN = "seen.csv"  # case_id, dataset, pixels, looks of every training picture, the ancestors' among them
+
+
+def find(start: Path, system: str, seed: int) -> Path:
+    """The run folder to start `system` from: `start` itself, or in a study's folder the run on all lesions.
+
+    There it is runs/<system>/fold_all of the same seed, or of the only one. Raises StudyError if there is none.
+    """
+    if (start / "run.json").is_file():
+        return start
+    found = sorted((start / "runs" / system / f"fold_{record.ALL}").glob("seed_*/run.json"))
+    same = [path.parent for path in found if path.parent.name == f"seed_{seed}"] or [path.parent for path in found]
+    if len(same) != 1:
+        raise StudyError(f"{start} holds {'no' if not same else 'more than one'} run of {system} to start from; give a "
+                         f"run folder, or the folder of a study that was trained with --folds {record.ALL}")
+    return same[0]
+
+
+def load(folder: Path, system: System, wanted: dict) -> list[dict]:
+    """Put the trained weights of the run in `folder` into `system`; returns the ancestors of a run made so.
+
+    wanted: what is known of the new run (run.json before training). Each ancestor: system, study, dataset, images,
+    fold, seed, identity, and the SHA-256 of its weights. Raises StudyError that lists what does not fit.
+    """
+    run, file = record.read(folder), folder / "weights.safetensors"
+    faults = [f"{key}: {there} there, {asked} here" for key, there, asked in identity.differences(run, wanted)
+              if key in ("system", "protocol", "switches", "frozen_checksum") or key.startswith("weights of ")]
+    try:
+        state = load_file(file)
+    except Exception as error:
+        raise StudyError(f"cannot read {file}: {error}") from None
+    own = system.trainable_state()
+    faults += [f"{key}: not in that run" for key in own if key not in state]
+    faults += [f"{key}: not in {wanted['system']}" for key in state if key not in own]
+    faults += [f"{key}: {tuple(state[key].shape)} there, {tuple(own[key].shape)} here"
+               for key in own if key in state and state[key].shape != own[key].shape]
+    if faults:
+        raise StudyError(f"{wanted['system']} cannot start from {folder}:\n"
+                         + "\n".join(f"  {fault}" for fault in faults[:20])
+                         + (f"\n  … and {len(faults) - 20} more" if len(faults) > 20 else ""))
+    system.load_state_dict(state, strict=False)
+    return [*run.get("ancestors", []), {
+        "system": run["system"], "study": run["study"], "dataset": run["dataset"], "images": run["train_cases"],
+        "fold": run["fold"], "seed": run["seed"], "identity": run["identity"],
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest()[:16]}]
+
+
+def seen(folder: Path) -> pd.DataFrame:
+    """The pictures that the weights of a run have been trained on. Raises StudyError if the run did not keep them."""
+    try:
+        return pd.read_csv(folder / SEEN, dtype=str)
+    except (OSError, ValueError):
+        raise StudyError(f"{folder} does not say which images it was trained on ({SEEN}); it was made by an earlier "
+                         "version of the library: run it again to start from it") from None
+
+
+def guard(ancestor: Path, validation: pd.DataFrame) -> None:
+    """Raise StudyError if the run in `ancestor` has seen one of the pictures in `validation` (repeats.pictures)."""
+    pairs = repeats.pairs(validation, seen(ancestor))
+    if pairs.empty:
+        return
+    equal = int((pairs["bits"] < 0).sum())
+    shown = "\n".join(f"  {row.one} here, {row.other} there: "
+                      + ("equal pixels" if row.bits < 0 else f"{row.bits} of 256 bits of their hashes differ")
+                      for row in pairs.head(5).itertuples())
+    raise StudyError(f"{ancestor} has been trained on images that this fold is scored on: {pairs['one'].nunique()} "
+                     f"image(s), {equal} pair(s) of equal pixels and {len(pairs) - equal} of like looks.\n{shown}\n"
+                     "A score on what was seen in training says nothing; start from a run on other images.")
+
