@@ -1,7 +1,6 @@
 """Figures 2 and 3: chosen cases in rows, systems in columns; where errors and activation lie, over all systems."""
 
 import textwrap
-from math import ceil
 
 import numpy as np
 import pandas as pd
@@ -18,9 +17,10 @@ from xbuslib.display import style
 from xbuslib.display.masks import FALSE_NEGATIVE, FALSE_POSITIVE, error_legend, error_overlay
 
 WIDTH = 7.2  # inches: a printed page between its margins
-PER_BLOCK = 7  # systems side by side; more are wrapped onto another block of rows, so that panels stay legible
+PANEL = 1.45  # inches, of a panel of Figures 2 and 3: 145 pixels in a notebook
 SMALL = 7.5  # points, in panels an inch wide
-HEAT = colormaps["inferno"]
+HEAT = colormaps["cividis"]  # even steps of lightness with any colour vision, and bright where the map is high
+OPACITY = 0.55  # of the highest activation: the image under it stays visible
 OUTLINED = [withStroke(linewidth=1.8, foreground="black")]
 ZONES = {"inside": ("inside the lesion", style.PALETTE[0]), "near": ("near its boundary", style.PALETTE[5]),
          "elsewhere": ("elsewhere", "0.8")}
@@ -32,9 +32,11 @@ ERRORS = {"missed_inside": ("missed, inside the lesion", FALSE_NEGATIVE, ""),
 
 def error_grid(prepared: Prepared, panels: pd.DataFrame, maps: dict[tuple[str, str], np.ndarray], threshold: float,
                title: str) -> Figure:
-    """Figure 2. `panels` (selection.panels): rule, case_id, system, paper_name, dice; `maps` (system, case_id):
-    (S, S) probabilities. The first column is the image alone; `title` is what is drawn and, on a line of its own, of
-    which study."""
+    """Figure 2: a row for each case; image, ground truth, and the errors of each system in its order in `panels`.
+
+    `panels` (selection.panels): rule, case_id, system, paper_name, dice; `maps` (system, case_id): (S, S)
+    probabilities; `title`: what is drawn and, on a line of its own, of which study.
+    """
     def draw(axis: Axes, panel, image: np.ndarray, mask: np.ndarray) -> None:
         axis.imshow(error_overlay(image, maps[panel.system, panel.case_id] >= threshold, mask))
         axis.text(0.04, 0.05, f"Dice {panel.dice:.2f}", transform=axis.transAxes, fontsize=SMALL, color="white",
@@ -47,8 +49,9 @@ def error_grid(prepared: Prepared, panels: pd.DataFrame, maps: dict[tuple[str, s
 
 def cam_grid(prepared: Prepared, panels: pd.DataFrame, maps: dict[tuple[str, str], np.ndarray], title: str,
              caption: str) -> Figure:
-    """Figure 3. `panels` (gradcam's table): rule, case_id, system, paper_name; `maps` (system, case_id): (S, S)
-    in [0, 1]; `caption` below: target, layers, white outline. Where a map has no activation the panel says so."""
+    """Figure 3, in the form of Figure 2. `panels` (gradcam's table): rule, case_id, system, paper_name; `maps`
+    (system, case_id): (S, S) in [0, 1]; `caption` below: target, layers. Where a map has no activation the panel says
+    so."""
     def draw(axis: Axes, panel, image: np.ndarray, mask: np.ndarray) -> None:
         cam = maps[panel.system, panel.case_id]
         axis.imshow(heat_overlay(image, cam))
@@ -57,15 +60,15 @@ def cam_grid(prepared: Prepared, panels: pd.DataFrame, maps: dict[tuple[str, str
                       ha="center", path_effects=OUTLINED)
 
     figure, axes = _grid(prepared, panels, draw)
-    figure.colorbar(ScalarMappable(Normalize(0, 1), HEAT), ax=axes, location="bottom", shrink=0.45, aspect=40,
+    figure.colorbar(ScalarMappable(Normalize(0, 1), HEAT), ax=axes, location="bottom", shrink=0.35, aspect=40,
                     label="Grad-CAM, share of the panel's maximum", pad=0.01)
-    figure.supxlabel("\n".join(textwrap.wrap(caption, 125)), fontsize=SMALL)
+    figure.supxlabel("\n".join(textwrap.wrap(caption, int(17 * figure.get_figwidth()))), fontsize=SMALL)
     return style.titled(figure, *title.split("\n", 1))
 
 
 def heat_overlay(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
     """(S, S, 3) in [0, 1]: the grey image under a map in [0, 1], which is the more opaque the higher it is."""
-    opacity = 0.8 * np.sqrt(cam)[..., None]
+    opacity = OPACITY * cam[..., None]
     return (1 - opacity) * image[..., None] / 255.0 + opacity * HEAT(cam)[..., :3]
 
 
@@ -134,32 +137,26 @@ def activation(summary: pd.DataFrame, table: pd.DataFrame, title: str) -> Figure
 
 
 def _grid(prepared: Prepared, panels: pd.DataFrame, draw) -> tuple[Figure, np.ndarray]:
-    """Cases in rows, the image and the systems in columns, in as many blocks of rows as the systems need."""
+    """Cases in rows; the image, the ground truth and each system in columns."""
     systems, cases = panels.drop_duplicates("system"), panels.drop_duplicates("case_id")
-    blocks = ceil(len(systems) / PER_BLOCK)
-    across = ceil(len(systems) / blocks)
-    side = (WIDTH - 0.7) / (across + 1)  # of a panel, beside the row labels
-    size = WIDTH, 1.2 + blocks * (len(cases) * side + 0.4)
-    figure, axes = style.subplots(blocks * len(cases), across + 1, size=size, squeeze=False)
+    size = PANEL * (len(systems) + 2) + 0.4, PANEL * len(cases) + 1.1
+    figure, axes = style.subplots(len(cases), len(systems) + 2, size=size, squeeze=False)
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
-    by_key = {(panel.system, panel.case_id): panel for panel in panels.itertuples()}
     for axis in axes.flat:
         axis.set_axis_off()
-    for block in range(blocks):
-        shown = systems.iloc[block * across:(block + 1) * across]
-        for place, case in enumerate(cases.itertuples()):
-            line, row = axes[block * len(cases) + place], prepared.rows([case.case_id])[0]
-            image, mask = prepared.images[row], prepared.masks[row]
-            line[0].imshow(image, cmap="gray", vmin=0, vmax=255)
-            _label_row(line[0], f"{_wrap(case.rule, 15)}\n{case.case_id}")
-            for axis, system in zip(line[1:], shown.itertuples(), strict=False):
-                draw(axis, by_key[system.system, case.case_id], image, mask)
-                outline = axis.contour(mask, levels=[0.5], colors="white", linewidths=0.8)
-                outline.set_path_effects(OUTLINED)
-                if place == 0:
-                    axis.set_title(_wrap(system.paper_name, 13), fontsize=SMALL + 0.5)
-            if place == 0:
-                line[0].set_title("image", fontsize=SMALL + 0.5)
+    for axis, name in zip(axes[0], ["image", "ground truth", *systems["paper_name"]], strict=True):
+        axis.set_title(_wrap(name, 18), fontsize=9)
+    by_key = {(panel.system, panel.case_id): panel for panel in panels.itertuples()}
+    for line, case in zip(axes, cases.itertuples(), strict=True):
+        row = prepared.rows([case.case_id])[0]
+        image, mask = prepared.images[row], prepared.masks[row]
+        line[0].imshow(image, cmap="gray", vmin=0, vmax=255)
+        line[1].imshow(mask, cmap="gray", vmin=0, vmax=1)
+        _label_row(line[0], f"{_wrap(case.rule, 20)}\n{case.case_id}")
+        for axis, system in zip(line[2:], systems["system"], strict=True):
+            draw(axis, by_key[system, case.case_id], image, mask)
+            outline = axis.contour(mask, levels=[0.5], colors="white", linewidths=0.8)
+            outline.set_path_effects(OUTLINED)
     return figure, axes
 
 

@@ -235,7 +235,9 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     means = grouped[numbers].mean()
     means.insert(0, "cases", grouped.size())
     means.insert(1, "without_activation", grouped["inside"].agg(lambda shares: int(shares.isna().sum())))
-    means["sanity"] = np.where(means["spearman_all"] >= UNCHANGED, "hardly changes with random weights", "changes")
+    verdicts = [(means["spearman_all"] >= UNCHANGED, "unchanged by random weights"),
+                (means["spearman_after"] >= UNCHANGED, "unchanged by random later layers")]
+    means["sanity"] = np.select(*zip(*verdicts, strict=True), default="changes")
     means.loc[means["without_activation"] == means["cases"], "sanity"] = "no activation to compare"
     return means.reset_index()
 

@@ -192,6 +192,17 @@ def panels(study: Study, chosen: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(list(order), key=lambda column: column.map(order[column.name].index), ignore_index=True)
 
 
+def compared(panels: pd.DataFrame) -> pd.DataFrame:
+    """The panels of the systems that Figures 2 and 3 compare: all but the variants of XBusNet."""
+    return panels[~panels["system"].str.startswith("xbusnet-")].reset_index(drop=True)
+
+
+def variants(panels: pd.DataFrame) -> pd.DataFrame:
+    """The panels of XBusNet beside its variants (ablations, the code as released); none where there are no variants."""
+    own = panels[panels["system"].str.startswith("xbusnet")].reset_index(drop=True)
+    return own if own["system"].nunique() > 1 else own.iloc[:0]
+
+
 def error_composition(study: Study, cases: pd.DataFrame) -> pd.DataFrame:
     """Where the errors of each system lie, over all `cases`, in per cent of their lesions' area.
 

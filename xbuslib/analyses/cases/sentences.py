@@ -1,0 +1,71 @@
+"""What Figures 2 and 3 show, in sentences whose numbers are computed: the short answers of notebooks 08 and 09."""
+
+import pandas as pd
+
+from xbuslib.analyses.cases.selection import UNCHANGED
+
+MEASURES = {"gcnr": "contrast (gCNR)", "long_side_px": "longest side in pixels",
+            "lesion_sd": "standard deviation of the lesion's grey levels"}
+
+
+def hardest(panels: pd.DataFrame) -> str:
+    """Which of the chosen cases is the hardest, and which the easiest, by the median Dice over systems."""
+    median = panels.groupby("rule", sort=False)["dice"].median()
+    low, high = median.idxmin(), median.idxmax()
+    missed = (panels.loc[panels["rule"] == low, "dice"] < 1e-6).sum()
+    tail = (f"; {missed} of {(panels['rule'] == low).sum()} systems miss it" if missed else "")
+    return (f"Of the cases chosen by rule, the one for *{low}* is the hardest (median Dice over systems "
+            f"{median[low]:.2f}{tail}) and the one for *{high}* the easiest ({median[high]:.2f}).")
+
+
+def near_the_contour(errors: pd.DataFrame, n: int) -> str:
+    """Which share of all wrong pixels lies near the contour; errors: selection.error_composition with paper_name."""
+    contour = errors["missed_near"] + errors["added_near"]
+    share = (contour / (contour + errors["missed_inside"] + errors["added_elsewhere"])).set_axis(errors["paper_name"])
+    worst = errors.loc[errors["added_elsewhere"].idxmax()]
+    return (f"Over all {n} cases, pixels near the reference contour make up {share.min():.0%} ({share.idxmin()}) to "
+            f"{share.max():.0%} ({share.idxmax()}) of the wrong pixels; the others are missed cores and tissue far "
+            f"from the lesion. {worst.paper_name} marks most tissue far from lesions, {worst.added_elsewhere:.0f}% of the "
+            "lesions' area.")
+
+
+def rules(chosen: pd.DataFrame) -> str:
+    """A line for each chosen case: its rule, its group, its measure; chosen: selection.choose."""
+    return "\n".join(
+        f"- **{row.rule}**: {row.case_id}, the middle case by {MEASURES[row.by]} ({row.value:.3g}) of the {row.group} "
+        f"(of {row.cases}) with {row.text}{f' (the image alone, because {row.because})' if row.because else ''}."
+        for row in chosen.itertuples())
+
+
+def by_case(panels: pd.DataFrame) -> str:
+    """A line for each chosen case: the range of Dice over systems, and how many missed it."""
+    return "\n".join(
+        f"- **{rule}**: Dice from {some.dice.min():.2f} ({some.loc[some.dice.idxmin(), 'paper_name']}) to "
+        f"{some.dice.max():.2f} ({some.loc[some.dice.idxmax(), 'paper_name']}), median {some.dice.median():.2f}; "
+        f"missed by {(some.dice < 1e-6).sum()} of {len(some)} systems."
+        for rule, some in panels.groupby("rule", sort=False))
+
+
+def on_the_lesion(summary: pd.DataFrame, table: pd.DataFrame) -> str:
+    """How much of the activation lies on the lesion or its boundary; gradcam.summary and the table it was made of."""
+    known = summary.dropna(subset=["inside"])
+    if known.empty:
+        return "No map has any activation."
+    on = (known["inside"] + known["near"]).set_axis(known["paper_name"])
+    even = table.drop_duplicates("case_id")[["inside_area", "near_area"]].mean().sum()
+    return (f"Between {on.min():.0%} ({on.idxmin()}) and {on.max():.0%} ({on.idxmax()}) of the activation lies on the "
+            f"lesion or near its boundary, which take up {even:.0%} of the image.")
+
+
+def sanity(summary: pd.DataFrame) -> str:
+    """How many systems' maps stay alike when the weights after the layer, or all trained weights, are random."""
+    parts = []
+    for column, words in (("spearman_after", "only the weights after the layer are"),
+                          ("spearman_all", "all trained weights are")):
+        known = summary.dropna(subset=[column])
+        alike = known[known[column] >= UNCHANGED]
+        names = f" ({', '.join(f'{row.paper_name} {getattr(row, column):.2f}' for row in alike.itertuples())})"
+        parts.append(f"{len(alike)} of {len(known)} systems when {words} replaced by random ones"
+                     + (names if len(alike) else ""))
+    return (f"A map that stays alike without training (mean rank correlation of at least {UNCHANGED:g}) says little "
+            f"about what was learned: this holds for {parts[0]}, and for {parts[1]}.")
