@@ -191,11 +191,11 @@ def test_summary_flags_what_does_not_change(cams):
     table.loc[table["system"] == "unet", "spearman_all"] = [0.2, 0.6, 0.7, 0.9]
     table.loc[table["system"] == "uresnet", "spearman_all"] = [0.2, 0.6, 0.1, 0.3]
     table.loc[table["system"] == "xbusnet", ["inside", "near", "elsewhere", "spearman_all"]] = np.nan
-    table["spearman_after"] = np.where(table["system"] == "ukan", 0.53, 0.1)
-    table.loc[table["system"] == "ukan", "spearman_all"] = 0.2
+    table["spearman_after"] = np.where(table["system"] == "bussam", 0.53, 0.1)
+    table.loc[table["system"] == "bussam", "spearman_all"] = 0.2
     found = gradcam.summary(table).set_index("system")
     assert found.loc["unet", "spearman_all"] == pytest.approx(0.6)
-    assert found["sanity"].loc[["unet", "uresnet", "ukan", "xbusnet"]].tolist() == [
+    assert found["sanity"].loc[["unet", "uresnet", "bussam", "xbusnet"]].tolist() == [
         "unchanged by random weights", "changes", "unchanged by random later layers", "no activation to compare"]
     assert found.loc["xbusnet", "without_activation"] == 4
 

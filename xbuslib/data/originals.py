@@ -1,4 +1,4 @@
-"""Masks and probability maps at the size of the original images.
+"""Images, masks and probability maps at the size of the original images.
 
 Run folders hold probabilities at `image_size`. Distances in millimetres belong to the frame that the pixel size was
 published for, which is the original image.
@@ -12,6 +12,11 @@ from xbuslib.data import images
 def mask(case) -> np.ndarray:
     """(H, W) bool reference mask at original resolution, the union of its files; `case`: a row of itertuples()."""
     return np.logical_or.reduce([images.read_mask(path) for path in images.mask_files(case)])
+
+
+def image(case) -> np.ndarray:
+    """(H, W) uint8 grey image at original resolution."""
+    return images.read_grey(case.image)
 
 
 def at_size(probabilities: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -100,8 +100,8 @@ class NewPredictions(NamedTuple):
     normals: np.ndarray  # (m, S, S) float16, without attributes
 
 
-def every_run(study: Study, table: pd.DataFrame) -> Iterator[NewPredictions]:
-    """Each run of the study, one after the other, on its training images and on the dataset's normal images.
+def every_run(study: Study, table: pd.DataFrame, training: bool = True) -> Iterator[NewPredictions]:
+    """Each run of the study, one after the other, on its training images (if `training`) and on the normal images.
 
     table: `Study.case_table`. A normal image has no lesion that an expert could describe, so its prompt has no
     attributes: BLU's "BI-RADS 1" would be the answer. Raises StudyError if a run's training images are not the
@@ -111,11 +111,12 @@ def every_run(study: Study, table: pd.DataFrame) -> Iterator[NewPredictions]:
     for row in track(study.ordered_runs.itertuples(), "predicting again", len(study.runs)):
         trained = Trained.load(Path(row.folder))
         run, validated = trained.run, record.probabilities(trained.folder).keys()
-        training = lesions(table[~table["case_id"].isin(validated)])
-        if len(training) != run["train_cases"]:
-            raise StudyError(f"{row.folder} was trained on {run['train_cases']} images, but {len(training)} lesions of "
+        learnt = lesions(table[~table["case_id"].isin(validated)])
+        if len(learnt) != run["train_cases"]:
+            raise StudyError(f"{row.folder} was trained on {run['train_cases']} images, but {len(learnt)} lesions of "
                              "the dataset were not validated by it; run the fold again")
+        learnt = learnt if training else learnt.iloc[:0]
         policy, attributes = run["scorings"][0]
         yield NewPredictions(run["system"], run["paper_name"], run["fold"], run["seed"],
-                             list(training["case_id"]), trained.predict(training, study.prepared, policy, attributes),
+                             list(learnt["case_id"]), trained.predict(learnt, study.prepared, policy, attributes),
                              list(normals["case_id"]), trained.predict(normals, study.prepared, policy, "none"))

@@ -49,15 +49,15 @@ def reliability(bins: pd.DataFrame, region: str, label: str) -> Figure:
         upper.set_title(textwrap.fill(names[name], 24), fontsize=9)
         lower.set(yscale="log", ylim=(1e-5, 2), yticks=[1e-4, 1e-2, 1],
                   xlabel="predicted probability" if i + columns >= len(names) else "")
-        for axis in (upper, lower):
+        for axis, text in ((upper, "share that is lesion"), (lower, "share of\nall pixels")):
             axis.tick_params(labelleft=i % columns == 0, labelbottom=axis is lower)
-    figure.supylabel("share of the pixels that are lesion", fontsize=9)
+            axis.set_ylabel(text if i % columns == 0 else "", fontsize=8)
     figure.legend(handles=[*(Line2D([], [], color=colour, marker=MARKS[state], linestyle="-", markersize=4,
                                     label=f"{state} temperature scaling") for state, colour in COLOURS.items()),
                            Line2D([], [], color=COLOURS["before"], linewidth=0.6, alpha=0.5, label="one fold, before"),
                            Line2D([], [], color="0.6", linestyle=":", label="well calibrated")],
                   loc="outside lower center", ncols=4)
-    what = f"Reliability, {region}; strips: share of all pixels (log scale), hollow marks: under {FEW:.1%}"
+    what = f"Reliability, {region}; strips on a log scale, hollow marks: under {FEW:.1%} of the pixels"
     return style.titled(figure, what, label)
 
 
@@ -106,7 +106,7 @@ def froc(curves: pd.DataFrame, label: str) -> Figure:
         axis.xaxis.set_major_formatter("{x:g}")
         axis.grid()
     figure.supylabel("share of lesions found", fontsize=9)
-    figure.legend(handles=[Line2D([], [], color=COLOURS["before"], linewidth=2, label="by least score of a component"),
+    figure.legend(handles=[Line2D([], [], color=COLOURS["before"], linewidth=2, label="by minimum component score"),
                            Line2D([], [], marker="o", color="black", linestyle="", markersize=5,
                                   label="every component at the study's threshold"),
                            Line2D([], [], color="0.82", label="the other systems")],

@@ -25,8 +25,8 @@ def near_the_contour(errors: pd.DataFrame, n: int) -> str:
     worst = errors.loc[errors["added_elsewhere"].idxmax()]
     return (f"Over all {n} cases, pixels near the reference contour make up {share.min():.0%} ({share.idxmin()}) to "
             f"{share.max():.0%} ({share.idxmax()}) of the wrong pixels; the others are missed cores and tissue far "
-            f"from the lesion. {worst.paper_name} marks most tissue far from lesions, {worst.added_elsewhere:.0f}% of the "
-            "lesions' area.")
+            f"from the lesion. {worst.paper_name} marks most tissue far from lesions, {worst.added_elsewhere:.0f}% of "
+            "the lesions' area.")
 
 
 def rules(chosen: pd.DataFrame) -> str:

@@ -1,0 +1,69 @@
+"""What calibration, contours and detection show, in sentences whose numbers are computed: notebooks 12 and 13."""
+
+import pandas as pd
+
+from xbuslib.evaluation.boundary import TOLERANCE_MM
+from xbuslib.evaluation.calibration import RANGE
+
+
+def calibrated(near: pd.DataFrame, wide: pd.DataFrame, temperatures: pd.DataFrame) -> str:
+    """Who is best calibrated, and what a temperature brings; near, wide: reliability.summary of both regions."""
+    near, wide = near.set_index("paper_name"), wide.set_index("paper_name")
+    before, gain = near["ece before"], near["ece before"] - near["ece after"]
+    inside = temperatures["temperature"].between(1.01 / RANGE, RANGE / 1.01)
+    text = (f"Around the lesion, the predicted probability differs from the share of lesion pixels by "
+            f"**{before.min():.2f} ({before.idxmin()}) to {before.max():.2f} ({before.idxmax()})** on average (ECE); "
+            f"over the whole image by {wide['ece before'].min():.3f} to {wide['ece before'].max():.3f}. The mean "
+            f"temperature is over 1, so the system too confident, for {(near['temperature'] > 1).sum()} of {len(near)} "
+            f"systems. Dividing the logits by it lowers the ECE of {(gain > 0).sum()} of {len(near)} systems on images "
+            f"that it was not fitted on, by {gain.median():.3f} in the median.")
+    if not inside.all():
+        text += (f" In {(~inside).sum()} run(s) the temperature ends at the edge of the range that is tried: the "
+                 "training images are not separated at all, or without an error.")
+    return text
+
+
+def thresholds(peaks: pd.DataFrame, threshold: float) -> str:
+    """Whether another threshold would have given more Dice; peaks: reliability.sweep_summary."""
+    flat, most = (peaks["gain_there"] < 0.01).sum(), peaks.loc[peaks["gain_there"].idxmax()]
+    return (f"For {flat} of {len(peaks)} systems no threshold would give 0.01 more Dice than {threshold:g} does; the "
+            f"most would be gained by {most['paper_name']} ({most['gain_there']:.3f} at {most['highest_at']:g}).")
+
+
+def distances(millimetres: pd.DataFrame) -> str:
+    """Who is closest in millimetres, and how often nothing was predicted; boundaries.summary."""
+    if millimetres.empty:
+        return "The pixel size of no case is known, so nothing can be said in millimetres."
+    best = millimetres.loc[millimetres["hd95"].idxmin()]
+    empty, worst = millimetres["empty"].sum(), millimetres.loc[millimetres["empty"].idxmax()]
+    return (f"**{best.paper_name} has the lowest mean HD95, {best.hd95:.1f} mm** (median {best.hd95_median:.1f} mm); "
+            f"{best.nsd:.0%} of its contours lie within {TOLERANCE_MM:g} mm of the reference. Nothing was predicted "
+            f"for {empty:g} of {millimetres['n'].sum()} lesions over all systems"
+            + (f", most often by {worst.paper_name} ({worst['empty']:g})." if empty else "."))
+
+
+def found(rates: pd.DataFrame) -> str:
+    """Lesions found against false positives; rates: detection.summary."""
+    top, quiet = rates.loc[rates["sensitivity"].idxmax()], rates.loc[rates["false_positives all"].idxmin()]
+    text = (f"**{top.paper_name} finds the most lesions, {top.sensitivity:.0%}**, with "
+            f"{top['false_positives all']:.2f} false positives per image")
+    if quiet.paper_name == top.paper_name:
+        return text + ", also the fewest."
+    return (f"{text}; {quiet.paper_name} has the fewest false positives, {quiet['false_positives all']:.2f} per image, "
+            f"and finds {quiet.sensitivity:.0%}.")
+
+
+def normal_images(areas: pd.DataFrame) -> str:
+    """How many systems mark something where there is nothing; areas: detection.false_area_summary."""
+    if areas.empty:
+        return "This dataset has no normal images."
+    return (f"{areas['any_prediction'].gt(0).sum()} of {len(areas)} systems mark something on at least one of the "
+            f"{areas['normals'].max()} normal images.")
+
+
+def other_orders(dice: pd.Series, others: pd.DataFrame) -> str:
+    """Rank correlation of other scores (columns, higher is better) with mean Dice over systems (index)."""
+    agreement = others.reindex(dice.index).astype(float).apply(lambda column: column.rank().corr(dice.rank()))
+    return ("Would another score have ranked the systems otherwise? The rank correlation with mean Dice over systems "
+            "(1: the same order) is " + ", ".join(f"{'–' if pd.isna(r) else format(r, '.2f')} for {name}"
+                                              for name, r in agreement.items()) + ".")
