@@ -3,6 +3,7 @@
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,16 +23,23 @@ from xbuslib.runs.trained import frozen_checksum
 from xbuslib.training import loop, recipes
 
 
-def run_fold(system: str, fold: int | str, config: Config, source: Source, *, study: str, seed: int = 0,
-             start_from: str | Path = "") -> Path:
-    """Train `system` on one fold, score it under every policy, and return its run folder.
+class Start(NamedTuple):
+    """One fold before its first iteration."""
 
-    Fold "all" is trained on every lesion and scored on none. `start_from`: a run folder, or the folder of a study
-    trained with --folds all, whose weights it starts from (runs/ancestors.py).
-    Returns at once if the very run is there; goes on from its checkpoint if it was killed.
+    run: dict  # what run.json says before training
+    predictor: Predictor  # the system as it starts, with its plan
+    train_cases: pd.DataFrame
+    val_cases: pd.DataFrame
+    seen: pd.DataFrame  # pictures that the weights will have been trained on (runs/ancestors.py)
+
+
+def begin(system: str, fold: int | str, config: Config, source: Source, *, study: str, seed: int = 0,
+          start_from: str | Path = "") -> Start:
+    """Build `system` for one fold, its weights drawn from `seed`, loaded, or taken from the run `start_from`.
+
+    Raises StudyError for an unknown system or fold, weights that are not found, or an ancestor that does not fit or
+    has seen a validation image.
     """
-    path = record.folder(study, system, fold, seed)
-    started, clock = time.monotonic(), {}
     train_cases, val_cases = source.split(fold)
     plan = recipes.plan(system, config, len(train_cases))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -56,19 +64,32 @@ def run_fold(system: str, fold: int | str, config: Config, source: Source, *, st
         run["ancestors"] = ancestors.load(ancestor, model, run)
         seen = pd.concat([ancestors.seen(ancestor), seen], ignore_index=True)
     run["identity"] = identity.digest(run)
+    return Start(run, Predictor(model, plan, edges, TextTable(model, device)), train_cases, val_cases, seen)
+
+
+def run_fold(system: str, fold: int | str, config: Config, source: Source, *, study: str, seed: int = 0,
+             start_from: str | Path = "") -> Path:
+    """Train `system` on one fold, score it under every policy, and return its run folder.
+
+    Fold "all" is trained on every lesion and scored on none. `start_from`: a run folder, or the folder of a study
+    trained with --folds all, whose weights it starts from (runs/ancestors.py).
+    Returns at once if the very run is there; goes on from its checkpoint if it was killed.
+    """
+    path = record.folder(study, system, fold, seed)
+    started, clock = time.monotonic(), {}
+    run, predictor, train_cases, val_cases, seen = begin(system, fold, config, source, study=study, seed=seed,
+                                                         start_from=start_from)
     if record.finished(path, run):
         return path
     if start_from:
         print(f"{system} starts from a run that has seen {caveats.starts([run])[0]}", file=sys.stderr, flush=True)
-    elif model.weights_record and config.weights != "random":
-        print(f"{system} starts from {weights.coverage(model.weights_record)}", file=sys.stderr, flush=True)
+    elif run["weights"] and config.weights != "random":
+        print(f"{system} starts from {weights.coverage(run['weights'])}", file=sys.stderr, flush=True)
     partial = record.partial_folder(path, run)
-    model.to(device)
-    predictor = Predictor(model, plan, edges, TextTable(model, device))
-
-    data = _training_data(predictor, train_cases, source.prepared)
+    predictor.system.to(predictor.device)
+    data = training_data(predictor, train_cases, source.prepared)
     clock["encode"] = time.monotonic() - started
-    history = loop.fit(model, data, plan, seed, device, partial / "checkpoint.pt")
+    history = loop.fit(predictor.system, data, predictor.plan, seed, predictor.device, partial / "checkpoint.pt")
     clock["train"] = time.monotonic() - started - clock["encode"]
     per_image, default_maps = score(predictor, val_cases, source.prepared) if len(val_cases) else no_scores(config)
     clock["total"] = time.monotonic() - started
@@ -76,7 +97,7 @@ def run_fold(system: str, fold: int | str, config: Config, source: Source, *, st
     run |= {"seconds": {key: round(value, 2) for key, value in clock.items()},
             "peak_memory_gb": round(environment.peak_memory_gb(), 3)} | environment.facts()
     validated = images.case_table(val_cases, source.prepared)
-    record.write(path, partial, run, history, per_image, validated, default_maps, seen, model)
+    record.write(path, partial, run, history, per_image, validated, default_maps, seen, predictor.system)
     return path
 
 
@@ -102,7 +123,8 @@ def no_scores(config: Config) -> tuple[pd.DataFrame, np.ndarray]:
             np.empty((0, config.image_size, config.image_size), np.float32))
 
 
-def _training_data(predictor: Predictor, cases: pd.DataFrame, prepared: images.Prepared) -> loop.TrainingData:
+def training_data(predictor: Predictor, cases: pd.DataFrame, prepared: images.Prepared) -> loop.TrainingData:
+    """A training fold on the device, with its prompts, and what frozen encoders make of its images."""
     model, plan, device, rows = predictor.system, predictor.plan, predictor.device, prepared.rows(cases["case_id"])
     pictures = at_native_size(images_of(cases, prepared), plan).to(device)
     masks = at_native_size(torch.from_numpy(prepared.masks[rows])[:, None], plan).to(device)  # (n, 1, S, S)
