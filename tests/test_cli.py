@@ -99,7 +99,7 @@ def test_data_phantom_and_check(tmp_path):
     report = json.loads(done.stdout)
     assert done.returncode == 0 and report["images"] == 3 and report["problems"] == []
     assert list(report) == ["dataset", "images", "lesions", "normals", "benign", "malignant", "normal_cases",
-                            "multi_lesion_cases", "size_bins", "problems"]
+                            "multi_lesion_cases", "size_bins", "several_regions", "notes", "repeats", "problems"]
     next((tmp_path / "p").glob("*/case001_tumor.png")).write_bytes(b"")
     broken = xbuslib("data", "check", "phantom", "--root", tmp_path / "p", "--json")
     assert broken.returncode == 1 and "case001" in json.loads(broken.stdout)["problems"][0]

@@ -70,8 +70,8 @@ def test_missing_image_file(copy):
 @pytest.mark.parametrize("fault", ["size", "truncated", "empty", "text"])
 def test_unusable_files_are_all_named_and_nothing_is_written(copy, tmp_path, fault):
     case = first_lesion(copy)
-    messages = {"size": "mask .* is 8×9 pixels, its image is", "truncated": "cannot read image", "empty": "is empty",
-                "text": "cannot read mask"}
+    messages = {"size": "mask .* is 8×9 pixels, its image is", "truncated": "is damaged or cut off",
+                "empty": "is empty", "text": "is no image"}
     if fault == "size":
         Image.new("L", (8, 9), 255).save(case["mask"])
     elif fault == "truncated":

@@ -12,7 +12,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, UltrasoundImageStorage, generate_uid
 
-from xbuslib.data import images
+from xbuslib.data import images, pictures
 from xbuslib.errors import StudyError
 from xbuslib.lesion import reading
 
@@ -133,7 +133,7 @@ def test_damaged_files(tmp_path):
 
 def test_a_turned_photograph_is_read_as_stored(tmp_path):
     exif = Image.Exif()
-    exif[reading.ORIENTATION] = 6
+    exif[pictures.ORIENTATION] = 6
     picture = reading.read(saved(tmp_path / "a.jpg", RAMP, exif=exif))
     assert picture.frame == (40, 36) and "orientation 6" in picture.notes[0]
 

@@ -183,19 +183,23 @@ def runs(name: Annotated[str, typer.Option("--study", help="only this study")] =
 
 
 @app.command()
-def score(reference: Annotated[Path, typer.Option(help="folder of reference masks (PNG)")],
+def score(reference: Annotated[Path, typer.Option(help="folder of reference masks (PNG, TIFF, JPEG, BMP, GIF)")],
           prediction: Annotated[Path, typer.Option(help="folder of predicted masks, matched by name")],
-          out: Annotated[Path, typer.Option(help="CSV file to write")], as_json: AsJson = False) -> None:
+          out: Annotated[Path, typer.Option(help="CSV file to write")],
+          as_drawn: Annotated[bool, typer.Option("--as-drawn", help="bright is lesion even where it fills or surrounds "
+                                                 "the frame, which is refused otherwise")] = False,
+          as_json: AsJson = False) -> None:
     """Score any folder of masks: the paper's metrics, and the released code's beside them."""
     from xbuslib.evaluation.scoring import score_folders
 
-    table = score_folders(reference, prediction, out)
-    undefined = int(table["dice"].isna().sum())
-    if undefined:
-        typer.echo(f"{undefined} reference(s) hold no lesion: Dice, IoU and FNR are undefined there", err=True)
+    table = score_folders(reference, prediction, out, as_drawn)
+    notes = table.attrs["notes"]
+    if not as_json:
+        for note in notes:
+            typer.echo(f"note: {note}", err=True)
     mean = table.drop(columns="case_id").mean()
-    show([{key: None if value != value else value for key, value in mean.items()} | {"images": len(table)}],
-         as_json, f"mean over images, written to {out}")
+    row = {key: None if value != value else value for key, value in mean.items()} | {"images": len(table)}
+    show([row | {"notes": notes} if as_json else row], as_json, f"mean over images, written to {out}")
 
 
 @app.command()
@@ -224,17 +228,30 @@ def predict(images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", hel
 
 @data_app.command("check")
 def data_check(dataset: Annotated[str, typer.Argument(help=f"one of {', '.join(DATASETS)}")],
-               root: Annotated[Path, typer.Option(help="the dataset's folder")], as_json: AsJson = False) -> None:
+               root: Annotated[Path, typer.Option(help="the dataset's folder")],
+               pairs: Annotated[Path | None, typer.Option(help="folder that gets a table and a picture of the repeated "
+                                                          "images")] = None, as_json: AsJson = False) -> None:
     """Count what a dataset folder holds and list what is wrong with it; exit code 1 if anything is."""
     from xbuslib.data.check import check
 
     report = check(dataset, root)
+    if pairs and report["images"]:
+        from xbuslib.analyses import repeats
+
+        report["written"] = [str(path) for path in repeats.write(repeats.find(dataset, root), pairs)]
     if as_json:
         typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
     else:
-        for key, value in report.items():
-            typer.echo(f"{key}: " + ("\n  ".join(["", *value]) if key == "problems" and value else str(value or 0)))
+        for key, value in (report | {"repeats": list(map(_pair, report["repeats"]))}).items():
+            as_lines = key in ("problems", "notes", "repeats") and value
+            typer.echo(f"{key}: " + ("\n  ".join(["", *value]) if as_lines else str(value or 0)))
     raise typer.Exit(1 if report["problems"] else 0)
+
+
+def _pair(pair: dict) -> str:
+    """One pair of repeated images in a line."""
+    return ("{one} ({one_class}) and {other} ({other_class}): {what}".format(**pair)
+            + (f", {pair['bits']} bits differ" if pair["what"] == "alike" else ""))
 
 
 @data_app.command("download")

@@ -18,6 +18,11 @@ def track(items: Iterable[Item], label: str, total: int, note=lambda: "") -> Ite
         yield from _lines(items, label, total, note)
 
 
+def remark(sentence: str) -> None:
+    """One line beside the results: what was assumed or left out."""
+    print(f"note: {sentence}", file=sys.stdout if _in_notebook() else sys.stderr, flush=True)
+
+
 def _in_notebook() -> bool:
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return type(shell).__name__ == "ZMQInteractiveShell"

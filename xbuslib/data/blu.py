@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from xbuslib.data import tables
 from xbuslib.data.cases import validate
+from xbuslib.data.listing import find, hidden
 from xbuslib.errors import StudyError
 from xbuslib.files import write_folder
 
@@ -28,6 +30,7 @@ COLUMNS = {
     "Interpretation": "interpretation", "BIRADS": "birads", "Verification": "verification",
     "Diagnosis": "diagnosis", "Classification": "pathology",
 }
+TABLES = (".xlsx", ".csv")  # of which one is read, as published or saved as text
 NOT_GIVEN = ("not applicable", "not available", "")
 
 
@@ -37,38 +40,39 @@ def load(root: Path) -> pd.DataFrame:
     Raises StudyError when files or columns are missing or values are out of vocabulary.
     """
     images, table_file = locate(root)
-    try:
-        raw = pd.read_excel(table_file, dtype={"BIRADS": str})
-    except Exception as error:
-        raise StudyError(f"cannot read the clinical table {table_file}: {error}") from None
-    missing = [column for column in COLUMNS if column not in raw.columns]
-    if missing:
-        raise StudyError(f"{table_file}: missing column(s) {', '.join(missing)}; "
-                         f"the published table has {len(COLUMNS)} columns, use it unchanged")
+    raw = tables.read(table_file, list(COLUMNS))
     table = raw[list(COLUMNS)].rename(columns=COLUMNS)
-    text = table.columns.difference(["case_number", "pixel_mm", "age"])
-    table[text] = table[text].map(lambda v: None if pd.isna(v) or str(v).strip() in NOT_GIVEN else str(v).strip())
-    table.insert(0, "case_id", table["image"].map(lambda name: Path(str(name)).stem))
+    text = table.columns.difference(["case_number", "pixel_mm", "age", "birads"])
+    table[text] = table[text].map(lambda cell: None if cell in NOT_GIVEN else cell)
+    if table["image"].isna().any():
+        row = raw.loc[table["image"].isna(), "row"].iloc[0]
+        raise StudyError(f"{table_file}, row {row}, column Image_filename: it is empty, so no image can be found")
+    numbers = tables.number(table_file, raw, "CaseID")
+    table["case_number"] = numbers if pd.isna(numbers).any() else numbers.astype(int)
+    table.insert(0, "case_id", table["image"].map(lambda name: Path(name).stem))
     table.insert(1, "patient_id", table["case_id"])  # 256 images of 256 patients
-    table["age"] = pd.to_numeric(table["age"], errors="coerce")
-    table["pixel_mm"] = pd.to_numeric(table["pixel_mm"], errors="coerce").astype(float) * 10.0  # published in cm
+    table["age"] = tables.number(table_file, raw, "Age")
+    table["pixel_mm"] = tables.number(table_file, raw, "Pixel_size") * 10.0  # published in cm
+    table["birads"] = raw["BIRADS"].map(tables.birads)
     for column in ("image", "mask"):
-        table[column] = table[column].map(lambda name: None if pd.isna(name) else str(images / name))
+        table[column] = table[column].map(lambda name: None if pd.isna(name) else str(find(images, name)))
     return validate(table, table_file.name)
 
 
 def locate(root: Path) -> tuple[Path, Path]:
     """(image folder, clinical table) under `root`; unpacks the downloaded archive beside it if need be."""
-    tables = sorted(root.glob("*linical*.xlsx"))
-    if not tables:
+    found = sorted(path for path in root.glob("*linical*")
+                   if path.suffix.lower() in TABLES and not hidden(path.name))
+    if not found:
         raise StudyError(f"{root}: no clinical table (expected {TABLE}); "
                          "fetch the dataset with: xbuslib data download blu --root DIR")
-    folders = [place for place in (root, *sorted(root.iterdir())) if place.is_dir() and any(place.glob("case*.png"))]
+    folders = [place for place in (root, *sorted(root.iterdir()))
+               if place.is_dir() and any(place.glob("case*.[pP][nN][gG]"))]
     if not folders and sorted(root.glob("*.zip")):
         folders = [unpack(sorted(root.glob("*.zip"))[0], root / IMAGES)]
     if not folders:
         raise StudyError(f"{root}: no folder with case*.png images (expected {IMAGES})")
-    return folders[0], tables[0]
+    return folders[0], found[0]
 
 
 def unpack(archive: Path, folder: Path) -> Path:
@@ -76,7 +80,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     try:
         with write_folder(folder) as partial, zipfile.ZipFile(archive) as packed:
             for member in packed.namelist():
-                if member.endswith(".png"):
+                if member.lower().endswith(".png") and not hidden(Path(member).name):
                     (partial / Path(member).name).write_bytes(packed.read(member))
     except zipfile.BadZipFile as error:
         raise StudyError(f"cannot unpack {archive}: {error}. Fetch it again.") from None

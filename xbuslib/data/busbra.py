@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from xbuslib.data import tables
 from xbuslib.data.cases import validate
+from xbuslib.data.listing import find
 from xbuslib.errors import StudyError
 
 TABLE = "bus_data.csv"
@@ -25,17 +27,16 @@ def load(root: Path) -> pd.DataFrame:
     file = next((place for place in (root / TABLE, *sorted(root.glob(f"*/{TABLE}"))) if place.is_file()), None)
     if file is None:
         raise StudyError(f"{root}: no {TABLE}; unpack the published archive there")
-    try:
-        raw = pd.read_csv(file, dtype=str)
-    except (OSError, ValueError) as error:
-        raise StudyError(f"cannot read {file}: {error}") from None
-    missing = [column for column in COLUMNS if column not in raw.columns]
-    if missing:
-        raise StudyError(f"{file}: missing column(s) {', '.join(missing)}; use the published table unchanged")
+    raw = tables.read(file, list(COLUMNS))
     table = raw[list(COLUMNS)].rename(columns=COLUMNS)
     images, masks = file.parent / "Images", file.parent / "Masks"
-    table["image"] = [str(images / f"{name}.png") for name in table["case_id"]]
-    table["mask"] = [str(masks / f"{name.replace('bus_', 'mask_', 1)}.png") for name in table["case_id"]]
-    table["birads"] = table["birads"].str.strip().str.lower()
+    for row, name in zip(raw["row"], table["case_id"], strict=True):
+        if name is None:
+            raise StudyError(f"{file}, row {row}, column ID: it is empty, so no image can be found for it")
+    table["image"] = [str(find(images, f"{name}.png")) for name in table["case_id"]]
+    table["mask"] = [str(find(masks, f"{name.replace('bus_', 'mask_', 1)}.png")) for name in table["case_id"]]
+    table["patient_id"] = table["patient_id"].map(tables.whole)
+    table["pathology"] = table["pathology"].str.lower()
+    table["birads"] = raw["BIRADS"].map(tables.birads)
     table = table.assign(pixel_mm=np.nan, shape=None, margin=None)
     return validate(table, file.name)

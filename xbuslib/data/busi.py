@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from xbuslib.data import listing
 from xbuslib.data.cases import validate
 from xbuslib.data.images import read_mask
 from xbuslib.errors import StudyError
 
-IMAGE = re.compile(r"(benign|malignant|normal) \(\d+\)\.png")
+IMAGE = re.compile(r"(benign|malignant|normal) \(\d+\)\.png", re.IGNORECASE)
 CLASSES = ("benign", "malignant", "normal")
 
 
@@ -23,13 +24,17 @@ def load(root: Path) -> pd.DataFrame:
 
     Raises StudyError if the folders are not there, an image has no mask, or a normal image's mask is not empty.
     """
-    images = sorted((path for kind in CLASSES for path in folder(root).glob(f"{kind}/*.png")
-                     if IMAGE.fullmatch(path.name)), key=_order)
+    place = folder(root)
+    files = {kind: listing.pictures(place / kind) if (place / kind).is_dir() else {} for kind in CLASSES}
+    images = sorted((path for paths in files.values() for path in paths.values() if IMAGE.fullmatch(path.name)),
+                    key=_order)
     if not images:
         raise StudyError(f"{root}: no images such as benign/benign (1).png; unpack the published archive there")
-    faults, rows = [], []
+    faults, rows, used = [], [], set(images)
     for image in images:
-        kind, masks = image.parent.name, sorted(image.parent.glob(f"{image.stem}_mask*.png"))
+        kind, mask_name = image.parent.name, re.compile(re.escape(image.stem) + r"_mask.*")
+        masks = [path for stem, path in files[kind].items() if mask_name.fullmatch(stem)]
+        used.update(masks)
         if not masks:
             faults.append(f"{image.stem}: no file {image.stem}_mask.png")
         elif kind == "normal" and np.any([read_mask(mask).any() for mask in masks]):
@@ -41,7 +46,11 @@ def load(root: Path) -> pd.DataFrame:
                      "pixel_mm": np.nan, "shape": None, "margin": None, "birads": None, "pathology": kind})
     if faults:
         raise StudyError(f"{root}: {len(faults)} fault(s):\n" + "\n".join(f"  {fault}" for fault in faults[:20]))
-    return validate(pd.DataFrame(rows), f"BUSI in {root.name}")
+    table = validate(pd.DataFrame(rows), f"BUSI in {root.name}")
+    left = [path for paths in files.values() for path in paths.values() if path not in used]
+    table.attrs["left_out"] = [f"{len(left)} picture file(s) are neither image nor mask by their names and were left "
+                               f"out (first: {left[0].parent.name}/{left[0].name})"] if left else []
+    return table
 
 
 def folder(root: Path) -> Path:

@@ -10,6 +10,7 @@ from xbuslib.errors import StudyError
 SHAPES = ("oval", "round", "irregular")
 MARGINS = ("circumscribed", "indistinct", "angular", "microlobulated", "spiculated", "not circumscribed")
 BIRADS = ("0", "1", "2", "3", "4", "4a", "4b", "4c", "5", "6")
+PIXEL_MM = (0.005, 1.0)  # of breast ultrasound; probes have 0.03 to 0.3
 PATHOLOGIES = ("benign", "malignant", "normal")
 
 # Attributes that a dataset does not give are missing (None), never invented.
@@ -20,7 +21,7 @@ SCHEMA = pa.DataFrameSchema(
         "image": pa.Column(str, pa.Check(lambda p: Path(p).is_file(), element_wise=True, error="no such file")),
         "mask": pa.Column(str, pa.Check(lambda p: Path(p).is_file(), element_wise=True, error="no such file"),
                           nullable=True),  # missing in normal images
-        "pixel_mm": pa.Column(float, pa.Check.in_range(0.005, 1.0), nullable=True),  # breast probes: 0.03–0.3
+        "pixel_mm": pa.Column(float, pa.Check.in_range(*PIXEL_MM), nullable=True),
         "shape": pa.Column(str, pa.Check.isin(SHAPES), nullable=True),
         "margin": pa.Column(str, pa.Check(lambda m: set(margin_words(m)) <= set(MARGINS), element_wise=True,
                                           error=f"words must be among {', '.join(MARGINS)}"), nullable=True),

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from xbuslib.data import catalogue
-from xbuslib.data.images import decode, mask_files
+import pandas as pd
+
+from xbuslib.data import catalogue, repeats
+from xbuslib.data.images import Readings, decode, mask_files
 from xbuslib.errors import StudyError
 from xbuslib.progress import track
 
@@ -11,19 +13,22 @@ from xbuslib.progress import track
 def check(name: str, root: Path) -> dict:
     """Counts and problems of a dataset folder; never raises for a fault in the data, but lists it."""
     report = {"dataset": name, "images": 0, "lesions": 0, "normals": 0, "benign": 0, "malignant": 0,
-              "normal_cases": [], "multi_lesion_cases": [], "size_bins": {}, "problems": []}
+              "normal_cases": [], "multi_lesion_cases": [], "size_bins": {},
+              "several_regions": {}, "notes": [], "repeats": [], "problems": []}
     try:
         table = catalogue.load(name, root)
     except StudyError as error:
         return report | {"problems": [line.strip() for line in str(error).splitlines()]}
-    sides, problems = [], []
+    sides, problems, readings, readable = [], [], Readings(), []
     for row in track(table.itertuples(), "checking", len(table)):
         try:
-            case = decode(row.image, mask_files(row), 64)
+            case = decode(row.image, mask_files(row), 64, readings)
+            readable.append(row.Index)
             if row.mask is not None:
                 sides.append(int(case["long_sides"]))
         except StudyError as error:
             problems.append(f"{row.case_id}: {error}")
+    pairs = repeats.described(table, repeats.pairs(repeats.pictures(table.loc[readable])))
     if "other_masks" in table:
         folder = Path(table["image"].iloc[0]).parent
         problems += [f"{row.case_id}: no file {name}" for row in table.itertuples() if row.other_masks
@@ -36,5 +41,24 @@ def check(name: str, root: Path) -> dict:
         "benign": int((table["pathology"] == "benign").sum()),
         "malignant": int((table["pathology"] == "malignant").sum()),
         "normal_cases": list(table.loc[normal, "case_id"]), "multi_lesion_cases": list(table.loc[several, "case_id"]),
-        "size_bins": catalogue.size_bins(sides), "problems": problems,
+        "size_bins": catalogue.size_bins(sides),
+        "several_regions": {row.case_id: readings.regions[row.image] for row in table.itertuples()
+                            if row.image in readings.regions},
+        "notes": readings.sentences() + table.attrs.get("left_out", []) + _repeated(pairs),
+        "repeats": pairs.drop(columns=["one_image", "other_image"]).to_dict("records"), "problems": problems,
     }
+
+
+def _repeated(pairs: pd.DataFrame) -> list[str]:
+    """What the pairs of repeated pictures (repeats.described) come to."""
+    notes = []
+    looks = f"look alike ({repeats.ALIKE} of {repeats.SIDE**2} bits of a difference hash differ at most)"
+    for what, text in (("equal pixels", "show the same pixels"), ("alike", looks)):
+        some = pairs[pairs["what"] == what]
+        if len(some):
+            apart = some[some["one_class"] != some["other_class"]]
+            images = len(set(some["one"]) | set(some["other"]))
+            notes.append(f"{len(some)} pair(s) of images, {images} images in all, {text}"
+                         + (f"; {len(apart)} of them are in two classes" if len(apart) else "")
+                         + f" (first: {some['one'].iloc[0]} and {some['other'].iloc[0]})")
+    return notes

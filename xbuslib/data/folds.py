@@ -1,4 +1,7 @@
-"""Cross-validation folds: five, stratified by class and grouped by patient, or the authors' released lists."""
+"""Cross-validation folds: five, stratified by class, or the authors' released lists.
+
+Cases of one patient, and repeated pictures, share a fold.
+"""
 
 import hashlib
 from pathlib import Path
@@ -6,19 +9,21 @@ from pathlib import Path
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
+from xbuslib.data import tables
 from xbuslib.errors import StudyError
 
 
-def split(cases: pd.DataFrame, folds: int = 5, seed: int = 0) -> pd.Series:
+def split(cases: pd.DataFrame, folds: int = 5, seed: int = 0, groups: pd.Series | None = None) -> pd.Series:
     """Validation fold (0 … folds-1) of every case, indexed by case_id (Section 2.3).
 
-    Cases of one patient share a fold; benign and malignant are spread evenly.
+    Cases of one patient, or of one of `groups` (repeats.groups), share a fold; benign and malignant are spread evenly.
     """
-    if cases["patient_id"].nunique() < folds:
-        raise StudyError(f"{cases['patient_id'].nunique()} patients cannot fill {folds} folds")
+    together = cases["patient_id"] if groups is None else groups
+    if together.nunique() < folds:
+        raise StudyError(f"{together.nunique()} patients cannot fill {folds} folds")
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     assigned = pd.Series(-1, index=cases["case_id"], name="fold")
-    for fold, (_, val) in enumerate(splitter.split(cases, cases["pathology"], cases["patient_id"])):
+    for fold, (_, val) in enumerate(splitter.split(cases, cases["pathology"], together)):
         assigned.iloc[val] = fold
     return assigned
 
@@ -49,6 +54,11 @@ def read(folder: Path, cases: pd.DataFrame) -> pd.Series:
     return assigned
 
 
+def across(assigned: pd.Series, pairs: pd.DataFrame) -> pd.DataFrame:
+    """The pairs of repeated pictures (repeats.pairs) whose two cases are in different folds."""
+    return pairs[assigned[pairs["one"]].to_numpy() != assigned[pairs["other"]].to_numpy()]
+
+
 def checksum(assigned: pd.Series) -> str:
     """First 12 hex digits of SHA-256 over "case fold" lines: equal checksums, equal folds."""
     lines = "\n".join(f"{case} {fold}" for case, fold in sorted(assigned.items()))
@@ -56,7 +66,5 @@ def checksum(assigned: pd.Series) -> str:
 
 
 def _names(path: Path) -> pd.Index:
-    table = pd.read_csv(path)
-    if "Image Name" not in table:
-        raise StudyError(f"{path}: no column \"Image Name\"")
-    return pd.Index(table["Image Name"].str.removesuffix(".png"))
+    names = tables.read(path, ["Image Name"])["Image Name"]
+    return pd.Index(names.str.replace(r"\.png$", "", case=False, regex=True))

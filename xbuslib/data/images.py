@@ -1,6 +1,8 @@
 """Decode a dataset once: every image and mask at one size in a folder of .npy files, with its source checksums."""
 
 import hashlib
+import io
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +15,14 @@ import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
+from xbuslib.data import masks, pictures
 from xbuslib.errors import StudyError
 from xbuslib.files import write_folder
-from xbuslib.progress import track
+from xbuslib.progress import remark, track
 
 VERSION = "2"  # raise when the decoding rules below change: older files are then rebuilt
 THREADS = 8  # decode beside each other, or as many as there are cores; more wait for the interpreter
+READINGS = "readings.json"  # what had to be assumed to read the sources; a folder without it is older than that rule
 FINGERPRINT = "fingerprint.txt"  # written last, so that a folder that has it is whole
 BLOCK = 256  # cases decoded ahead of the file they are written to
 
@@ -56,18 +60,24 @@ class Prepared:
 def prepare(cases: pd.DataFrame, size: int, folder: Path) -> Prepared:
     """Decode `cases` to `folder` unless it already holds just these sources at this size; return its content.
 
-    Raises StudyError that lists every unreadable image, mask of another size and empty mask.
+    What had to be assumed about files is said once, with counts, and kept beside the arrays. Raises StudyError that
+    lists every unreadable image, mask of another size and empty mask.
     """
     fingerprint = source_fingerprint(cases, size)
-    if (folder / FINGERPRINT).is_file() and (kept := read(folder)).fingerprint == fingerprint:
+    whole = all((folder / name).is_file() for name in (FINGERPRINT, READINGS))
+    if whole and (kept := read(folder)).fingerprint == fingerprint:
         return kept
     faults: list[str] = []
+    readings = Readings()
     with write_folder(folder, FINGERPRINT) as partial:
-        _store(partial, _decoded(cases, size, faults), len(cases))
+        _store(partial, _decoded(cases, size, faults, readings), len(cases))
         if faults:
             raise StudyError(f"{len(faults)} case(s) cannot be used:\n" + "\n".join(f"  {f}" for f in faults[:20]))
         np.save(partial / "case_ids.npy", cases["case_id"].to_numpy(str))
+        (partial / READINGS).write_text(json.dumps(readings.sentences(), indent=1, ensure_ascii=False), "utf-8")
         (partial / FINGERPRINT).write_text(fingerprint)
+    for sentence in readings.sentences():
+        remark(sentence)
     return read(folder)
 
 
@@ -101,35 +111,28 @@ def source_fingerprint(cases: pd.DataFrame, size: int) -> str:
     for row in cases.itertuples():
         digest.update(row.case_id.encode())
         for source in (row.image, *mask_files(row)):
-            digest.update(hashlib.sha256(Path(source).read_bytes()).digest())
+            content = Path(source).read_bytes()
+            digest.update(hashlib.sha256(content).digest() + _rule(content))
     return digest.hexdigest()
+
+
+def _rule(content: bytes) -> bytes:
+    """Marks files of more than 8 bits, whose rule is younger than VERSION; those of 8 keep their fingerprint."""
+    try:
+        with Image.open(io.BytesIO(content), formats=pictures.FORMATS) as image:
+            return b"deep" if image.mode in pictures.DEEP or image.mode.startswith("I;16") else b""
+    except Exception:  # read_grey and read_mask say what is wrong with it
+        return b""
 
 
 def read_grey(path: Path | str) -> np.ndarray:
     """(H, W) uint8 luminance of an image; transparency is composited over black (docs/protocol.md)."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return luminance(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise StudyError(f"cannot read image {path}: {error}. Replace the file.") from None
-
-
-def luminance(image: Image.Image) -> np.ndarray:
-    """(H, W) uint8 luminance of an 8-bit image of any mode; transparency is composited over black."""
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
-    return np.asarray(image.convert("L"))
+    return pictures.decode(path).grey
 
 
 def read_mask(path: Path | str) -> np.ndarray:
-    """(H, W) bool: luminance over 127."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return np.asarray(image.convert("L")) > 127
-    except (OSError, SyntaxError, ValueError) as error:
-        raise StudyError(f"cannot read mask {path}: {error}. Replace the file.") from None
+    """(H, W) bool of one mask file, by the rules of masks.py."""
+    return masks.read(path).pixels
 
 
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:
@@ -196,11 +199,27 @@ def case_table(cases: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
         lesion_fraction=np.array([prepared.masks[row].mean() for row in rows]).round(6))
 
 
-def _decoded(cases: pd.DataFrame, size: int, faults: list[str]) -> Iterator[dict]:
+class Readings:
+    """What had to be assumed to read the images and masks of a dataset."""
+
+    def __init__(self):
+        self.images: list[tuple[str, list[str]]] = []  # (file name, keys of pictures.FOLDER_NOTES)
+        self.masks: list[tuple[str, tuple]] = []  # (file name, Mask.assumed)
+        self.regions: dict[str, int] = {}  # image file: number of separate lesions, where there are several
+
+    def sentences(self) -> list[str]:
+        """Each assumption once, with the number of files."""
+        names = {kind: sorted(name for name, kinds in self.images if kind in kinds) for kind in pictures.FOLDER_NOTES}
+        return [f"{len(names[kind])} of {len(self.images)} images {text} (first: {names[kind][0]})"
+                for kind, text in pictures.FOLDER_NOTES.items() if names[kind]] + masks.sentences(self.masks)
+
+
+def _decoded(cases: pd.DataFrame, size: int, faults: list[str], readings: Readings) -> Iterator[dict]:
     """The cases in their order; what is wrong with one that cannot be used is added to `faults` instead."""
     with ThreadPoolExecutor(min(THREADS, len(os.sched_getaffinity(0)))) as pool:
         blocks = (cases.iloc[start:start + BLOCK].itertuples() for start in range(0, len(cases), BLOCK))
-        done = (result for block in blocks for result in pool.map(lambda row: _decode_or_fault(row, size), block))
+        done = (result for block in blocks
+                for result in pool.map(lambda row: _decode_or_fault(row, size, readings), block))
         for result in track(done, "decoding images", len(cases)):
             if isinstance(result, str):
                 faults.append(result)
@@ -208,9 +227,9 @@ def _decoded(cases: pd.DataFrame, size: int, faults: list[str]) -> Iterator[dict
                 yield result
 
 
-def _decode_or_fault(row, size: int) -> dict | str:
+def _decode_or_fault(row, size: int, readings: Readings) -> dict | str:
     try:
-        return decode(row.image, mask_files(row), size)
+        return decode(row.image, mask_files(row), size, readings)
     except StudyError as error:
         return f"{row.case_id}: {error}"
 
@@ -225,16 +244,16 @@ def mask_files(row) -> list[str]:
                                                     for name in (more.split("&") if more else []))]
 
 
-def decode(image_path: str, mask_paths: list[str], size: int) -> dict:
-    """One case as the arrays of Prepared."""
-    image = read_grey(image_path)
-    mask = np.zeros(image.shape, bool)
-    for path in mask_paths:
-        part = read_mask(path)
-        if part.shape != image.shape:
-            raise StudyError(f"mask {Path(path).name} is {part.shape[1]}×{part.shape[0]} pixels, "
-                             f"its image is {image.shape[1]}×{image.shape[0]}")
-        mask |= part
+def decode(image_path: str, mask_paths: list[str], size: int, readings: Readings | None = None) -> dict:
+    """One case as the arrays of Prepared; what was assumed about its files is added to `readings`."""
+    picture = pictures.decode(image_path)
+    image, kinds = picture.grey, [kind for kind, _ in picture.notes]
+    mask, assumed = masks.union(mask_paths, image.shape[::-1], picture.turn)
+    if readings is not None:
+        readings.images.append((Path(image_path).name, kinds))
+        readings.masks.extend(assumed)
+        if (regions := masks.regions(mask)) > 1:
+            readings.regions[image_path] = regions
     if mask_paths and not mask.any():
         raise StudyError(f"mask {Path(mask_paths[0]).name} is empty; a normal case has no mask file")
     small = resize_mask(mask, size)

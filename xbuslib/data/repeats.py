@@ -2,7 +2,8 @@
 
 Equal: the decoded grey values are the same, whatever the file's name and compression. Alike: a difference hash of
 16 × 16 bits (each says whether a coarse pixel is brighter than its right neighbour) differs in at most 20 of 256 bits.
-It is made of the picture alone, without its mask.
+It is made of the picture alone, without its mask. A picture that is one grey over most of its width has no look to
+compare (none among 1540 real ones): it is compared by its pixels only.
 """
 
 import hashlib
@@ -12,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from xbuslib.data.images import THREADS, read_grey
 from xbuslib.errors import StudyError
@@ -20,6 +23,7 @@ from xbuslib.progress import track
 
 SIDE = 16  # of the difference hash: 256 bits
 ALIKE = 20  # bits in which pictures that look alike may differ
+FLAT, EVEN = "flat", 96  # what stands for the hash of a picture with fewer than 96 of 256 steps from grey to grey
 COLUMNS = ["case_id", "pixels", "looks"]
 
 
@@ -29,8 +33,13 @@ def digest(image: np.ndarray) -> str:
 
 
 def difference_hash(image: np.ndarray) -> str:
-    """64 hex digits: whether each of 16 × 17 coarse pixels of an (H, W) uint8 image is darker than its right one."""
+    """64 hex digits: whether each of 16 × 17 coarse pixels of an (H, W) uint8 image is darker than its right one.
+
+    FLAT where too few of them differ.
+    """
     coarse = np.asarray(Image.fromarray(image).resize((SIDE + 1, SIDE), Image.Resampling.BILINEAR), np.int16)
+    if np.count_nonzero(np.diff(coarse, axis=1)) < EVEN:
+        return FLAT
     return np.packbits(coarse[:, 1:] > coarse[:, :-1]).tobytes().hex()  # (16, 16) bits
 
 
@@ -64,6 +73,8 @@ def pairs(first: pd.DataFrame, second: pd.DataFrame | None = None) -> pd.DataFra
         return pd.DataFrame({"one": [], "other": [], "bits": []})
     a, b = _bits(first["looks"]), _bits(second["looks"])
     distance = np.rint(a.sum(1)[:, None] + b.sum(1) - 2 * a @ b.T).astype(int)  # (n, m) bits that differ
+    flat = (first["looks"] == FLAT).to_numpy()[:, None] | (second["looks"] == FLAT).to_numpy()
+    distance[flat] = ALIKE + 1
     distance[first["pixels"].to_numpy()[:, None] == second["pixels"].to_numpy()] = -1
     close = distance <= ALIKE
     rows, columns = np.nonzero(np.triu(close, 1) if within else close)
@@ -71,9 +82,33 @@ def pairs(first: pd.DataFrame, second: pd.DataFrame | None = None) -> pd.DataFra
                          "bits": distance[rows, columns]})
 
 
+def groups(cases: pd.DataFrame, found: pd.DataFrame) -> pd.Series:
+    """Who must share a fold: the patient of each case, and one of them for all patients whose pictures are repeated.
+
+    found: `pairs` of these cases. Without repeats these are the patients as they are.
+    """
+    place = pd.Series(np.arange(len(cases)), index=cases["case_id"].to_numpy())
+    patient = pd.factorize(cases["patient_id"])[0]
+    one, other = (patient[place[found[side]].to_numpy(int)] for side in ("one", "other"))
+    n = patient.max() + 1 if len(cases) else 0
+    _, joined = connected_components(coo_array((np.ones(len(one)), (one, other)), shape=(n, n)), directed=False)
+    first = pd.Series(cases["patient_id"].to_numpy()).groupby(joined[patient]).transform("first")
+    return first.set_axis(cases.index)
+
+
+def described(cases: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """`pairs` with what they mean: equal or alike, the patients, classes and image files of both."""
+    rows = cases.set_index("case_id")
+    facts = {f"{side}_{name}": rows.loc[found[side], column].to_numpy() for side in ("one", "other")
+             for name, column in (("patient", "patient_id"), ("class", "pathology"), ("image", "image"))}
+    return found.assign(bits=found["bits"].clip(lower=0).astype(int),
+                        what=np.where(found["bits"] < 0, "equal pixels", "alike"), **facts)
+
+
 def _bits(looks: pd.Series) -> np.ndarray:
     """(n, 256) float32 of zeros and ones."""
     try:
-        return np.array([np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8)) for text in looks], np.float32)
+        return np.array([np.unpackbits(np.frombuffer(bytes(SIDE * SIDE // 8) if text == FLAT else bytes.fromhex(text),
+                                                     np.uint8)) for text in looks], np.float32)
     except (TypeError, ValueError) as error:
         raise StudyError(f"this is no table of picture hashes: {error}") from None

@@ -13,9 +13,9 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, apply_windowing, get_decoder, pixel_array
 
-from xbuslib.data.images import luminance
+from xbuslib.data.cases import PIXEL_MM
+from xbuslib.data.pictures import check_sides, luminance, only, windowed
 from xbuslib.errors import StudyError
-from xbuslib.lesion.frames import PIXEL_MM, check_sides, only, windowed
 
 CENTIMETRES = 3  # C.8.5.5.1.15, Physical Units X Direction
 TISSUE_2D = 1  # C.8.5.5.1.1, Region Spatial Format: 2D

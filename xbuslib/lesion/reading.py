@@ -1,26 +1,19 @@
 """Any ultrasound image as a grey array with its pixel size: PNG, JPEG, BMP, TIFF or GIF here, DICOM in dicom.py.
 
-Images of 8 bits become grey just as those of the datasets do (images.luminance). Whatever had to be decided about a
+Images of 8 bits become grey just as those of the datasets do (data/pictures.py). Whatever had to be decided about a
 file (a window, a frame, an inversion) stands in `Picture.notes`; what cannot be decided is refused.
 """
 
 import hashlib
-import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from xbuslib.data.images import luminance
+from xbuslib.data import pictures
+from xbuslib.data.cases import PIXEL_MM
 from xbuslib.errors import StudyError
 from xbuslib.lesion import dicom
-from xbuslib.lesion.frames import LARGEST, PIXEL_MM, check_sides, only, windowed
-
-# Only these: some of Pillow's other readers hand the file to another program.
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF")
-DEEP = ("I", "F")  # and "I;16…": Pillow's modes of more than 8 bits
-ORIENTATION = 0x0112  # the Exif tag that tells viewers to turn the picture
 
 
 @dataclass(frozen=True)
@@ -95,38 +88,5 @@ def _content(path: Path) -> bytes:
 
 def _decode(path: Path, frame: int | None) -> tuple[np.ndarray, str, list[str]]:
     """Grey array, format and notes of a file that Pillow reads."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_sides has its own limit
-            with Image.open(path, formats=FORMATS) as image:
-                check_sides(path, *image.size)
-                count = getattr(image, "n_frames", 1)
-                image.seek(only(path, count, frame))
-                image.load()
-                grey, notes = _grey(image)
-                notes += [f"Frame {frame} of {count}."] if count > 1 else []
-                return grey, image.format, notes + _turned(image)
-    except StudyError as error:
-        raise error if str(path) in str(error) else StudyError(f"{path}: {error}") from None
-    except Image.UnidentifiedImageError:
-        raise StudyError(f"{path} is no image that can be read, whatever its name says; "
-                         f"PNG, JPEG, BMP, TIFF, GIF and DICOM are") from None
-    except Image.DecompressionBombError:
-        raise StudyError(f"{path} is far more than {LARGEST} pixels a side, which is no ultrasound frame. "
-                         "Crop it to the image.") from None
-    except Exception as error:  # a damaged file makes decoders raise nearly anything
-        raise StudyError(f"{path} is damaged or cut off ({error}). Export or copy it again.") from None
-
-
-def _grey(image: Image.Image) -> tuple[np.ndarray, list[str]]:
-    if image.mode in DEEP or image.mode.startswith("I;16"):
-        return windowed(np.asarray(image))
-    over_black = ["Transparent parts are shown over black."]
-    notes = over_black if "A" in image.getbands() or "transparency" in image.info else []
-    return luminance(image), notes + ([f"Colours ({image.mode}) were reduced to luminance."]
-                                      if image.mode in ("CMYK", "YCbCr", "LAB", "HSV") else [])
-
-
-def _turned(image: Image.Image) -> list[str]:
-    turn = image.getexif().get(ORIENTATION, 1)
-    return [] if turn == 1 else [f"The file asks viewers to turn it (Exif orientation {turn}); it is read as stored."]
+    found = pictures.decode(path, frame, pictures.SMALLEST)
+    return found.grey, found.kind, [sentence for _, sentence in found.notes]

@@ -10,6 +10,7 @@ from xbuslib.data import catalogue, folds, images, repeats
 from xbuslib.data.cases import lesions
 from xbuslib.errors import StudyError
 from xbuslib.files import lock, outputs_root
+from xbuslib.progress import remark
 from xbuslib.runs import record
 
 
@@ -27,8 +28,7 @@ class Source:
 
     def pictures(self, cases: pd.DataFrame) -> pd.DataFrame:
         """Hashes of the images of some lesions (repeats.pictures) with their dataset; those of all are kept."""
-        with lock(self.pictures_file):
-            table = repeats.pictures(self.cases, self.pictures_file, self.prepared.fingerprint)
+        table = _hashes(self.cases, self.pictures_file, self.prepared.fingerprint)
         table["dataset"] = self.cases["dataset"].to_numpy() if "dataset" in self.cases else self.dataset
         return table.set_index("case_id").loc[list(cases["case_id"])].reset_index()
 
@@ -56,5 +56,27 @@ def open_source(dataset: str, data: str | Path | None, fold_lists: str | Path | 
     with lock(path):
         prepared = images.prepare(table, config.image_size, path)
     cases = lesions(table)
-    fold_of = folds.read(Path(fold_lists), cases) if fold_lists else folds.split(cases, config.folds, config.folds_seed)
-    return Source(dataset, root, table, cases, prepared, fold_of, path.with_name(f"{dataset}_pictures.csv"))
+    kept = path.with_name(f"{dataset}_pictures.csv")
+    fold_of = _folds(cases, fold_lists, config, repeats.pairs(_hashes(cases, kept, prepared.fingerprint)))
+    return Source(dataset, root, table, cases, prepared, fold_of, kept)
+
+
+def _hashes(cases: pd.DataFrame, kept: Path, fingerprint: str) -> pd.DataFrame:
+    """repeats.pictures, made by one process and kept for the others."""
+    with lock(kept):
+        return repeats.pictures(cases, kept, fingerprint)
+
+
+def _folds(cases: pd.DataFrame, fold_lists: str | Path | None, config: Config, pairs: pd.DataFrame) -> pd.Series:
+    """Validation folds, made or read; what repeated pictures mean for them is said."""
+    if not fold_lists:
+        if len(pairs):
+            remark(f"{len(pairs)} pair(s) of images are equal or look alike; each pair shares a fold "
+                   "(xbuslib data check names them)")
+        return folds.split(cases, config.folds, config.folds_seed, repeats.groups(cases, pairs))
+    fold_of = folds.read(Path(fold_lists), cases)
+    if len(apart := folds.across(fold_of, pairs)):
+        first = apart.iloc[0]
+        remark(f"{fold_lists}: {len(apart)} pair(s) of images that are equal or look alike are in different folds "
+               f"(first: {first['one']} and {first['other']}); their scores are too good")
+    return fold_of
