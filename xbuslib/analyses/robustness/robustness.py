@@ -44,6 +44,7 @@ class Prediction(NamedTuple):
     dice: float
     proposal: Finding  # size and place measured on its own map at τ: what a first pass proposes
     prompt: tuple  # as the system read it, for each view
+    mask: np.ndarray  # (S, S) bool
 
 
 class Evaluation(NamedTuple):
@@ -76,11 +77,12 @@ def open_system(name: str, system: str, partial: bool = False) -> Study:
 
 
 class FoldRun:
-    """The run that validated a fold (first seed), and its cases in the order in which it scored them."""
+    """The run that validated a fold (first seed), and its cases in the order of its scores, or one of them."""
 
-    def __init__(self, trained: Trained, study: Study):
+    def __init__(self, trained: Trained, study: Study, case_id: str = ""):
         self.fold, self.predictor = trained.run["fold"], trained.predictor
-        cases = study.cases[study.cases["fold"] == self.fold].reset_index(drop=True)
+        own = study.cases["case_id"] == case_id if case_id else study.cases["fold"] == self.fold
+        cases = study.cases[own].reset_index(drop=True)
         self.cases = cases.astype(object).where(cases.notna(), None)  # a missing attribute is None, as in prompts
         rows = study.prepared.rows(cases["case_id"])
         self.masks = study.prepared.masks[rows]
@@ -123,7 +125,7 @@ class FoldRun:
             scores = metrics.per_image(maps >= config.threshold, self.masks[positions])["dice"]
             for (i, prompt), found, dice in zip(new, maps, scores, strict=True):
                 proposal = words.from_first_pass(found, findings[i].frame, config.first_pass_threshold)
-                self.known[i, prompt] = Prediction(float(dice), proposal, prompt)
+                self.known[i, prompt] = Prediction(float(dice), proposal, prompt, found >= config.threshold)
         return [self.known[key] for key in enumerate(prompts)]
 
 

@@ -1,0 +1,50 @@
+"""What varied prompts change, in sentences whose numbers are computed: the short answer of notebook 11."""
+
+import pandas as pd
+
+from xbuslib.analyses.robustness.robustness import FLIP
+
+BASELINES = {"reference": "Starting from size and location of the reference mask",
+             "first_pass": "Starting from the model's own first pass", "none": "Starting from the attributes alone"}
+
+
+def least_and_most(table: pd.DataFrame) -> str:
+    """A line per baseline: the lowest and the highest mean change, and how many intervals leave out zero."""
+    return "\n".join(_ends(part) for _, part in table.groupby("baseline", sort=False))
+
+
+def _ends(part: pd.DataFrame) -> str:
+    clear, low, high = part[(part["low"] > 0) | (part["high"] < 0)], part["change"].idxmin(), part["change"].idxmax()
+    ends = [f"*{part['variation'][i]}* ({part['change'][i]:+z.3f})" for i in (low, high)]
+    named = f": {', '.join(clear['variation'])}" if len(clear) else ""
+    return (f"- {BASELINES[part['baseline'].iloc[0]]}, the mean change of Dice runs from {ends[0]} to {ends[1]}; "
+            f"{len(clear)} of {len(part)} intervals leave out zero{named}.")
+
+
+def turned(decisions: pd.DataFrame) -> str:
+    """How many images some wrong prompt changes; decisions: robustness.decisions."""
+    return " ".join(
+        f"{BASELINES[row.baseline]}, at least one of {row.wrong_prompts} wrong prompts changes Dice by over {FLIP} "
+        f"for **{row.any:.0%}** of the {row.n} images (95 % interval {row.low:.0%} to {row.high:.0%}); the mean change "
+        f"over all of them is {row.change:+z.3f}." for row in decisions.itertuples())
+
+
+def by_size(table: pd.DataFrame) -> str:
+    """A line per baseline: the mean change under wrong prompts by size class; robustness.summary by ("size",)."""
+    wrong = table[table["wrong"]]
+    return "\n".join(
+        f"- {BASELINES[baseline]}, mean over the wrong prompts: " + "; ".join(
+            f"{size} lesions {some['change'].mean():+z.3f} (n = {some['n'].max()})"
+            for size, some in part.groupby("size", sort=False)) + "."
+        for baseline, part in wrong.groupby("baseline", sort=False))
+
+
+def first_pass(shares: pd.DataFrame | None) -> str:
+    """How often the first pass is right; shares: robustness.hits, or None for a system without one."""
+    if shares is None:
+        return "This system reads neither size nor location, so it has no first pass."
+    return "\n".join(
+        f"- {row.what}: {row.hits} of {row.n} ({row.share:.0%}, 95 % interval {row.low:.0%} to {row.high:.0%})"
+        + (f"; always naming the most frequent class would be right in {row.constant:.0%}"
+           if row.constant == row.constant else "") + "."
+        for row in shares[shares["n"] > 0].itertuples())
