@@ -213,14 +213,23 @@ def predict(images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", hel
             pixel_mm: Annotated[str, typer.Option(help="size of a pixel: 0.078, or WIDTH,HEIGHT; goes before what a "
                                                   "DICOM file says")] = "",
             frame: Annotated[int | None, typer.Option(help="which of several frames in a file, from 1")] = None,
+            crop: Annotated[str, typer.Option(help="LEFT,TOP,RIGHT,BOTTOM in pixels; or regions: a DICOM file's "
+                                              "ultrasound regions. What lies outside is in no result")] = "",
             as_json: AsJson = False) -> None:
     """Segment and measure any ultrasound image with trained runs. Research use only, not a medical device."""
     from xbuslib.lesion import ensemble, page, reading
     from xbuslib.lesion.predict import segment_files
 
     prompt = ensemble.user_prompt(shape, margin, birads)
-    done, faults = segment_files(images, run, out, prompt, reading.pixel_size(pixel_mm), frame)
-    show([page.row(folder, report) for folder, report in done.items()], as_json, "segmented images")
+    done, faults = segment_files(images, run, out, prompt, reading.pixel_size(pixel_mm), frame, crop)
+    rows = [page.row(folder, report) for folder, report in done.items()]
+    if as_json:
+        rows = [row | {"notes": report.image.notes} for row, report in zip(rows, done.values(), strict=True)]
+    else:
+        for report in done.values():
+            for note in report.image.notes:
+                typer.echo(f"{report.image.file}: {note}", err=True)
+    show(rows, as_json, "segmented images")
     for fault in faults:
         typer.echo(f"error: {fault}", err=True)
     raise typer.Exit(1 if faults else 0)

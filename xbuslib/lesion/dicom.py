@@ -6,20 +6,39 @@ Section numbers are those of the DICOM standard, part 3 (information object defi
 import io
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pydicom
 from PIL import Image
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, apply_windowing, get_decoder, pixel_array
+from pydicom.pixels import (
+    apply_color_lut,
+    apply_modality_lut,
+    apply_voi_lut,
+    apply_windowing,
+    convert_color_space,
+    get_decoder,
+    pixel_array,
+)
 
-from xbuslib.data.cases import PIXEL_MM
-from xbuslib.data.pictures import check_sides, luminance, only, windowed
+from xbuslib.data.pictures import check_sides, coloured, luminance, only, windowed
 from xbuslib.errors import StudyError
+from xbuslib.lesion import regions
+from xbuslib.lesion.regions import Region
 
-CENTIMETRES = 3  # C.8.5.5.1.15, Physical Units X Direction
-TISSUE_2D = 1  # C.8.5.5.1.1, Region Spatial Format: 2D
 PREAMBLE = 128  # bytes before "DICM"
+GREY = 4  # levels by which channels of a grey pixel may differ
+
+
+class Frame(NamedTuple):
+    """One frame of a DICOM file."""
+
+    grey: np.ndarray  # (H, W) uint8
+    size: tuple[tuple[float, float], str] | None  # (width, height) of a pixel in mm, who says so; None: see regions
+    notes: list[str]
+    regions: tuple[Region, ...] = ()  # calibrated ultrasound regions
+    coloured: np.ndarray | None = None  # (H, W) bool: where it is not grey; None: nowhere
 
 
 def is_dicom(path: Path, content: bytes) -> bool:
@@ -27,14 +46,14 @@ def is_dicom(path: Path, content: bytes) -> bool:
     return content[PREAMBLE:PREAMBLE + 4] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom")
 
 
-def decode(path: Path, content: bytes, frame: int | None) -> tuple[np.ndarray, tuple | None, list[str]]:
-    """(H, W) uint8 grey; ((width, height) of a pixel in mm, who says so) or None; notes. Raises StudyError."""
+def decode(path: Path, content: bytes, frame: int | None) -> Frame:
+    """The frame asked for, counted from 1. Raises StudyError, naming the file, if there is none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of small departures from the standard, which are common
         return _decode(path, content, frame)
 
 
-def _decode(path: Path, content: bytes, frame: int | None) -> tuple[np.ndarray, tuple | None, list[str]]:
+def _decode(path: Path, content: bytes, frame: int | None) -> Frame:
     try:
         data = pydicom.dcmread(io.BytesIO(content), force=True)
         missing = [name for name in ("Rows", "Columns", "PixelData") if name not in data]
@@ -46,9 +65,11 @@ def _decode(path: Path, content: bytes, frame: int | None) -> tuple[np.ndarray, 
     count = int(data.get("NumberOfFrames") or 1)
     index = only(path, count, frame)
     _refuse_without_decoder(path, data)
+    _refuse_missing_frames(path, data, count)
     try:
-        grey, notes = _grey(data, pixel_array(data, index=index))
-        size, more = _pixel_size(data)
+        values, tagged = _colours(data, pixel_array(data, index=index), index)
+        grey, notes = _grey(data, values)
+        found, size, more = regions.find(data)
     except StudyError as error:
         raise StudyError(f"{path}: {error}") from None
     except Exception as error:
@@ -57,7 +78,48 @@ def _decode(path: Path, content: bytes, frame: int | None) -> tuple[np.ndarray, 
     chosen = [f"Frame {frame} of {count}."] if count > 1 else []
     modality = data.get("Modality")
     other = [f"The file's modality is {modality}, not US (ultrasound)."] if modality and modality != "US" else []
-    return grey, size, chosen + other + notes + more
+    return Frame(grey, size, _burned_in(data) + chosen + other + tagged + notes + more, found,
+                 coloured(Image.fromarray(values)) if values.ndim == 3 else None)
+
+
+def _burned_in(data: Dataset) -> list[str]:
+    if str(data.get("BurnedInAnnotation", "")).upper() != "YES":
+        return []
+    return ["The file says that text is burned into its pixels (BurnedInAnnotation YES); it may name the patient, and "
+            "results show it. Cut it off with --crop LEFT,TOP,RIGHT,BOTTOM or --crop regions before you pass them on."]
+
+
+def _colours(data: Dataset, values: np.ndarray, index: int) -> tuple[np.ndarray, list[str]]:
+    """The (H, W, 3) RGB values, set right where the colour tag lies about uncompressed pixels; others as they are."""
+    syntax = getattr(getattr(data, "file_meta", None), "TransferSyntaxUID", None)
+    kind = data.PhotometricInterpretation
+    if values.ndim != 3 or values.dtype != np.uint8 or (syntax and syntax.is_compressed) or kind not in (
+            "RGB", "YBR_FULL"):
+        return values, []
+    stored = pixel_array(data, index=index, raw=True).astype(int)  # (H, W, 3) as in the file
+    as_rgb = (np.ptp(stored, axis=-1) <= GREY).mean()  # shares of pixels that are grey, read either way
+    as_ybr = (np.abs(stored[..., 1:] - 128) <= GREY).all(axis=-1).mean()
+    if kind == "YBR_FULL" and as_rgb > 0.5 and as_ybr < 0.1:
+        return stored.astype(np.uint8), ["Its colour tag says YBR_FULL, but its three channels are equal in most "
+                                         "pixels, as no YBR picture's are: read as RGB."]
+    if kind == "RGB" and as_ybr > 0.5 and as_rgb < 0.1:
+        return (convert_color_space(stored.astype(np.uint8), "YBR_FULL", "RGB"),
+                ["Its colour tag says RGB, but two of its channels are 128 in most pixels, as a YBR picture's are: "
+                 "read as YBR_FULL."])
+    return values, []
+
+
+def _refuse_missing_frames(path: Path, data: Dataset, count: int) -> None:
+    """Uncompressed pixel data that end before the last frame."""
+    syntax = getattr(getattr(data, "file_meta", None), "TransferSyntaxUID", None)
+    bits = int(data.get("BitsAllocated") or 0)
+    if (syntax and syntax.is_compressed) or bits < 8:
+        return
+    samples = 2 if data.get("PhotometricInterpretation") == "YBR_FULL_422" else int(data.get("SamplesPerPixel") or 1)
+    frame = int(data.Rows) * int(data.Columns) * samples * bits // 8  # bytes
+    if len(data.PixelData) < frame * count:
+        raise StudyError(f"{path} says that it holds {count} frame(s), but its pixel data end in frame "
+                         f"{len(data.PixelData) // frame + 1}. Export it again.")
 
 
 def _line(error: Exception) -> str:
@@ -119,26 +181,3 @@ def _shown(data: Dataset, values: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.rint((values - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
-
-
-def _pixel_size(data: Dataset) -> tuple[tuple[tuple[float, float], str] | None, list[str]]:
-    """Of the calibrated ultrasound regions (C.8.5.5), else of PixelSpacing; a size out of range is not believed."""
-    regions = _region_sizes(data)
-    if len(regions) > 1:
-        return None, [f"Its {len(regions)} ultrasound regions have different pixel sizes, so none is used."]
-    found = [(regions.pop(), "DICOM, calibrated ultrasound region")] if regions else []
-    if data.get("PixelSpacing"):  # row spacing first (10.7.1.3), which is a pixel's height
-        height, width = (float(side) for side in data.PixelSpacing)
-        found.append(((width, height), "DICOM, pixel spacing"))
-    likely = [(size, who) for size, who in found if all(PIXEL_MM[0] <= side <= PIXEL_MM[1] for side in size)]
-    notes = [f"Its pixel size of {width:g}×{height:g} mm ({who}) is not that of breast ultrasound and was not used."
-             for (width, height), who in found if ((width, height), who) not in likely]
-    return (likely[0] if likely else None), notes
-
-
-def _region_sizes(data: Dataset) -> set[tuple[float, float]]:
-    """(width, height) in mm of the pixels of all 2D regions measured in centimetres."""
-    return {(round(10 * abs(float(region.PhysicalDeltaX)), 6), round(10 * abs(float(region.PhysicalDeltaY)), 6))
-            for region in data.get("SequenceOfUltrasoundRegions") or []
-            if region.get("RegionSpatialFormat") == TISSUE_2D
-            and region.get("PhysicalUnitsXDirection") == region.get("PhysicalUnitsYDirection") == CENTIMETRES}

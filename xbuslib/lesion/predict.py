@@ -12,7 +12,7 @@ from xbuslib.lesion.structured_report import Report
 
 def segment_files(images: list[Path], folder: Path, out: Path, prompt: UserPrompt,
                   pixel_mm: tuple[float, float] | None = None,
-                  frame: int | None = None) -> tuple[dict[Path, Report], list[str]]:
+                  frame: int | None = None, crop: str = "") -> tuple[dict[Path, Report], list[str]]:
     """Segment every image with the run or runs of `folder` (ensemble.find_runs); results go to out/<name of image>/.
 
     Returns the report of each folder written, and one sentence for each image that could not be used: the others are
@@ -20,11 +20,12 @@ def segment_files(images: list[Path], folder: Path, out: Path, prompt: UserPromp
     """
     _refuse_one_name(images)
     folders = ensemble.find_runs(folder)
-    pictures, faults = _read(images, frame, pixel_mm)
+    pictures, faults = _read(images, frame, pixel_mm, crop)
     if not pictures:
         return {}, faults
     done = {}
     for picture, found in zip(pictures, ensemble.segment_all(folders, pictures, prompt), strict=True):
+        picture = reading.with_lesion(picture, found.mask)
         report = structured_report.make(picture, found, prompt)
         try:
             done[page.write(out / picture.name, picture, found, report)] = report
@@ -43,12 +44,12 @@ def _refuse_one_name(images: list[Path]) -> None:
                              f"{paths[0].stem}; rename the images, or give each call its own --out")
 
 
-def _read(images: list[Path], frame: int | None,
-          pixel_mm: tuple[float, float] | None) -> tuple[list[Picture], list[str]]:
+def _read(images: list[Path], frame: int | None, pixel_mm: tuple[float, float] | None,
+          crop: str) -> tuple[list[Picture], list[str]]:
     pictures, faults = [], []
     for path in images:
         try:
-            pictures.append(reading.read(path, frame, pixel_mm))
+            pictures.append(reading.read(path, frame, pixel_mm, crop))
         except StudyError as error:
             faults.append(str(error))
     return pictures, faults

@@ -14,6 +14,9 @@ from xbuslib.data import pictures
 from xbuslib.data.cases import PIXEL_MM
 from xbuslib.errors import StudyError
 from xbuslib.lesion import dicom
+from xbuslib.lesion.regions import REGION, Region, of_lesion
+
+COLOUR_SHARE = 0.01  # of the segmented pixels, from which on colours over them are mentioned
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Picture:
     pixel_mm: tuple[float, float] | None = None  # width and height of a pixel in mm; None if unknown
     pixel_source: str = "unknown"  # who says so
     notes: list[str] = field(default_factory=list)  # what was decided about the file, in sentences
+    regions: tuple[Region, ...] = ()  # calibrated ultrasound regions that may give a lesion's pixel size
+    coloured: np.ndarray | None = None  # (H, W) bool: where colours lie over it; None: nowhere
 
     @property
     def frame(self) -> tuple[int, int]:
@@ -35,28 +40,50 @@ class Picture:
         return self.grey.shape[1], self.grey.shape[0]
 
 
-def read(path: Path | str, frame: int | None = None, pixel_mm: tuple[float, float] | None = None) -> Picture:
+def read(path: Path | str, frame: int | None = None, pixel_mm: tuple[float, float] | None = None,
+         crop: str = "") -> Picture:
     """The image in a file. `pixel_mm` (width, height of a pixel) goes before what the file says.
 
-    `frame` counts from 1 and chooses one of several images in a file, which is refused without it. Raises StudyError,
-    naming the file, for whatever is no single, complete, plausibly sized image.
+    `frame` counts from 1 and chooses one of several images in a file, which is refused without it. `crop`: "LEFT,TOP,
+    RIGHT,BOTTOM" in pixels, the last two excluded, or "regions": what a DICOM file's ultrasound regions enclose. Raises
+    StudyError, naming the file, for whatever is no single, complete, plausibly sized image.
     """
     path = Path(path)
     content = _content(path)
     size, source = (pixel_mm, "given") if pixel_mm else (None, "unknown")
     if dicom.is_dicom(path, content):
-        grey, own, notes = dicom.decode(path, content, frame)
-        kind = "DICOM"
-        if own and not pixel_mm:
-            size, source = own
+        found = dicom.decode(path, content, frame)
+        if found.size and not pixel_mm:
+            size, source = found.size
+        kind, notes, regions = "DICOM", found.notes, found.regions
     else:
-        grey, kind, notes = _decode(path, frame)
-    return Picture(path.stem, path, hashlib.sha256(content).hexdigest(), kind, grey, size, source, notes)
+        found = pictures.decode(path, frame, pictures.SMALLEST)
+        kind, notes, regions = found.kind, [sentence for _, sentence in found.notes], ()
+    picture = Picture(path.stem, path, hashlib.sha256(content).hexdigest(), kind, found.grey, size, source, notes,
+                      () if pixel_mm else regions, found.coloured)
+    return _cropped(picture, _box(picture, crop, regions)) if crop else picture
 
 
 def with_pixel_size(picture: Picture, pixel_mm: tuple[float, float] | None) -> Picture:
     """The same image with another pixel size, given by the user; None: unknown."""
-    return replace(picture, pixel_mm=pixel_mm, pixel_source="given" if pixel_mm else "unknown")
+    return replace(picture, pixel_mm=pixel_mm, pixel_source="given" if pixel_mm else "unknown", regions=())
+
+
+def with_lesion(picture: Picture, mask: np.ndarray) -> Picture:
+    """The same image with what only the segmented (H, W) mask decides: the pixel size of the ultrasound region that
+    holds the lesion, and whether colours lie over it.
+    """
+    notes = list(picture.notes)
+    size, source = picture.pixel_mm, picture.pixel_source
+    if picture.regions and mask.any():
+        size, sentence = of_lesion(picture.regions, mask)
+        source = REGION if size else "unknown"
+        notes += [sentence] if sentence else []
+    share = picture.coloured[mask].mean() if picture.coloured is not None and mask.any() else 0.0
+    if share >= COLOUR_SHARE:
+        notes.append(f"{share:.0%} of the segmented pixels are coloured (Doppler, elastography or a drawing over the "
+                     "image); the model saw their luminance.")
+    return replace(picture, pixel_mm=size, pixel_source=source, notes=notes)
 
 
 def pixel_size(text: str) -> tuple[float, float] | None:
@@ -86,7 +113,34 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _decode(path: Path, frame: int | None) -> tuple[np.ndarray, str, list[str]]:
-    """Grey array, format and notes of a file that Pillow reads."""
-    found = pictures.decode(path, frame, pictures.SMALLEST)
-    return found.grey, found.kind, [sentence for _, sentence in found.notes]
+def _box(picture: Picture, crop: str, regions: tuple[Region, ...]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom that `crop` stands for, within the picture."""
+    width, height = picture.frame
+    if crop.strip().lower() == "regions":
+        boxes = np.array([region.box for region in regions if region.box])
+        if not len(boxes):
+            raise StudyError(f"{picture.path} names no place of an ultrasound region to crop to; give "
+                             "--crop LEFT,TOP,RIGHT,BOTTOM in pixels")
+        box = (*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0))
+    else:
+        try:
+            box = tuple(int(side) for side in crop.split(","))
+        except ValueError:
+            box = ()
+    if len(box) != 4 or not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
+        raise StudyError(f"--crop takes LEFT,TOP,RIGHT,BOTTOM in pixels within {width}×{height}, or regions; "
+                         f"{crop!r} is not that")
+    return tuple(map(int, box))
+
+
+def _cropped(picture: Picture, box: tuple[int, int, int, int]) -> Picture:
+    left, top, right, bottom = box
+    pictures.check_sides(picture.path, right - left, bottom - top)
+    moved = tuple(Region((max(region.box[0] - left, 0), max(region.box[1] - top, 0), max(region.box[2] - left, 0),
+                          max(region.box[3] - top, 0)) if region.box else None, region.pixel_mm)
+                  for region in picture.regions)
+    width, height = picture.frame
+    return replace(picture, grey=picture.grey[top:bottom, left:right].copy(), regions=moved,
+                   coloured=None if picture.coloured is None else picture.coloured[top:bottom, left:right],
+                   notes=[*picture.notes, f"Cropped to x {left} to {right - 1}, y {top} to {bottom - 1} of its "
+                          f"{width}×{height} pixels; the rest is in no result."])

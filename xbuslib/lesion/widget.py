@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from xbuslib.data import catalogue, images
+from xbuslib.data import catalogue, masks
 from xbuslib.data.cases import BIRADS, MARGINS, SHAPES, lesions
 from xbuslib.data.catalogue import phantom_root
 from xbuslib.errors import StudyError
@@ -148,9 +148,9 @@ class Desk:
                 picture = reading.with_pixel_size(picture, reading.pixel_size(self.pixel_mm.value))
         except StudyError as error:
             return self._complain(error)
-        self.picture = picture
         self.found = ensemble.segment(self.runs, picture, self.prompt, self.views)
-        self.report = structured_report.make(picture, self.found, self.prompt)
+        self.picture = reading.with_lesion(picture, self.found.mask)
+        self.report = structured_report.make(self.picture, self.found, self.prompt)
         figure = figures.overlay(self.picture, self.found.mask, self.report.lesion)
         self.shown.value = figures.png(figure)
         plt.close(figure)
@@ -188,7 +188,7 @@ def against_reference(desk: Desk) -> dict | None:
     path = desk.choices[desk.image.value].mask
     if path is None:
         return None
-    mask = images.read_mask(path)
+    mask = masks.read(path, frame=desk.picture.frame).pixels
     true = measure.lesion(mask, desk.picture.pixel_mm)
     return {"dice": float(metrics.per_image([desk.found.mask], [mask])["dice"].iloc[0]),
             "longest": figures.amount(true.longest_diameter, true.unit),
