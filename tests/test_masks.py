@@ -96,7 +96,7 @@ def test_soft_masks_at_half_of_their_maximum(tmp_path):
         blurred(top).save(tmp_path / "a.png")
         found, values = masks.read(tmp_path / "a.png"), np.asarray(blurred(top)).astype(float)
         assert np.array_equal(found.pixels, values >= values.max() / 2) and found.assumed == (("soft", ""),)
-        assert 0.95 < 2 * (found.pixels & LESION).sum() / (found.pixels.sum() + LESION.sum())
+        assert 2 * (found.pixels & LESION).sum() / (found.pixels.sum() + LESION.sum()) > 0.95
     Image.fromarray(np.uint8(LESION * 255)).save(tmp_path / "a.jpg", quality=80)
     found = masks.read(tmp_path / "a.jpg")
     assert np.array_equal(found.pixels, LESION) and found.assumed == (("soft", ""),)
@@ -149,8 +149,8 @@ def test_lesions_are_counted_and_parts_joined(tmp_path):
     Image.fromarray(SECOND).save(tmp_path / "b.png")
     mask, assumed = masks.union([tmp_path / "a.png", tmp_path / "b.png"], (96, 72))
     assert np.array_equal(mask, LESION | SECOND) and masks.regions(mask) == 2 and masks.regions(LESION) == 1
-    assert masks.sentences(assumed) == ["1 of 2 masks hold two values other than 0 and 255 (0 and 1): the higher one is "
-                                        "the lesion (first: a.png)"]
+    assert masks.sentences(assumed) == ["1 of 2 masks hold two values other than 0 and 255 (0 and 1): the higher one "
+                                        "is the lesion (first: a.png)"]
 
 
 # ---- the same through the doors -------------------------------------------------------------------------------
@@ -202,8 +202,9 @@ def busi(folder, masks_of, pictures=None):
     (folder / "benign").mkdir(parents=True)
     for index, mask in enumerate(masks_of):
         picture = np.random.default_rng(index).integers(0, 255, (72, 96)).astype(np.uint8)
-        (pictures[index] if pictures else Image.fromarray(picture)).save(folder / "benign" / f"benign ({index + 1}).png")
-        mask.save(folder / "benign" / f"benign ({index + 1})_mask.png")
+        name = f"benign ({index + 1})"
+        (pictures[index] if pictures else Image.fromarray(picture)).save(folder / "benign" / f"{name}.png")
+        mask.save(folder / "benign" / f"{name}_mask.png")
     return folder
 
 

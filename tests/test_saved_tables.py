@@ -1,4 +1,4 @@
-"""Tables as people save them: one small BUS-BRA and one small BLU, rewritten in many spellings, read to the same cases."""
+"""Tables as people save them: a small BUS-BRA and a small BLU in many spellings, read to the same cases."""
 
 import shutil
 

@@ -260,7 +260,7 @@ def data_check(dataset: Annotated[str, typer.Argument(help=f"one of {', '.join(D
 def _pair(pair: dict) -> str:
     """One pair of repeated images in a line."""
     return ("{one} ({one_class}) and {other} ({other_class}): {what}".format(**pair)
-            + (f", {pair['bits']} bits differ" if pair["what"] == "alike" else ""))
+            + (f", {pair['bits']} bits differ" if pair["what"] != "equal pixels" else ""))
 
 
 @data_app.command("download")

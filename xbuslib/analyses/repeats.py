@@ -18,7 +18,7 @@ ROW, COLUMNS = 1.6, 2  # inches of a pair's height; pairs beside each other
 def find(dataset: str, root: Path) -> pd.DataFrame:
     """The pairs of a dataset's repeated pictures (repeats.described), the most alike first."""
     cases = catalogue.load(dataset, root)
-    pairs = repeats.described(cases, repeats.pairs(repeats.pictures(cases)))
+    pairs = repeats.described(cases, repeats.within(repeats.pictures(cases)))
     return pairs.sort_values("bits", kind="stable").reset_index(drop=True)
 
 
@@ -34,7 +34,7 @@ def draw(pairs: pd.DataFrame) -> Figure:
         for side, axis in zip(("one", "other"), axes[row, 2 * column:2 * column + 2], strict=True):
             axis.imshow(read_grey(getattr(pair, f"{side}_image")), cmap="gray", vmin=0, vmax=255)
             axis.set_title(f"{getattr(pair, side)}\n{getattr(pair, f'{side}_class')}, {pair.what}"
-                           + (f", {pair.bits} bits" if pair.what == "alike" else ""), fontsize=6)
+                           + (f", {pair.bits} bits" if pair.what != "equal pixels" else ""), fontsize=6)
     return figure
 
 

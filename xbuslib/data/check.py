@@ -28,7 +28,7 @@ def check(name: str, root: Path) -> dict:
                 sides.append(int(case["long_sides"]))
         except StudyError as error:
             problems.append(f"{row.case_id}: {error}")
-    pairs = repeats.described(table, repeats.pairs(repeats.pictures(table.loc[readable])))
+    pairs = repeats.described(table, repeats.within(repeats.pictures(table.loc[readable])))
     if "other_masks" in table:
         folder = Path(table["image"].iloc[0]).parent
         problems += [f"{row.case_id}: no file {name}" for row in table.itertuples() if row.other_masks
@@ -53,7 +53,8 @@ def _repeated(pairs: pd.DataFrame) -> list[str]:
     """What the pairs of repeated pictures (repeats.described) come to."""
     notes = []
     looks = f"look alike ({repeats.ALIKE} of {repeats.SIDE**2} bits of a difference hash differ at most)"
-    for what, text in (("equal pixels", "show the same pixels"), ("alike", looks)):
+    for what, text in (("equal pixels", "show the same pixels"), ("alike", looks),
+                       ("mirrored", "look alike if one of them is mirrored")):
         some = pairs[pairs["what"] == what]
         if len(some):
             apart = some[some["one_class"] != some["other_class"]]

@@ -25,6 +25,7 @@ SIDE = 16  # of the difference hash: 256 bits
 ALIKE = 20  # bits in which pictures that look alike may differ
 FLAT, EVEN = "flat", 96  # what stands for the hash of a picture with fewer than 96 of 256 steps from grey to grey
 COLUMNS = ["case_id", "pixels", "looks"]
+MIRRORED = "looks_mirrored"  # a further column: the hash of the picture seen in a mirror
 
 
 def digest(image: np.ndarray) -> str:
@@ -44,18 +45,19 @@ def difference_hash(image: np.ndarray) -> str:
 
 
 def pictures(cases: pd.DataFrame, kept: Path | None = None, fingerprint: str = "") -> pd.DataFrame:
-    """case_id, pixels (`digest`) and looks (`difference_hash`) of every case's image at its original size.
+    """case_id, pixels (`digest`) and looks (`difference_hash`; also MIRRORED) of every case's image at original size.
 
     `kept`: CSV file where they are kept for the images of this `fingerprint`, and read from.
     """
     if kept and kept.is_file():
         table = pd.read_csv(kept, dtype=str)
-        if set(table.get("fingerprint", ())) == {fingerprint} and list(table["case_id"]) == list(cases["case_id"]):
-            return table[COLUMNS]
+        same = set(table.get("fingerprint", ())) == {fingerprint} and list(table["case_id"]) == list(cases["case_id"])
+        if same and MIRRORED in table:
+            return table[[*COLUMNS, MIRRORED]]
     with ThreadPoolExecutor(THREADS) as pool:
         images = track(pool.map(read_grey, cases["image"]), "comparing pictures", len(cases))
-        rows = [(digest(image), difference_hash(image)) for image in images]
-    table = pd.DataFrame(rows, columns=COLUMNS[1:])
+        rows = [(digest(image), difference_hash(image), difference_hash(image[:, ::-1])) for image in images]
+    table = pd.DataFrame(rows, columns=[*COLUMNS[1:], MIRRORED])
     table.insert(0, "case_id", cases["case_id"].to_numpy(str))
     if kept:
         with write_whole(kept) as partial:
@@ -71,10 +73,7 @@ def pairs(first: pd.DataFrame, second: pd.DataFrame | None = None) -> pd.DataFra
     within, second = second is None, first if second is None else second
     if first.empty or second.empty:
         return pd.DataFrame({"one": [], "other": [], "bits": []})
-    a, b = _bits(first["looks"]), _bits(second["looks"])
-    distance = np.rint(a.sum(1)[:, None] + b.sum(1) - 2 * a @ b.T).astype(int)  # (n, m) bits that differ
-    flat = (first["looks"] == FLAT).to_numpy()[:, None] | (second["looks"] == FLAT).to_numpy()
-    distance[flat] = ALIKE + 1
+    distance = _distance(first, second, _bits(second["looks"]))
     distance[first["pixels"].to_numpy()[:, None] == second["pixels"].to_numpy()] = -1
     close = distance <= ALIKE
     rows, columns = np.nonzero(np.triu(close, 1) if within else close)
@@ -82,10 +81,21 @@ def pairs(first: pd.DataFrame, second: pd.DataFrame | None = None) -> pd.DataFra
                          "bits": distance[rows, columns]})
 
 
+def within(table: pd.DataFrame) -> pd.DataFrame:
+    """`pairs` of one dataset, with the column mirrored, and below them those that look alike if one is mirrored."""
+    direct = pairs(table)
+    distance = _distance(table, table, _bits(table[MIRRORED]))
+    rows, columns = np.nonzero(np.triu(distance <= ALIKE, 1))
+    ids = table["case_id"].to_numpy()
+    flipped = pd.DataFrame({"one": ids[rows], "other": ids[columns], "bits": distance[rows, columns]})
+    known = pd.MultiIndex.from_frame(flipped[["one", "other"]]).isin(pd.MultiIndex.from_frame(direct[["one", "other"]]))
+    return pd.concat([direct.assign(mirrored=False), flipped[~known].assign(mirrored=True)], ignore_index=True)
+
+
 def groups(cases: pd.DataFrame, found: pd.DataFrame) -> pd.Series:
     """Who must share a fold: the patient of each case, and one of them for all patients whose pictures are repeated.
 
-    found: `pairs` of these cases. Without repeats these are the patients as they are.
+    found: pairs of these cases (`within`). Without repeats these are the patients as they are.
     """
     place = pd.Series(np.arange(len(cases)), index=cases["case_id"].to_numpy())
     patient = pd.factorize(cases["patient_id"])[0]
@@ -97,18 +107,28 @@ def groups(cases: pd.DataFrame, found: pd.DataFrame) -> pd.Series:
 
 
 def described(cases: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
-    """`pairs` with what they mean: equal or alike, the patients, classes and image files of both."""
+    """The pairs of `within` in words (equal pixels, alike, mirrored), with patient, class and image file of both."""
     rows = cases.set_index("case_id")
     facts = {f"{side}_{name}": rows.loc[found[side], column].to_numpy() for side in ("one", "other")
              for name, column in (("patient", "patient_id"), ("class", "pathology"), ("image", "image"))}
     return found.assign(bits=found["bits"].clip(lower=0).astype(int),
-                        what=np.where(found["bits"] < 0, "equal pixels", "alike"), **facts)
+                        what=np.select([found["bits"] < 0, found["mirrored"].astype(bool)],
+                                       ["equal pixels", "mirrored"], "alike"), **facts).drop(columns="mirrored")
+
+
+def _distance(first: pd.DataFrame, second: pd.DataFrame, bits: np.ndarray) -> np.ndarray:
+    """(n, m) bits in which the looks of `first` and `bits`, the (m, 256) looks of `second`, differ."""
+    a = _bits(first["looks"])
+    distance = np.rint(a.sum(1)[:, None] + bits.sum(1) - 2 * a @ bits.T).astype(int)
+    flat = (first["looks"] == FLAT).to_numpy()[:, None] | (second["looks"] == FLAT).to_numpy()
+    distance[flat] = ALIKE + 1
+    return distance
 
 
 def _bits(looks: pd.Series) -> np.ndarray:
     """(n, 256) float32 of zeros and ones."""
     try:
         return np.array([np.unpackbits(np.frombuffer(bytes(SIDE * SIDE // 8) if text == FLAT else bytes.fromhex(text),
-                                                     np.uint8)) for text in looks], np.float32)
+                                                     np.uint8)) for text in looks], np.float32).reshape(-1, SIDE**2)
     except (TypeError, ValueError) as error:
         raise StudyError(f"this is no table of picture hashes: {error}") from None

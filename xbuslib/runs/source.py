@@ -28,7 +28,7 @@ class Source:
 
     def pictures(self, cases: pd.DataFrame) -> pd.DataFrame:
         """Hashes of the images of some lesions (repeats.pictures) with their dataset; those of all are kept."""
-        table = _hashes(self.cases, self.pictures_file, self.prepared.fingerprint)
+        table = _hashes(self.cases, self.pictures_file, self.prepared.fingerprint)[repeats.COLUMNS]
         table["dataset"] = self.cases["dataset"].to_numpy() if "dataset" in self.cases else self.dataset
         return table.set_index("case_id").loc[list(cases["case_id"])].reset_index()
 
@@ -57,7 +57,7 @@ def open_source(dataset: str, data: str | Path | None, fold_lists: str | Path | 
         prepared = images.prepare(table, config.image_size, path)
     cases = lesions(table)
     kept = path.with_name(f"{dataset}_pictures.csv")
-    fold_of = _folds(cases, fold_lists, config, repeats.pairs(_hashes(cases, kept, prepared.fingerprint)))
+    fold_of = _folds(cases, fold_lists, config, repeats.within(_hashes(cases, kept, prepared.fingerprint)))
     return Source(dataset, root, table, cases, prepared, fold_of, kept)
 
 

@@ -1,0 +1,136 @@
+"""Repeated pictures, planted: found under other names and compressions, one group in the folds, shown in a table."""
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tests.test_cli import xbuslib
+from xbuslib.analyses import repeats as shown
+from xbuslib.data import folds, repeats
+from xbuslib.data.cases import lesions
+from xbuslib.data.catalogue import load
+
+
+def as_jpeg(image, quality):
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file)
+
+
+def resized(image, factor):
+    return image.resize([round(side * factor) for side in image.size], Image.Resampling.BICUBIC)
+
+
+PLANTED = {  # what was done to a picture: (how, what data check calls it; None: it is not found)
+    "renamed": (lambda image: image, "equal pixels"),
+    "stored with three channels": (lambda image: image.convert("RGB"), "equal pixels"),
+    "recompressed": (lambda image: as_jpeg(image, 70), "alike"),
+    "5 % smaller": (lambda image: resized(image, 0.95), "alike"),
+    "5 % larger": (lambda image: resized(image, 1.05), "alike"),
+    "brightened": (lambda image: image.point(lambda v: min(255, round(1.2 * v))), "alike"),
+    "mirrored": (lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "mirrored"),
+    "cropped by 2 pixels": (lambda image: image.crop((2, 2, image.width - 2, image.height - 2)), "alike"),
+    "cropped by a tenth": (lambda image: image.crop((image.width // 10, 0, image.width, image.height)), None),
+}
+
+
+def dataset(folder, pictures):
+    """BUSI's layout: each (class, number, image) with a square as its mask."""
+    for kind, number, image in pictures:
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        mask = np.zeros(image.size[::-1], np.uint8)
+        mask[20:60, 20:60] = 255
+        image.save(folder / kind / f"{kind} ({number}).png", compress_level=1 + number % 9)
+        Image.fromarray(mask).save(folder / kind / f"{kind} ({number})_mask.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def originals(phantom_root):
+    return [Image.open(path).convert("L") for path in lesions(load("phantom", phantom_root))["image"][:12]]
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_planted_repeats(what, originals, tmp_path):
+    change, name = PLANTED[what]
+    root = dataset(tmp_path, [("benign", number, image) for number, image in enumerate(originals, 1)]
+                   + [("malignant", number, change(originals[number])) for number in range(1, 6)])
+    found = shown.find("busi", root)
+    expected = {(f"benign ({number + 1})", f"malignant ({number})") for number in range(1, 6)} if name else set()
+    assert set(zip(found["one"], found["other"], strict=True)) == expected
+    assert set(found["what"]) == ({name} if name else set()) and (found["one_class"] != found["other_class"]).all()
+
+
+def test_data_check_names_them_with_a_table_and_a_picture(originals, tmp_path):
+    root = dataset(tmp_path / "d", [("benign", 1, originals[0]), ("benign", 2, originals[1]),
+                                    ("malignant", 1, originals[0]), ("malignant", 2, as_jpeg(originals[1], 80))])
+    done = xbuslib("data", "check", "busi", "--root", root, "--pairs", tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [(pair["one"], pair["other"], pair["what"]) for pair in report["repeats"]] == [
+        ("benign (1)", "malignant (1)", "equal pixels"), ("benign (2)", "malignant (2)", "alike")]
+    assert report["notes"][0] == ("1 pair(s) of images, 2 images in all, show the same pixels; 1 of them are in two "
+                                  "classes (first: benign (1) and malignant (1))")
+    table = pd.read_csv(tmp_path / "out" / "repeats.csv")
+    assert table["bits"].tolist() == [0, report["repeats"][1]["bits"]]
+    with Image.open(tmp_path / "out" / "repeats.png") as picture:
+        assert picture.width > 600
+    text = xbuslib("data", "check", "busi", "--root", root).stdout
+    assert "  benign (1) (benign) and malignant (1) (malignant): equal pixels\n" in text
+
+
+def table_of(cases, patients=None):
+    return pd.DataFrame({"case_id": cases, "patient_id": patients or cases, "pathology": ["benign"] * len(cases)})
+
+
+def pairs_of(*pairs):
+    return pd.DataFrame(pairs, columns=["one", "other"]).assign(bits=0, mirrored=False)
+
+
+def test_groups_by_hand():
+    cases = table_of(list("abcdef"), ["p", "p", "q", "r", "s", "t"])
+    assert repeats.groups(cases, pairs_of()).tolist() == cases["patient_id"].tolist()
+    joined = repeats.groups(cases, pairs_of(("b", "d"), ("d", "f")))  # a is b's patient, so a, b, d and f are one
+    assert joined.tolist() == ["p", "p", "q", "p", "s", "p"]
+
+
+def test_repeats_share_a_fold_and_others_keep_their_rule():
+    rng = np.random.default_rng(0)
+    cases = table_of([f"c{i:02d}" for i in range(60)]).assign(pathology=rng.choice(["benign", "malignant"], 60))
+    plain = folds.split(cases, 5, 0)
+    assert folds.split(cases, 5, 0, repeats.groups(cases, pairs_of())).equals(plain)
+    pairs = pairs_of(*((f"c{i:02d}", f"c{i + 30:02d}") for i in range(10)))
+    assert len(folds.across(plain, pairs)) > 3
+    held = folds.split(cases, 5, 0, repeats.groups(cases, pairs))
+    assert folds.across(held, pairs).empty and held.value_counts().between(10, 14).all()
+
+
+def test_a_study_keeps_equal_pictures_of_two_patients_in_one_fold(originals, tmp_path, outputs, capsys):
+    from xbuslib.config import resolve
+    from xbuslib.runs.source import open_source
+
+    root = dataset(tmp_path / "d", [("benign", n, originals[n]) for n in range(1, 9)]
+                   + [("malignant", n, originals[n]) for n in range(1, 9)])
+    source = open_source("busi", root, None, resolve("smoke", ["folds=4"]), "s")
+    fold_of = source.fold_of
+    assert all(fold_of[f"benign ({n})"] == fold_of[f"malignant ({n})"] for n in range(1, 9))
+    assert "8 pair(s) of images are equal or look alike" in capsys.readouterr().err
+    for k, kinds in enumerate((["benign"], ["malignant"])):
+        names = [f"{kind} ({n}).png" for kind in kinds for n in range(1, 9)]
+        pd.DataFrame({"Image Name": names}).to_csv(tmp_path / f"val_fold{k}.csv", index=False)
+    open_source("busi", root, tmp_path, resolve("smoke", ["folds=2"]), "s")
+    assert "8 pair(s) of images that are equal or look alike are in different folds" in capsys.readouterr().err
+
+
+def test_pictures_without_a_look_are_compared_by_their_pixels():
+    black = np.zeros((80, 80), np.uint8)
+    spot = black.copy()
+    spot[30:40, 30:40] = 255
+    assert repeats.difference_hash(black) == repeats.difference_hash(spot) == repeats.FLAT
+    table = pd.DataFrame({"case_id": list("abc"), "pixels": [repeats.digest(image) for image in (black, spot, spot)],
+                          "looks": [repeats.FLAT] * 3, repeats.MIRRORED: [repeats.FLAT] * 3})
+    assert repeats.within(table)[["one", "other", "bits"]].to_numpy().tolist() == [["b", "c", -1]]
