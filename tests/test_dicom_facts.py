@@ -1,0 +1,175 @@
+"""What a DICOM file says about itself: several regions, sizes in conflict, colour tags, frames, text, patient data."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from typer.testing import CliRunner
+
+from tests.test_reading import RAMP, dicom, refused, region
+from xbuslib import cli
+from xbuslib.errors import StudyError
+from xbuslib.lesion import reading
+
+TALL, WIDE = 36, 40  # rows and columns of RAMP
+
+
+def placed(cm, left, top, right, bottom):
+    """A calibrated region of square pixels; right and bottom are its last pixels, as in the standard."""
+    found = region(cm, cm)
+    found.RegionLocationMinX0, found.RegionLocationMinY0 = left, top
+    found.RegionLocationMaxX1, found.RegionLocationMaxY1 = right, bottom
+    return found
+
+
+def mask(left, right):
+    found = np.zeros((TALL, WIDE), bool)
+    found[10:20, left:right] = True
+    return found
+
+
+SIDE_BY_SIDE = [placed(0.008, 0, 0, 24, 35), placed(0.012, 25, 0, 39, 35)]
+
+
+@pytest.mark.parametrize("columns, size, words", [
+    ((5, 20), 0.08, "0.08×0.08 mm at x 0 to 24"), ((15, 25), 0.08, "0.08×0.08"), ((25, 40), 0.12, "0.12×0.12"),
+    ((20, 30), None, "across ultrasound regions of different pixel sizes"), ((24, 34), None, "across")])
+def test_the_scale_is_that_of_the_region_of_the_lesion(columns, size, words, tmp_path):
+    picture = reading.read(dicom(tmp_path / "a.dcm", RAMP, SequenceOfUltrasoundRegions=SIDE_BY_SIDE))
+    assert picture.pixel_mm is None and "2 ultrasound regions have different pixel sizes" in picture.notes[0]
+    known = reading.with_lesion(picture, mask(*columns))
+    assert known.pixel_mm == ((size, size) if size else None) and words in known.notes[-1]
+    assert known.pixel_source == ("DICOM, calibrated ultrasound region" if size else "unknown")
+    assert reading.with_lesion(picture, mask(0, 0)).notes == picture.notes  # nothing to choose for
+    given = reading.with_pixel_size(picture, (0.1, 0.1))
+    assert reading.with_lesion(given, mask(*columns)).pixel_mm == (0.1, 0.1)
+
+
+def test_a_lesion_outside_the_only_region_has_no_scale(tmp_path):
+    picture = reading.read(dicom(tmp_path / "a.dcm", RAMP, SequenceOfUltrasoundRegions=[placed(0.008, 0, 0, 24, 35)]))
+    assert picture.pixel_mm == (0.08, 0.08)
+    assert reading.with_lesion(picture, mask(3, 20)).pixel_mm == (0.08, 0.08)
+    for columns, words in (((20, 30), "partly outside"), ((30, 38), "lies outside")):
+        known = reading.with_lesion(picture, mask(*columns))
+        assert known.pixel_mm is None and words in known.notes[-1]
+
+
+def test_the_largest_part_decides(tmp_path):
+    picture = reading.read(dicom(tmp_path / "a.dcm", RAMP, SequenceOfUltrasoundRegions=SIDE_BY_SIDE))
+    two = mask(2, 18)
+    two[28:30, 30:33] = True
+    assert reading.with_lesion(picture, two).pixel_mm == (0.08, 0.08)
+
+
+@pytest.mark.parametrize("attributes, words", [
+    ({"SequenceOfUltrasoundRegions": [region(0.008, 0.008)], "PixelSpacing": [0.1, 0.1]},
+     ["region says 0.08×0.08 mm", "spacing 0.1×0.1 mm", "region's is used"]),
+    ({"SequenceOfUltrasoundRegions": [region(0.008, 0.008)], "PixelAspectRatio": [2, 1]},
+     ["aspect ratio is 2 (height over width)", "gives 1"]),
+    ({"PixelSpacing": [0.1, 0.08], "PixelAspectRatio": [1, 1]}, ["aspect ratio is 1", "gives 1.25"]),
+    ({"PixelAspectRatio": [4, 3]}, ["aspect ratio is 1.33333", "taken as square"]),
+    ({"PixelSpacing": [0.1, 0.08], "PixelAspectRatio": [5, 4]}, []),
+    ({"SequenceOfUltrasoundRegions": [region(0.008, 0.008)], "PixelSpacing": [0.0803, 0.08]}, []),
+])
+def test_sizes_in_conflict_are_said(attributes, words, tmp_path):
+    notes = reading.read(dicom(tmp_path / "a.dcm", RAMP, **attributes)).notes
+    assert len(notes) == bool(words) and all(word in notes[0] for word in words), notes
+
+
+def coloured(channels):
+    return np.dstack([np.broadcast_to(channel, RAMP.shape) for channel in channels]).astype(np.uint8)
+
+
+def test_colour_tags_that_lie(tmp_path):
+    """Grey RGB is three equal channels; grey YBR is luminance with both others at 128 (C.7.6.3.1.2)."""
+    equal, ybr = coloured([RAMP, RAMP, RAMP]), coloured([RAMP, 128, 128])
+
+    def read(pixels, tag):
+        picture = reading.read(dicom(tmp_path / "a.dcm", pixels, PhotometricInterpretation=tag))
+        assert np.abs(picture.grey.astype(int) - RAMP).max() <= 1
+        return picture.notes
+
+    assert read(equal, "RGB") == [] and read(ybr, "YBR_FULL") == []
+    assert "says YBR_FULL" in read(equal, "YBR_FULL")[0] and "says RGB" in read(ybr, "RGB")[0]
+
+
+def test_frames_that_are_not_there(tmp_path):
+    clip = np.stack([RAMP, RAMP // 2])
+    path = dicom(tmp_path / "a.dcm", clip, frames=2, NumberOfFrames=5)
+    refused(path, "says that it holds 5 frame(s)", "end in frame 3", frame=1)
+
+
+def test_doppler_over_the_lesion_is_said(tmp_path):
+    colour = coloured([RAMP, RAMP, RAMP])
+    colour[10:20, 5:9] = (250, 40, 20)
+    picture = reading.read(dicom(tmp_path / "a.dcm", colour))
+    assert "40% of the segmented pixels are coloured" in reading.with_lesion(picture, mask(5, 15)).notes[-1]
+    assert reading.with_lesion(picture, mask(20, 30)).notes == []
+
+
+def test_crop(tmp_path):
+    big = np.arange(90 * 80, dtype=np.int64).reshape(90, 80) % 251
+    regions = [placed(0.008, 10, 20, 59, 79)]
+    path = dicom(tmp_path / "a.dcm", big.astype(np.uint8), BurnedInAnnotation="YES",
+                 SequenceOfUltrasoundRegions=regions)
+    whole, cut = reading.read(path), reading.read(path, crop="regions")
+    assert "may name the patient" in whole.notes[0] and "--crop" in whole.notes[0]
+    assert np.array_equal(cut.grey, big[20:80, 10:60]) and "Cropped to x 10 to 59, y 20 to 79" in cut.notes[-1]
+    assert cut.regions[0].box == (0, 0, 50, 60)
+    assert np.array_equal(reading.read(path, crop="4,0,80,50").grey, big[:50, 4:])
+    for wrong in ("1,2,3", "0,0,81,90", "20,0,10,50", "a,b,c,d"):
+        with pytest.raises(StudyError, match="LEFT,TOP,RIGHT,BOTTOM"):
+            reading.read(path, crop=wrong)
+    with pytest.raises(StudyError, match="32 a side"):
+        reading.read(path, crop="0,0,20,50")
+    plain = dicom(tmp_path / "b.dcm", big.astype(np.uint8))
+    with pytest.raises(StudyError, match="no place of an ultrasound region"):
+        reading.read(plain, crop="regions")
+
+
+# ---- through the command --------------------------------------------------------------------------------------
+
+
+SECRETS = {"PatientName": "Secretova^Jana", "PatientID": "ID-77012-SECRET", "PatientBirthDate": "19610423",
+           "AccessionNumber": "ACC90210X", "ReferringPhysicianName": "Hidden^Doctor",
+           "InstitutionName": "Quiet Hospital", "StudyDescription": "Secret remark 4711"}
+
+
+def every_byte(folder):
+    """The bytes of all files under a folder, those inside npz archives unpacked."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        yield path.name, content
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(io.BytesIO(content)) as packed:
+                yield from ((name, packed.read(name)) for name in packed.namelist())
+
+
+def test_nothing_of_the_patient_is_in_any_output_and_the_text_in_the_pixels_is_said(smoke_study, tmp_path):
+    private = Dataset()
+    private.add_new(0x00091001, "LO", "PrivateSecret99")
+    pixels = np.kron(RAMP, np.ones((3, 3), np.uint8))
+    path = dicom(tmp_path / "IM1.dcm", pixels, BurnedInAnnotation="YES", **SECRETS,
+                 SequenceOfUltrasoundRegions=[placed(0.008, 0, 20, 119, 107)], OtherPatientIDsSequence=[private])
+    arguments = ["predict", str(path), "--run", str(smoke_study.folder / "runs" / "uresnet"), "--out",
+                 str(tmp_path / "out")]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "IM1.dcm: The file says that text is burned into its pixels" in done.stderr
+    page = (tmp_path / "out" / "IM1" / "report.html").read_text("utf-8")
+    assert "burned into its pixels" in page
+    done = CliRunner().invoke(cli.app, [*arguments, "--json", "--crop", "regions"])
+    row, = json.loads(done.stdout)
+    assert "burned into" in row["notes"][0] and "Cropped to x 0 to 119, y 20 to 107" in "".join(row["notes"])
+    report = json.loads((tmp_path / "out" / "IM1" / "report.json").read_text("utf-8"))
+    assert report["image"]["height"] == 88 and report["image"]["notes"] == row["notes"]
+    names = [name for name, _ in every_byte(tmp_path / "out")]
+    assert {"report.json", "report.html", "overlay.png", "maps.npz", "mask.png", "members.npy"} <= set(names)
+    uid = b"1.2.826.0.1.3680043.8.498"  # the root of the file's own identifiers
+    for name, content in [*every_byte(tmp_path / "out"), ("terminal", (done.output + page).encode())]:
+        for secret in (*SECRETS.values(), "PrivateSecret99", "Secretova"):
+            assert secret.encode() not in content and secret.encode("utf-16-le") not in content, (name, secret)
+        assert uid not in content
