@@ -8,8 +8,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
-from xbuslib.data.catalogue import SIZE_BINS
+from xbuslib.data.catalogue import SIZE_BINS, size_bins
 from xbuslib.data.images import read_grey, read_mask
 from xbuslib.display import style
 
@@ -109,7 +110,8 @@ def gallery(cases: pd.DataFrame, titles: list[str], label: str, columns: int = 4
     if max(outlined, default=0) > 1:
         lines.append(Line2D([], [], color=style.SECOND, linestyle="--", label="other annotated region (not used)"))
     if cases["pixel_mm"].notna().any():
-        lines.append(Line2D([], [], color="0.5", linewidth=3, label="10 mm"))
+        lines.append(Line2D([], [], color="white", linewidth=3, label="10 mm", path_effects=[
+            withStroke(linewidth=5, foreground="black")]))
     figure.legend(handles=lines, loc="outside lower center", ncols=3)
     figure.suptitle(label, y=1.01, va="bottom")  # above the panels' own titles
     return figure
@@ -131,3 +133,19 @@ def _panel(axis: Axes, case, title: str) -> int:
         axis.contour(read_mask(Path(case.image).parent / name.strip()), levels=[0.5], colors=style.SECOND,
                      linewidths=1.2, linestyles="--")
     return 1 + isinstance(others, str)
+
+
+def answer(label: str, table: pd.DataFrame, sizes: pd.DataFrame, several: int, unit: str) -> str:
+    """What the dataset holds, in two sentences; table: the case table; sizes: long_side_<unit>, long_side_px, fraction.
+
+    several: number of images with a second annotated region.
+    """
+    counts, sides = table["pathology"].value_counts(), sizes[f"long_side_{unit}"]
+    bins = ", ".join(f"{n} of {name.replace('<=', 'at most ').replace('>', 'over ')} px"
+                     for name, n in size_bins(list(sizes["long_side_px"])).items())
+    return (f"**{label[0].upper()}{label[1:]} holds {len(table)} images of {table['patient_id'].nunique()} patients; "
+            f"{len(sizes)} have a lesion and are used** ({counts.get('benign', 0)} benign, "
+            f"{counts.get('malignant', 0)} malignant). {counts.get('normal', 0)} normal images are left out of training and scores, none for any "
+            f"other reason; {several} images with a second annotated region are kept. The lesions are "
+            f"{sides.min():.1f} to {sides.max():.1f} {unit} long (median {sides.median():.1f} {unit}; by longest side: {bins}) and fill "
+            f"{sizes['fraction'].mean():.1%} of the image on average.")
