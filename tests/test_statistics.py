@@ -183,3 +183,25 @@ def test_interaction_by_hand():
     assert list(statistics.interaction(rows[rows["system"] != "xbusnet"])["effect"]) == ["SFA, without LFE"]
     pair = rows[rows["system"].isin(["xbusnet", "xbusnet-no-sfa"])]  # nothing but the two
     assert list(statistics.interaction(pair)["effect"]) == ["SFA, with LFE"]
+
+
+def test_refusals_word_for_word():
+    """What is wrong, and what to do."""
+    rows = pd.DataFrame({"system": ["a", "a", "b", "b"], "policy": ["first_pass", "none", "none", "none"],
+                         "attributes": ["metadata", "none", "none", "none"], "fold": 0, "seed": 0,
+                         "case_id": ["1", "1", "1", "2"], "dice": 0.5})
+    faults = {
+        ("c", "a", "dice"): "there are no scores of c; there are a, b",
+        ("a", "b", "dice"): "the scores of a are of several prompt policies (first_pass, metadata; none, none) and "
+                            "cannot be pooled; choose one, such as the rows of study.default",
+        ("b", "b", "area"): "there is no metric 'area'; the metrics are dice, iou, fpr, fnr, dice_two_class, "
+                            "iou_two_class, fpr_released, fnr_two_class"}
+    for arguments, message in faults.items():
+        with pytest.raises(StudyError) as raised:
+            statistics.compare(rows, *arguments)
+        assert str(raised.value) == message
+
+
+def test_interval_of_a_single_value_and_of_equal_ones():
+    assert statistics.interval(np.array([0.3])) == (0.3, 0.3) == statistics.interval(np.array([0.3, 0.3]))
+    assert statistics.share_interval(np.array([1, 0, 1, 1]), np.arange(4)) == pytest.approx((0.3006, 0.9544), abs=1e-3)
