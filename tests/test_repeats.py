@@ -134,3 +134,15 @@ def test_pictures_without_a_look_are_compared_by_their_pixels():
     table = pd.DataFrame({"case_id": list("abc"), "pixels": [repeats.digest(image) for image in (black, spot, spot)],
                           "looks": [repeats.FLAT] * 3, repeats.MIRRORED: [repeats.FLAT] * 3})
     assert repeats.within(table)[["one", "other", "bits"]].to_numpy().tolist() == [["b", "c", -1]]
+
+
+def test_repeats_between_two_datasets(originals, tmp_path):
+    one = load("busi", dataset(tmp_path / "a", [("benign", n, originals[n]) for n in range(1, 5)]))
+    there = [("malignant", 7, originals[2]), ("malignant", 8, as_jpeg(originals[3], 80)),
+             ("malignant", 9, originals[6]), ("malignant", 10, originals[4].transpose(Image.Transpose.FLIP_LEFT_RIGHT))]
+    found = repeats.between(one, load("busi", dataset(tmp_path / "b", there)))
+    assert found[["one", "other", "what", "other_class"]].to_numpy().tolist() == [
+        ["benign (2)", "malignant (7)", "equal pixels", "malignant"],
+        ["benign (3)", "malignant (8)", "alike", "malignant"],
+        ["benign (4)", "malignant (10)", "mirrored", "malignant"]]
+    assert repeats.within(repeats.pictures(one.iloc[:0])).empty

@@ -20,6 +20,9 @@ FEW = 16  # distinct values up to which a mask may be a map of labels
 LOSSY = 32  # grey levels: a JPEG whose brightest pixel is darker has lost its mask to compression
 IN_BETWEEN = 0.5  # share of pixels between 10 and 90 % of the maximum from which on it is a picture, not a mask
 
+OF_IMAGE = "mask {name} is {size} pixels, its image is {frame}"  # what is said of a mask of another size
+OF_REFERENCE = "{name}: prediction is {size} pixels, reference {frame}"
+
 # What is said of a folder whose masks needed such a decision, after "N of M masks".
 KINDS = {
     "two": "hold two values other than 0 and 255 ({}): the higher one is the lesion",
@@ -41,16 +44,16 @@ class Mask(NamedTuple):
 
 
 def read(path: Path | str, as_drawn: bool = False, frame: tuple[int, int] | None = None,
-         of: str = "its image") -> Mask:
+         misfit: str = OF_IMAGE) -> Mask:
     """The mask in a file; `as_drawn`: bright is lesion even where it surrounds the frame or fills it.
 
-    frame: (width, height) that it must have, which are those `of` something. Raises StudyError, naming the file, for a
+    frame: (width, height) that it must have, else `misfit` says so. Raises StudyError, naming the file, for a
     damaged file, another size, a picture, several frames, negative or missing numbers, or (unless `as_drawn`) a bright
     background or one value other than 0 everywhere.
     """
     with pictures.opened(Path(path)) as image:
         if frame:
-            _fits(Path(path).name, image.size, frame, of)
+            _fits(Path(path).name, image.size, frame, misfit)
         values, how = _values(image)
         lesion, assumed = _lesion(values, image.format == "JPEG", how)
         if not as_drawn:
@@ -98,12 +101,11 @@ def _some(values: list[str]) -> str:
     return "; ".join(values[:3]) + (f"; {len(values) - 3} more" if len(values) > 3 else "")
 
 
-def _fits(name: str, size: tuple[int, int], frame: tuple[int, int], of: str) -> None:
-    (width, height), (right, high) = size, frame
-    if (width, height) != (right, high):
-        same = abs(width * high - height * right) <= max(right, high, width, height)  # to a pixel
-        raise StudyError(f"mask {name} is {width}×{height} pixels, {of} is {right}×{high}: "
-                         + ("the same aspect at another size" if same else "another aspect")
+def _fits(name: str, size: tuple[int, int], frame: tuple[int, int], misfit: str) -> None:
+    if size != tuple(frame):
+        same = abs(size[0] * frame[1] / frame[0] - size[1]) <= 1  # pixel of its height
+        raise StudyError(misfit.format(name=name, size="{}×{}".format(*size), frame="{}×{}".format(*frame))
+                         + (": the same aspect at another size" if same else ": another aspect")
                          + ". Nothing is stretched to fit; give the mask that was drawn on this frame.")
 
 

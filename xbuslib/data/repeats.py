@@ -83,13 +83,23 @@ def pairs(first: pd.DataFrame, second: pd.DataFrame | None = None) -> pd.DataFra
 
 def within(table: pd.DataFrame) -> pd.DataFrame:
     """`pairs` of one dataset, with the column mirrored, and below them those that look alike if one is mirrored."""
-    direct = pairs(table)
-    distance = _distance(table, table, _bits(table[MIRRORED]))
-    rows, columns = np.nonzero(np.triu(distance <= ALIKE, 1))
-    ids = table["case_id"].to_numpy()
-    flipped = pd.DataFrame({"one": ids[rows], "other": ids[columns], "bits": distance[rows, columns]})
-    known = pd.MultiIndex.from_frame(flipped[["one", "other"]]).isin(pd.MultiIndex.from_frame(direct[["one", "other"]]))
-    return pd.concat([direct.assign(mirrored=False), flipped[~known].assign(mirrored=True)], ignore_index=True)
+    return _with_mirrored(table, None)
+
+
+def between(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """The repeated pictures of two datasets, as `described` has them; one, other: their case tables."""
+    return described(one, _with_mirrored(pictures(one), pictures(other)), other)
+
+
+def _with_mirrored(first: pd.DataFrame, second: pd.DataFrame | None) -> pd.DataFrame:
+    direct, other = pairs(first, second), first if second is None else second
+    close = _distance(first, other, _bits(other[MIRRORED]))
+    rows, columns = np.nonzero(np.triu(close <= ALIKE, 1) if second is None else close <= ALIKE)
+    flipped = pd.DataFrame({"one": first["case_id"].to_numpy()[rows], "other": other["case_id"].to_numpy()[columns],
+                            "bits": close[rows, columns]})
+    known = set(zip(direct["one"], direct["other"], strict=True))
+    new = [pair not in known for pair in zip(flipped["one"], flipped["other"], strict=True)]
+    return pd.concat([direct.assign(mirrored=False), flipped[new].assign(mirrored=True)], ignore_index=True)
 
 
 def groups(cases: pd.DataFrame, found: pd.DataFrame) -> pd.Series:
@@ -106,14 +116,16 @@ def groups(cases: pd.DataFrame, found: pd.DataFrame) -> pd.Series:
     return first.set_axis(cases.index)
 
 
-def described(cases: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
-    """The pairs of `within` in words (equal pixels, alike, mirrored), with patient, class and image file of both."""
-    rows = cases.set_index("case_id")
-    facts = {f"{side}_{name}": rows.loc[found[side], column].to_numpy() for side in ("one", "other")
+def described(cases: pd.DataFrame, found: pd.DataFrame, others: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The pairs of `within` in words (equal pixels, alike, mirrored), with patient, class and image file of both.
+
+    others: the case table of the second ones, where they are another dataset's.
+    """
+    tables = {"one": cases.set_index("case_id"), "other": (cases if others is None else others).set_index("case_id")}
+    facts = {f"{side}_{name}": rows.loc[found[side], column].to_numpy() for side, rows in tables.items()
              for name, column in (("patient", "patient_id"), ("class", "pathology"), ("image", "image"))}
-    return found.assign(bits=found["bits"].clip(lower=0).astype(int),
-                        what=np.select([found["bits"] < 0, found["mirrored"].astype(bool)],
-                                       ["equal pixels", "mirrored"], "alike"), **facts).drop(columns="mirrored")
+    what = np.select([found["bits"] < 0, found["mirrored"].astype(bool)], ["equal pixels", "mirrored"], "alike")
+    return found.drop(columns="mirrored").assign(bits=found["bits"].clip(lower=0).astype(int), what=what, **facts)
 
 
 def _distance(first: pd.DataFrame, second: pd.DataFrame, bits: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ def score_folders(reference: Path, prediction: Path, out: Path, as_drawn: bool =
     for name in track([] if faults else references, "scoring", len(references)):
         try:
             r = masks.read(references[name], as_drawn)
-            p = masks.read(predictions[name], as_drawn, r.pixels.shape[::-1], "its reference")
+            p = masks.read(predictions[name], as_drawn, r.pixels.shape[::-1], masks.OF_REFERENCE)
             if r.turn != p.turn:
                 raise StudyError(f"mask {predictions[name].name} has Exif orientation {p.turn}, its reference "
                                  f"{r.turn}: a viewer would turn one against the other. Save both as they are shown.")
