@@ -13,7 +13,8 @@ EDGES = (100.0, 200.0)
 
 @pytest.mark.parametrize("size, place, text", [
     ("small", "upper left", "a small lesion in the upper left quadrant of the image"),
-    ("large", None, "a large lesion"), (None, "lower right", "a lesion in the lower right quadrant of the image"), (None, None, "a lesion"),
+    ("large", None, "a large lesion"), (None, None, "a lesion"),
+    (None, "lower right", "a lesion in the lower right quadrant of the image"),
 ])
 def test_global_prompt(size, place, text):
     assert words.global_text(size, place) == text
