@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,6 @@ from xbuslib.config import PROFILES
 from xbuslib.data.catalogue import DATASETS
 from xbuslib.display.terminal import show
 from xbuslib.errors import StudyError
-
-if TYPE_CHECKING:
-    from xbuslib.workflow.study import Settings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 data_app = typer.Typer(no_args_is_help=True, help="Datasets: check, download, make, decode.")
@@ -71,6 +68,7 @@ def study(context: typer.Context, dataset: Dataset = "phantom", data: Data = "",
           dry_run: Annotated[bool, typer.Option(help="say what would run")] = False, as_json: AsJson = False) -> None:
     """Run the study: train and score every (system, fold, seed) that is not there yet. ./run_all.sh calls this."""
     from xbuslib.config import parse_overrides
+    from xbuslib.workflow.outcome import say_results
     from xbuslib.workflow.request import request
     from xbuslib.workflow.study import run_study, settle
     from xbuslib.workflow.study import slurm_profile as cluster
@@ -217,18 +215,12 @@ def predict(images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", hel
                                               "ultrasound regions. What lies outside is in no result")] = "",
             as_json: AsJson = False) -> None:
     """Segment and measure any ultrasound image with trained runs. Research use only, not a medical device."""
-    from xbuslib.lesion import ensemble, page, reading
-    from xbuslib.lesion.predict import segment_files
+    from xbuslib.lesion import ensemble, reading
+    from xbuslib.lesion.predict import listed, segment_files
 
     prompt = ensemble.user_prompt(shape, margin, birads)
     done, faults = segment_files(images, run, out, prompt, reading.pixel_size(pixel_mm), frame, crop)
-    rows = [page.row(folder, report) for folder, report in done.items()]
-    if as_json:
-        rows = [row | {"notes": report.image.notes} for row, report in zip(rows, done.values(), strict=True)]
-    else:
-        for report in done.values():
-            for note in report.image.notes:
-                typer.echo(f"{report.image.file}: {note}", err=True)
+    rows = listed(done, as_json)
     show(rows, as_json, "segmented images")
     for fault in faults:
         typer.echo(f"error: {fault}", err=True)
@@ -241,26 +233,15 @@ def data_check(dataset: Annotated[str, typer.Argument(help=f"one of {', '.join(D
                pairs: Annotated[Path | None, typer.Option(help="folder that gets a table and a picture of the repeated "
                                                           "images")] = None, as_json: AsJson = False) -> None:
     """Count what a dataset folder holds and list what is wrong with it; exit code 1 if anything is."""
-    from xbuslib.data.check import check
+    from xbuslib.data.check import check, in_words
 
     report = check(dataset, root)
     if pairs and report["images"]:
         from xbuslib.analyses import repeats
 
         report["written"] = [str(path) for path in repeats.write(repeats.find(dataset, root), pairs)]
-    if as_json:
-        typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
-    else:
-        for key, value in (report | {"repeats": list(map(_pair, report["repeats"]))}).items():
-            as_lines = key in ("problems", "notes", "repeats") and value
-            typer.echo(f"{key}: " + ("\n  ".join(["", *value]) if as_lines else str(value or 0)))
+    typer.echo(json.dumps(report, indent=1, ensure_ascii=False) if as_json else in_words(report))
     raise typer.Exit(1 if report["problems"] else 0)
-
-
-def _pair(pair: dict) -> str:
-    """One pair of repeated images in a line."""
-    return ("{one} ({one_class}) and {other} ({other_class}): {what}".format(**pair)
-            + (f", {pair['bits']} bits differ" if pair["what"] != "equal pixels" else ""))
 
 
 @data_app.command("download")
@@ -295,37 +276,12 @@ def data_prepare(parameters: Annotated[list[str], typer.Option("-p", help="key=v
                                                                "study, profile, overrides, fold_lists")] = [],  # noqa: B006
                  done: Annotated[Path | None, typer.Option(help="file that says what was prepared")] = None) -> None:
     """Decode a dataset once for a study."""
-    from xbuslib.config import parse_overrides, resolve
-    from xbuslib.files import write_whole
-    from xbuslib.runs.source import open_source
+    from xbuslib.config import parse_overrides
+    from xbuslib.runs.source import prepare
 
     given = {"dataset": "phantom", "data": "", "study": "", "profile": "quick", "overrides": [], "fold_lists": ""}
     given |= parse_overrides(parameters)
-    config = resolve(given["profile"], given["overrides"])
-    where = given["study"] or "{dataset}-{profile}".format(**given)
-    source = open_source(given["dataset"], given["data"], given["fold_lists"], config, where)
-    if done:
-        with write_whole(done) as partial:
-            partial.write_text(json.dumps({"dataset": source.dataset, "fingerprint": source.prepared.fingerprint}))
-    typer.echo(f"{len(source.cases)} lesions and {len(source.all_cases) - len(source.cases)} normals of "
-               f"{source.dataset} are ready at {config.image_size} pixels")
-
-
-def say_results(settings: "Settings", worked: bool, as_json: bool) -> None:
-    """What a study run ends with: the mean over folds, and where to look."""
-    from xbuslib.files import outputs_root
-    from xbuslib.runs.record import ALL, listing, study_summary
-
-    study, everything = settings.study, settings.folds == [ALL]
-    if everything:
-        show(listing(study).to_dict("records"), as_json, f"study {study}: trained on every lesion, scored on none")
-    else:
-        show(study_summary(study).to_dict("records"), as_json, f"study {study}: mean lesion metrics over folds")
-    done = "" if worked else "Nothing to do: every run is there and current. "
-    folder = outputs_root() / study
-    page = "" if everything else f"Report: {folder / 'report' / 'index.html'}\n"
-    typer.echo(f"{done}Results: {folder} (runs/, tables/, figures/ and executed notebooks in notebooks/)\n{page}"
-               f"Repeat it: ./run_all.sh --config {folder / 'study.yaml'}", err=as_json)
+    typer.echo(prepare(given, done))
 
 
 def main() -> None:

@@ -63,3 +63,18 @@ def _repeated(pairs: pd.DataFrame) -> list[str]:
                          + (f"; {len(apart)} of them are in two classes" if len(apart) else "")
                          + f" (first: {some['one'].iloc[0]} and {some['other'].iloc[0]})")
     return notes
+
+
+def in_words(report: dict) -> str:
+    """What `check` found, line by line for a terminal."""
+    lines = []
+    for key, value in (report | {"repeats": list(map(_pair, report["repeats"]))}).items():
+        listed = key in ("problems", "notes", "repeats") and value
+        lines.append(f"{key}: " + ("\n  ".join(["", *value]) if listed else str(value or 0)))
+    return "\n".join(lines)
+
+
+def _pair(pair: dict) -> str:
+    """One pair of repeated images in a line."""
+    return ("{one} ({one_class}) and {other} ({other_class}): {what}".format(**pair)
+            + (f", {pair['bits']} bits differ" if pair["what"] != "equal pixels" else ""))

@@ -1,5 +1,6 @@
 """Image files in, one folder of results each out: what `xbuslib predict` does."""
 
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -53,3 +54,13 @@ def _read(images: list[Path], frame: int | None, pixel_mm: tuple[float, float] |
         except StudyError as error:
             faults.append(str(error))
     return pictures, faults
+
+
+def listed(done: dict[Path, Report], with_notes: bool) -> list[dict]:
+    """A row for each report; what was decided about the files stands in the rows, or goes to stderr as lines."""
+    rows = []
+    for folder, report in done.items():
+        rows.append(page.row(folder, report) | ({"notes": report.image.notes} if with_notes else {}))
+        for note in [] if with_notes else report.image.notes:
+            print(f"{report.image.file}: {note}", file=sys.stderr)
+    return rows

@@ -1,15 +1,16 @@
 """A dataset made ready for a study: its case table, its decoded images and its folds."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from xbuslib.config import Config
+from xbuslib.config import Config, resolve
 from xbuslib.data import catalogue, folds, images, repeats
 from xbuslib.data.cases import lesions
 from xbuslib.errors import StudyError
-from xbuslib.files import lock, outputs_root
+from xbuslib.files import lock, outputs_root, write_whole
 from xbuslib.progress import remark
 from xbuslib.runs import record
 
@@ -59,6 +60,19 @@ def open_source(dataset: str, data: str | Path | None, fold_lists: str | Path | 
     kept = path.with_name(f"{dataset}_pictures.csv")
     fold_of = _folds(cases, fold_lists, config, repeats.within(_hashes(cases, kept, prepared.fingerprint)))
     return Source(dataset, root, table, cases, prepared, fold_of, kept)
+
+
+def prepare(given: dict, done: Path | None) -> str:
+    """Open a source by the parameters of notebook 04 and say what is ready; `done`: file that says it to the workflow.
+    """
+    config = resolve(given["profile"], given["overrides"])
+    where = given["study"] or "{dataset}-{profile}".format(**given)
+    source = open_source(given["dataset"], given["data"], given["fold_lists"], config, where)
+    if done:
+        with write_whole(done) as partial:
+            partial.write_text(json.dumps({"dataset": source.dataset, "fingerprint": source.prepared.fingerprint}))
+    return (f"{len(source.cases)} lesions and {len(source.all_cases) - len(source.cases)} normals of "
+            f"{source.dataset} are ready at {config.image_size} pixels")
 
 
 def _hashes(cases: pd.DataFrame, kept: Path, fingerprint: str) -> pd.DataFrame:
