@@ -50,11 +50,10 @@ def parameter_bars(parts: pd.DataFrame, label: str) -> Figure:
     bars = axis.barh(parts["part"], parts["parameters"] / 1e6, color=colours)
     axis.bar_label(bars, [f"{n:,}" for n in parts["parameters"]], padding=3, fontsize=8)
     axis.invert_yaxis()
-    axis.set(xlabel="parameters (millions)", xlim=(0, 1.2 * parts["parameters"].max() / 1e6),
-             title=f"Parameters by part, {label}")
+    axis.set(xlabel="parameters (millions)", xlim=(0, 1.2 * parts["parameters"].max() / 1e6))
     handles = [FancyBboxPatch((0, 0), 1, 1, color=colour) for colour in (style.PALETTE[0], "0.75")]
     axis.legend(handles, ("trained", "frozen"), loc="lower right")
-    return figure
+    return style.titled(figure, "Parameters of each part", label)
 
 
 class Box(NamedTuple):
@@ -101,7 +100,7 @@ def _global_branch(axis: Axes, system: System, shapes: dict, image: Box) -> Box:
     _elbow(axis, image.top, (image.x, y), encoder.left)
     for one, other in ((encoder, reduced), (reduced, scaled), (scaled, raised), (raised, adjusted)):
         _arrow(axis, one.right, other.left)
-    prompt = _box(axis, 6.6, 16.9, 5.4, 1.1, "global prompt $p_c$: size and place, e.g. “a\n"
+    prompt = _box(axis, 6.6, 16.9, 5.4, 1.1, "global prompt $p_c$: size and location, e.g. “a\n"
                   "small lesion in the upper left quadrant …”", PROMPT)
     text = _box(axis, 12.5, 16.9, 3.4, 1.1, f"CLIP text encoder\n$e_c$: {clip.embedding}", FROZEN)
     _arrow(axis, prompt.right, text.left, WORDS)

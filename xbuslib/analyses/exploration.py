@@ -15,6 +15,8 @@ from xbuslib.data.images import read_grey, read_mask
 from xbuslib.display import style
 
 PANEL = 2.4  # inches of one gallery panel
+SCALE_BAR = {"color": "white", "linewidth": 2.5, "solid_capstyle": "butt",  # the same in pictures and in the legend
+             "path_effects": [withStroke(linewidth=4.5, foreground="black")]}
 
 
 def size_histograms(table: pd.DataFrame, label: str) -> Figure:
@@ -43,8 +45,7 @@ def size_histograms(table: pd.DataFrame, label: str) -> Figure:
         middle = (start + min(end, left.get_xlim()[1])) / 2
         left.text(middle, 1.2 * top, f"{name}\nn = {count}", ha="center", va="top", fontsize=8.5)
     right.get_legend().set_title("")
-    figure.suptitle(f"Lesion size, {label}")
-    return figure
+    return style.titled(figure, "Size of the lesions by class; dashed: edges of Table 2", label)
 
 
 def birads_bars(counts: pd.DataFrame, label: str) -> Figure:
@@ -52,14 +53,13 @@ def birads_bars(counts: pd.DataFrame, label: str) -> Figure:
     figure, axis = style.subplots(size=(6.4, 3.6))
     if counts.empty:
         axis.set_axis_off()
-        axis.set_title(f"No BI-RADS category is known, {label}")
-        return figure
+        return style.titled(figure, "No BI-RADS category is known", label)
     counts.plot.bar(stacked=True, width=0.8, rot=0, color=style.CLASS_COLOURS, ax=axis, xlabel="BI-RADS category",
-                    ylabel="lesions", title=f"Class by BI-RADS category, {label}")
+                    ylabel="lesions")
     for bars in axis.containers:
         axis.bar_label(bars, fmt=lambda n: f"{n:.0f}" if n >= 3 else "", label_type="center", color="white", fontsize=8)
     axis.legend()
-    return figure
+    return style.titled(figure, "Class by BI-RADS category", label)
 
 
 def centroid_map(places: pd.DataFrame, label: str) -> Figure:
@@ -77,9 +77,8 @@ def centroid_map(places: pd.DataFrame, label: str) -> Figure:
         x, y = (0.98 if "right" in quadrant else 0.02), (0.97 if "lower" in quadrant else 0.03)
         axis.text(x, y, f"{quadrant}: {n}", ha="right" if x > 0.5 else "left", va="bottom" if y > 0.5 else "top",
                   fontsize=8.5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5})
-    axis.set(xlabel="x / width of the frame", ylabel="y / height of the frame (depth)", aspect=1,
-             ylim=(1, 0), title=f"Lesion centroids, {label}")
-    return figure
+    axis.set(xlabel="x / width of the frame", ylabel="y / height of the frame (depth)", aspect=1, ylim=(1, 0))
+    return style.titled(figure, "Centroids of the lesions in the frame", label)
 
 
 def missing_bars(missing: pd.Series, n: int, label: str) -> Figure:
@@ -88,15 +87,15 @@ def missing_bars(missing: pd.Series, n: int, label: str) -> Figure:
     ordered = missing.sort_values()
     bars = axis.barh(ordered.index.str.replace("_", " "), ordered, color=style.PALETTE[0])
     axis.bar_label(bars, [f"{count} ({count / n:.0%})" for count in ordered], padding=3, fontsize=8)
-    axis.set(xlim=(0, max(1.0, 1.25 * ordered.max())), xlabel=f"lesions without the attribute (of {n})",
-             title=f"Missing attributes, {label}")
-    return figure
+    axis.set(xlim=(0, max(1.0, 1.25 * ordered.max())), xlabel=f"lesions without the attribute (of {n})")
+    return style.titled(figure, "Attributes that are missing for some lesions", label)
 
 
-def gallery(cases: pd.DataFrame, titles: list[str], label: str, columns: int = 4) -> Figure:
+def gallery(cases: pd.DataFrame, titles: list[str], what: str, label: str, columns: int = 4) -> Figure:
     """Images at their own size and aspect with the outline of the reference mask and a 10 mm scale bar.
 
-    cases: rows of the case table; regions of the files named in `other_masks` are outlined too.
+    cases: rows of the case table; regions of the files named in `other_masks` are outlined too. titles: one for each
+    image; what: the figure's title; label: of the dataset.
     """
     columns = max(1, min(columns, len(cases)))
     rows = max(1, -(-len(cases) // columns))
@@ -110,11 +109,10 @@ def gallery(cases: pd.DataFrame, titles: list[str], label: str, columns: int = 4
     if max(outlined, default=0) > 1:
         lines.append(Line2D([], [], color=style.SECOND, linestyle="--", label="other annotated region (not used)"))
     if cases["pixel_mm"].notna().any():
-        lines.append(Line2D([], [], color="white", linewidth=3, label="10 mm", path_effects=[
-            withStroke(linewidth=5, foreground="black")]))
+        lines.append(Line2D([], [], label="10 mm", **SCALE_BAR))
+    figure.get_layout_engine().set(hspace=0.06)
     figure.legend(handles=lines, loc="outside lower center", ncols=3)
-    figure.suptitle(label, y=1.01, va="bottom")  # above the panels' own titles
-    return figure
+    return style.titled(figure, what, label)
 
 
 def _panel(axis: Axes, case, title: str) -> int:
@@ -124,7 +122,7 @@ def _panel(axis: Axes, case, title: str) -> int:
     axis.set_title(title, fontsize=8.5)
     if case.pixel_mm and np.isfinite(case.pixel_mm):
         height, width = image.shape
-        axis.plot([0.04 * width, 0.04 * width + 10 / case.pixel_mm], [0.96 * height] * 2, color="white", linewidth=2.5)
+        axis.plot([0.04 * width, 0.04 * width + 10 / case.pixel_mm], [0.96 * height] * 2, **SCALE_BAR)
     if case.mask is None:
         return 0
     axis.contour(read_mask(case.mask), levels=[0.5], colors=style.REFERENCE, linewidths=1.2)
@@ -136,16 +134,20 @@ def _panel(axis: Axes, case, title: str) -> int:
 
 
 def answer(label: str, table: pd.DataFrame, sizes: pd.DataFrame, several: int, unit: str) -> str:
-    """What the dataset holds, in two sentences; table: the case table; sizes: long_side_<unit>, long_side_px, fraction.
+    """What the dataset holds and what was left out, as Markdown.
 
-    several: number of images with a second annotated region.
+    table: the case table; sizes: long_side_<unit>, long_side_px, fraction, one row per lesion; several: number of
+    images with a second annotated region.
     """
     counts, sides = table["pathology"].value_counts(), sizes[f"long_side_{unit}"]
-    bins = ", ".join(f"{n} of {name.replace('<=', 'at most ').replace('>', 'over ')} px"
-                     for name, n in size_bins(list(sizes["long_side_px"])).items())
-    return (f"**{label[0].upper()}{label[1:]} holds {len(table)} images of {table['patient_id'].nunique()} patients; "
-            f"{len(sizes)} have a lesion and are used** ({counts.get('benign', 0)} benign, "
-            f"{counts.get('malignant', 0)} malignant). {counts.get('normal', 0)} normal images are left out of training and scores, none for any "
-            f"other reason; {several} images with a second annotated region are kept. The lesions are "
-            f"{sides.min():.1f} to {sides.max():.1f} {unit} long (median {sides.median():.1f} {unit}; by longest side: {bins}) and fill "
-            f"{sizes['fraction'].mean():.1%} of the image on average.")
+    normal = counts.get("normal", 0)
+    regions = (f"The {several} images with a second annotated region are kept." if several else
+               "No image has a second annotated region.")
+    short, middle, long = size_bins(list(sizes["long_side_px"])).values()
+    return (f"**The dataset ({label}) holds {len(table)} images of {table['patient_id'].nunique()} patients; the "
+            f"{len(sizes)} with a lesion are used** ({counts.get('benign', 0)} benign, {counts.get('malignant', 0)} "
+            f"malignant). Normal images, which have no lesion, are left out of training and scores ({normal}); nothing "
+            f"else is. {regions} The lesions are {sides.min():.1f} to {sides.max():.1f} {unit} long (median "
+            f"{sides.median():.1f} {unit}) and fill {sizes['fraction'].mean():.1%} of the image on average; in "
+            f"original pixels {short} are at most {SIZE_BINS[0]} long, {middle} up to {SIZE_BINS[1]} and {long} "
+            "longer.")

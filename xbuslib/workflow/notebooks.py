@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from xbuslib.config import resolve
+from xbuslib.config import Config, resolve
 from xbuslib.errors import StudyError, unknown
 from xbuslib.files import REPOSITORY
 
 if TYPE_CHECKING:
-    from IPython.display import Markdown
+    from IPython.display import HTML, Markdown
 
 FIRST_ANALYSIS = 5  # notebooks with this number or a higher one read the finished runs of a study
 INTERACTIVE = "interactive"  # tag of the parameters cell of a notebook that is for a person, not for a study
@@ -106,6 +106,21 @@ def begin(cells: list[str]) -> "Markdown":
 
     refuse_unknown_parameters(cells)
     return Markdown(f"<small>{environment.stamp()}</small>")
+
+
+def data_facts(dataset: str, config: Config) -> "HTML":
+    """One line for a notebook that reads a dataset and no study: which images, at which size.
+
+    HTML, so that the first Markdown under "Short answer", which the report quotes, is the answer.
+    """
+    from IPython.display import HTML
+
+    from xbuslib.data import catalogue
+
+    label = catalogue.label(dataset)
+    simulated = " The images are simulated: the numbers say nothing about patients."
+    return HTML(f"<p><b>{label[0].upper()}{label[1:]}, profile {config.profile}, {config.image_size} px.</b>"
+                f"{simulated if catalogue.dataset(dataset).simulated else ''}</p>")
 
 
 def written(paths: list[Path]) -> "Markdown":

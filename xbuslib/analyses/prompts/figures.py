@@ -5,14 +5,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patheffects import withStroke
 
+from xbuslib.analyses.prompts import leak
 from xbuslib.data.images import read_grey, read_mask
 from xbuslib.display import style
 from xbuslib.display.strips import strips
 from xbuslib.prompts.words import Finding
 
-WRAP = 88  # characters of tokens in one line
-DRAWN = {"numbers, ellipse": style.PALETTE[1], "words, best place": style.PALETTE[5]}  # shown on images
+WRAP = 94  # characters of tokens in one line
+DRAWN = {leak.NUMBERS_DRAWN: ("released prompt", style.PALETTE[1]),  # shown on images: drawing: (prompt, colour)
+         leak.WORDS_DRAWN: ("paper's words", style.PALETTE[5])}
+OUTLINE = {"color": "white", "linewidth": 1.3}  # of the reference mask
 
 
 def token_chips(texts: dict[str, list[str]]) -> Figure:
@@ -33,12 +37,12 @@ def token_chips(texts: dict[str, list[str]]) -> Figure:
     widest = max(sum(len(token) + 1.2 for token in tokens) for _, tokens in lines)
     axis.set(xlim=(-max(map(len, texts)) - 3, max(widest, 70)), ylim=(len(lines) - 0.4, -0.6))
     axis.set_axis_off()
-    axis.set_title("CLIP's tokens; a number becomes one token per digit (orange)")
+    figure.suptitle("Tokens of CLIP; a number becomes one token per digit (orange)", fontsize=10)
     return figure
 
 
 def first_pass_panels(probabilities: np.ndarray, threshold: float, finding: Finding, quadrant: str) -> Figure:
-    """Section 2.7 on one (S, S) map: the map, what passes τ, and the size and place measured on the largest component.
+    """Section 2.7 on one (S, S) map: the map, what passes τ, and size and location of the largest component.
 
     `finding` is in the pixels of a frame of the map's own size.
     """
@@ -53,7 +57,7 @@ def first_pass_panels(probabilities: np.ndarray, threshold: float, finding: Find
                                 edgecolor=style.PALETTE[1], linewidth=1.8))
     axes[2].axhline(finding.frame[1] / 2 - 0.5, color="0.3", linestyle="--", linewidth=1)
     axes[2].axvline(finding.frame[0] / 2 - 0.5, color="0.3", linestyle="--", linewidth=1)
-    titles = ("a made-up first-pass map", f"at least τ = {threshold:.2f}", f"largest component: {quadrant}")
+    titles = ("an artificial first-pass map", f"at least τ = {threshold:.2f}", f"largest component: {quadrant}")
     for axis, title in zip(axes, titles, strict=True):
         axis.set(title=title, xticks=[], yticks=[])
         axis.spines[:].set_visible(True)
@@ -68,17 +72,19 @@ def drawn_shapes(cases: pd.DataFrame, drawn: list[dict], scores: pd.DataFrame, l
     figure, axes = style.subplots(1, len(cases), size=(3.4 * len(cases), 4.1), squeeze=False)
     for axis, case, masks in zip(axes[0], cases.itertuples(), drawn, strict=True):
         axis.imshow(read_grey(case.image), cmap="gray", vmin=0, vmax=255)
-        axis.contour(read_mask(case.mask), levels=[0.5], colors="white", linewidths=1.3)
+        axis.contour(read_mask(case.mask), levels=[0.5], colors=OUTLINE["color"], linewidths=OUTLINE["linewidth"])
         own = scores[scores["case_id"] == case.case_id].set_index("drawn")["dice"]
-        for name, colour in DRAWN.items():
+        for name, (_, colour) in DRAWN.items():
             axis.contour(masks[name], levels=[0.5], colors=colour, linewidths=1.5, linestyles="--")
-        axis.set_title(f"{case.case_id}\nDice " + ", ".join(f"{own[name]:.2f}" for name in DRAWN))
+        axis.set_title(f"{case.case_id}\n" + ", ".join(f"{prompt}: Dice {own[name]:.2f}"
+                                                       for name, (prompt, _) in DRAWN.items()), fontsize=8.5)
         axis.set_axis_off()
-    lines = [Line2D([], [], color="0.6", label="reference (white)")] + [
-        Line2D([], [], color=colour, linestyle="--", label=f"from {name}") for name, colour in DRAWN.items()]
+    lines = [Line2D([], [], label="reference mask", path_effects=[withStroke(linewidth=3, foreground="black")],
+                    **OUTLINE)]
+    lines += [Line2D([], [], color=colour, linestyle="--", label=f"drawn from the {prompt}")
+              for prompt, colour in DRAWN.values()]
     figure.legend(handles=lines, loc="outside lower center", ncols=3)
-    figure.suptitle(label, y=1.01, va="bottom")  # above the panels' own titles
-    return figure
+    return style.titled(figure, "Ellipses drawn from the prompt, without the image", label)
 
 
 def leak_boxes(scores: pd.DataFrame, label: str) -> Figure:
@@ -90,10 +96,9 @@ def leak_boxes(scores: pd.DataFrame, label: str) -> Figure:
     strips(axis, scores["dice"], scores["drawn"], {name: name for name in means.index}, "0.5")
     axis.plot(means, range(len(means)), "D", color=style.PALETTE[1], markeredgecolor="white", markersize=7, zorder=4)
     for y, mean in enumerate(means):
-        axis.text(1.02, y, f"mean {mean:.3f}", va="center", fontsize=8.5)
-    axis.set(xlim=(-0.02, 1.0), xlabel="lesion Dice at original resolution; no image was read",
-             title=f"Drawn from the prompt alone, {label}")
-    return figure
+        axis.text(1.02, y, f"mean {mean:.2f}", va="center", fontsize=8.5)
+    axis.set(xlim=(-0.02, 1.0), xlabel="Dice (lesion) at original resolution")
+    return style.titled(figure, "What a shape drawn from the prompt alone scores, without the image", label)
 
 
 def _wrap(tokens: list[str]) -> list[list[str]]:

@@ -14,12 +14,13 @@ from xbuslib.evaluation import metrics
 from xbuslib.prompts import words
 
 DRAWN_FROM = {  # name of a drawing: the text that it is drawn from
-    "numbers, ellipse": "released prompt: box and centroid in pixels",
-    "numbers, box": "released prompt: box and centroid in pixels",
-    "words, best place": "size word and quadrant; mean training centroid of that quadrant",
-    "words, quadrant centre": "size word and quadrant; middle of that quadrant",
-    "no words": "nothing; mean training box at the mean training centroid",
+    "released prompt: ellipse": "box and centroid in pixels",
+    "released prompt: box": "box and centroid in pixels",
+    "paper's words: usual location": "size word and quadrant; mean training centroid of that quadrant",
+    "paper's words: middle of the quadrant": "size word and quadrant; middle of that quadrant",
+    "no prompt": "nothing; mean training box at the mean training centroid",
 }
+NUMBERS_DRAWN, _, WORDS_DRAWN, _, NOTHING_DRAWN = DRAWN_FROM
 NUMBERS = re.compile(r"(\d+)×(\d+) pixels near \((\d+), (\d+)\)")
 QUADRANT_CENTRES = {word: (0.25 + 0.5 * ("right" in word), 0.25 + 0.5 * ("lower" in word))
                     for word in words.QUADRANTS}  # x, y as fractions of the frame
@@ -109,10 +110,11 @@ def _offsets(box, centre, frame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def answer(label: str, leaks: pd.DataFrame) -> str:
-    """What the prompts alone are worth; leaks: mean scores (dice, iou, above_0_8) by drawing (index)."""
-    dice, numbers = leaks["dice"], leaks.loc["numbers, ellipse"]
-    return (f"**The numbers in the released prompt are worth a lesion Dice of {numbers['dice']:.3f} with no image at "
-            f"all** ({label}; IoU {numbers['iou']:.3f}; {numbers['above_0_8']:.0%} of the lesions score above 0.8): "
-            f"that prompt is the answer, written down. The paper's words are worth {dice['words, best place']:.3f}, "
-            f"against {dice['no words']:.3f} for no words: size class and quadrant add "
-            f"{dice['words, best place'] - dice['no words']:+.3f}.")
+    """How well the prompts alone do, as Markdown; leaks: mean scores (dice, iou, above_0_8) by drawing (index)."""
+    numbers, words, nothing = (leaks.loc[name] for name in (NUMBERS_DRAWN, WORDS_DRAWN, NOTHING_DRAWN))
+    return (f"**An ellipse drawn from the released prompt alone, without the image, reaches a lesion Dice of "
+            f"{numbers['dice']:.2f}** ({label}; IoU {numbers['iou']:.2f}; Dice above 0.8 for "
+            f"{numbers['above_0_8']:.0%} of the lesions), because the box and the centroid in that prompt are measured "
+            f"on the reference mask. The paper's words, a size class and a quadrant, reach {words['dice']:.2f}; "
+            f"without any prompt it is {nothing['dice']:.2f}, so that the words add "
+            f"{words['dice'] - nothing['dice']:+.2f}.")

@@ -1,0 +1,57 @@
+"""Notebook 01's pictures and sentences: what is shown is there, and what is there is said."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from xbuslib.analyses import exploration
+from xbuslib.display import style
+
+
+@pytest.fixture
+def case(tmp_path):
+    """One case of 80 × 60 pixels of 0.5 mm with a mask and a second region."""
+    grey, mask = np.full((60, 80), 120, np.uint8), np.zeros((60, 80), np.uint8)
+    mask[20:40, 20:50] = 255
+    for name, pixels in (("a.png", grey), ("m.png", mask), ("o.png", np.roll(mask, 25, axis=1))):
+        Image.fromarray(pixels).save(tmp_path / name)
+    return {"case_id": "a", "image": tmp_path / "a.png", "mask": tmp_path / "m.png", "pixel_mm": 0.5,
+            "other_masks": None}
+
+
+def test_the_scale_bar_is_ten_millimetres_and_looks_as_in_the_legend(case):
+    figure = exploration.gallery(pd.DataFrame([case]), ["a"], "One lesion", "BLU")
+    bar, = figure.axes[0].lines
+    assert np.ptp(bar.get_xdata()) == pytest.approx(20)  # 10 mm of 0.5 mm pixels
+    shown = {line.get_label(): line for line in figure.legends[0].legend_handles}["10 mm"]
+    assert shown.get_color() == bar.get_color() == "white" and shown.get_linewidth() == bar.get_linewidth()
+    assert figure.get_suptitle() == "One lesion" and style.footer(figure) == "BLU"
+
+
+@pytest.mark.parametrize("changed, names", [
+    ({}, ["reference lesion", "10 mm"]), ({"pixel_mm": np.nan}, ["reference lesion"]), ({"mask": None}, ["10 mm"]),
+    ({"other_masks": "o.png"}, ["reference lesion", "other annotated region (not used)", "10 mm"]),
+])
+def test_the_legend_names_what_is_drawn(case, changed, names):
+    figure = exploration.gallery(pd.DataFrame([case | changed]).astype(object), ["a"], "One lesion", "BLU")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == names
+
+
+def test_missing_bars_with_their_shares():
+    figure = exploration.missing_bars(pd.Series({"age": 1, "skin_signs": 3}), 4, "BLU")
+    axis = figure.axes[0]
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["age", "skin signs"]
+    assert [text.get_text() for text in axis.texts] == ["1 (25%)", "3 (75%)"]
+
+
+@pytest.mark.parametrize("several, said", [(0, "No image has a second"), (2, "The 2 images with a second annotated")])
+def test_the_answer_counts(several, said):
+    table = pd.DataFrame({"pathology": ["benign", "benign", "malignant", "normal"], "patient_id": ["p", "p", "q", "r"]})
+    sizes = pd.DataFrame({"long_side_px": [110, 111, 251], "long_side_mm": [5.0, 7.0, 12.0],
+                          "fraction": [0.1, 0.2, 0.6]})
+    text = exploration.answer("BLU", table, sizes, several, "mm")
+    assert "(BLU) holds 4 images of 3 patients; the 3 with a lesion are used** (2 benign, 1 malignant)." in text
+    assert "left out of training and scores (1)" in text and said in text
+    assert "5.0 to 12.0 mm long (median 7.0 mm) and fill 30.0% of the image on average" in text
+    assert "1 are at most 110 long, 1 up to 250 and 1 longer." in text
