@@ -10,6 +10,7 @@ import papermill
 import pytest
 
 from tests.conftest import REPOSITORY
+from xbuslib.config import resolve
 from xbuslib.errors import StudyError
 from xbuslib.workflow import notebooks
 
@@ -83,6 +84,12 @@ def test_a_study_runs_every_notebook_from_05_on_with_the_parameters_that_it_has(
 def test_only_the_notebook_for_a_person_is_not_run_by_a_study():
     ran = list(notebooks.analyses("s", "phantom", "", ["xbusnet"]))
     assert [path.stem for path in NOTEBOOKS if path.stem >= "05" and path.stem not in ran] == ["16_segment_your_image"]
+
+
+def test_facts_of_a_dataset():
+    simulated = notebooks.data_facts("phantom", resolve("smoke"))
+    assert "<b>Simulated phantom, profile smoke, 64 px.</b> The images are simulated" in simulated.data
+    assert notebooks.data_facts("blu", resolve("paper")).data == "<p><b>BLU, profile paper, 352 px.</b></p>"
 
 
 def test_papermill_itself_with_a_misspelt_parameter(tmp_path):
