@@ -116,5 +116,4 @@ def answer(label: str, leaks: pd.DataFrame) -> str:
             f"{numbers['dice']:.2f}** ({label}; IoU {numbers['iou']:.2f}; Dice above 0.8 for "
             f"{numbers['above_0_8']:.0%} of the lesions), because the box and the centroid in that prompt are measured "
             f"on the reference mask. The paper's words, a size class and a quadrant, reach {words['dice']:.2f}; "
-            f"without any prompt it is {nothing['dice']:.2f}, so that the words add "
-            f"{words['dice'] - nothing['dice']:+.2f}.")
+            f"the average lesion, drawn without any prompt, reaches {nothing['dice']:.2f}.")
