@@ -58,13 +58,14 @@ def convert(study: Study, target: Path, templates: Environment) -> dict[str, Pag
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True,
                             exclude_anchor_links=True,  # the other templates load scripts from the network
                             config=Config({"TagRemovePreprocessor": {"remove_input_tags": {HIDDEN}}}))
-    exporter.register_filter("markdown2html", lambda text: prose(text, html=True, notebooks=names))
     exporter.register_filter("clean_html", lambda text: text)  # half the time, for code that is escaped already
     for path in sorted(source.glob("[0-9][0-9]_*.ipynb")) + sorted(source.glob("[0-9][0-9]_*/*.ipynb")):
         name = path.relative_to(source).with_suffix("").as_posix()
+        up = "../" * name.count("/")  # the copy of a fold lies a folder deeper
+        exporter.register_filter("markdown2html", lambda text, up=up: prose(text, html=True, notebooks=names, to=up))
         notebook = _read(path)
         html = target / f"{name}.html"
-        answer, sentence = _short_answer(notebook, facts(study), names)
+        answer, sentence = _short_answer(notebook, facts(study), names, f"{target.name}/")
         page = Page(path, html, _question(notebook) or name, _failed(notebook), _started(notebook), answer, sentence)
         _describe_images(notebook)
         body, _ = exporter.from_notebook_node(notebook)
@@ -78,15 +79,15 @@ def convert(study: Study, target: Path, templates: Environment) -> dict[str, Pag
     return pages
 
 
-def prose(text: str, html: bool = False, notebooks: set[str] = frozenset()) -> str:
+def prose(text: str, html: bool = False, notebooks: set[str] = frozenset(), to: str = "") -> str:
     """Markdown as HTML, equations as MathML. HTML in the text is kept with `html`, otherwise shown as it is written.
 
-    A link to one of `notebooks` leads to its copy; other relative links lead nowhere from here, so only their words
-    stay.
+    A link to one of `notebooks` leads to its copy, which lies in the folder `to` from here; other relative links lead
+    nowhere from here, so only their words stay.
     """
     def relinked(link: re.Match) -> str:
         name = NOTEBOOK.fullmatch(link[1])
-        return f'<a href="{name[1]}.html">{link[2]}</a>' if name and name[1] in notebooks else link[2]
+        return f'<a href="{to}{name[1]}.html">{link[2]}</a>' if name and name[1] in notebooks else link[2]
 
     rendered = MarkdownWithMath(renderer=IPythonRenderer(escape=not html, exclude_anchor_links=True)).render(text)
     parts = CODE.split(LINK.sub(relinked, rendered))  # every second part is code, where a $ is a $
@@ -118,7 +119,7 @@ def _question(notebook: NotebookNode) -> str | None:
     return next((line.removeprefix("# ").strip() for line in lines if line.startswith("# ")), None)
 
 
-def _short_answer(notebook: NotebookNode, facts: str, names: set[str]) -> tuple[str, str]:
+def _short_answer(notebook: NotebookNode, facts: str, names: set[str], to: str) -> tuple[str, str]:
     """The outputs under "Short answer" as HTML, without the study's facts, and their first sentence; "" if none."""
     parts, sentence, inside = [], "", False
     for cell in notebook.cells:
@@ -130,7 +131,8 @@ def _short_answer(notebook: NotebookNode, facts: str, names: set[str]) -> tuple[
             if "text/markdown" in data:
                 text = data["text/markdown"].replace(facts, "").strip()
                 sentence = sentence or SENTENCE.split(text.split("\n\n")[0], maxsplit=1)[0].replace("**", "")
-                parts.append(prose(text, html=True, notebooks=names).replace("<table>", '<div class="scroll"><table>')
+                shown = prose(text, html=True, notebooks=names, to=to)
+                parts.append(shown.replace("<table>", '<div class="scroll"><table>')
                              .replace("</table>", "</table></div>"))
             elif "image/png" in data:
                 parts.append(f'<img alt="Figure of the short answer" src="data:image/png;base64,{data["image/png"]}">')
