@@ -17,7 +17,6 @@ from PIL import Image
 from xbuslib.errors import StudyError
 from xbuslib.report.page import Item, build
 from xbuslib.runs import record
-from xbuslib.runs.study import facts
 
 TABLE = """Systems compared, *{label}*
 
@@ -216,20 +215,26 @@ def test_notebooks_are_pages_with_their_code(study):
 
 def test_the_short_answer_leads_its_section_and_the_page(study, smoke_study):
     """Its text without the facts, which stand at the top once, its equations as MathML; its first sentence in short."""
-    told = f"{facts(smoke_study)}\n\n**XBusNet leads, 0.81** by $\\alpha_1$. A second sentence.\n\n[next](06_a.ipynb)"
+    some = f"**{smoke_study.label}, of two systems**\n\n- {smoke_study.caveats[0]}\n"  # of a notebook that reads those
+    told = f"{some}\n**XBusNet leads, 0.81** by $\\alpha_1$. A second sentence.\n\n[next](06_a.ipynb)"
     cells = [new_markdown_cell("# Which?"), new_markdown_cell("## Short answer"),
              new_code_cell("hidden_source()", metadata={"tags": ["hide-input"]}, outputs=[
                  new_output("display_data", {"text/markdown": told}),
-                 new_output("display_data", {"image/png": "iVBORw0KGgo="})]),
+                 new_output("display_data", {"image/png": "iVBORw0KGgo="}),
+                 new_output("display_data", {"text/markdown": "Table 9.\n\n| a |\n|--:|\n| 7.25 |"})]),
              new_markdown_cell("## 1 More"),
              new_code_cell("other()", outputs=[new_output("display_data", {"text/markdown": "Not part of it."})])]
-    nbformat.write(new_notebook(cells=cells), study / "notebooks" / "05_overall_performance.ipynb")
+    for name in ("05_overall_performance", "12_calibration"):
+        nbformat.write(new_notebook(cells=cells), study / "notebooks" / f"{name}.ipynb")
     page = build(study.name)
     check_page(page)
     text = page.read_text()
     answer = text.split('<div class="answer">')[1].split("</div>")[0]
-    assert "<strong>XBusNet leads, 0.81</strong>" in answer and "<math" in answer and "data:image/png;base64" in answer
-    assert smoke_study.label not in answer and "Not part of it" not in answer and "06_a" not in answer
+    assert "<strong>XBusNet leads, 0.81</strong>" in answer and "<math" in answer and "7.25" not in answer
+    before, exhibit = text.split('<div class="exhibit">')  # one: Table 1, of notebook 05, is among the paper's
+    assert 'id="notebook-12"' in before and 'href="#tables-05-table_1"' in before
+    assert "data:image/png;base64" in exhibit.split("</div>")[0] and "7.25" not in text  # the first exhibit alone
+    assert not any(words in answer for words in (smoke_study.label, smoke_study.caveats[0], "Not part of it", "06_a"))
     short = text.split('id="heading-short"')[1].split("</section>")[0]
     assert "XBusNet leads, 0.81 by" in short and "A second sentence" not in short
     copy = (study / "report" / "notebooks" / "05_overall_performance.html").read_text()

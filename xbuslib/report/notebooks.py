@@ -19,7 +19,7 @@ from traitlets.config import Config
 
 from xbuslib.errors import StudyError
 from xbuslib.files import write_whole
-from xbuslib.runs.study import Study, facts
+from xbuslib.runs.study import Study
 
 ABOUT = {  # what the captions of notebooks that read no run say
     "03": "shapes and counts of the model itself; nothing is trained",
@@ -31,6 +31,7 @@ NOTEBOOK = re.compile(r"(?:\./)?(\d\d_\w+)\.ipynb")
 CODE = re.compile(r"(<(?:code|pre)\b.*?</(?:code|pre)>)", re.DOTALL)
 MATHS = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
 ANSWER = "## Short answer"
+FACTS = re.compile(r"\A\*\*[^*\n]+\*\*\n\n(?:- .*\n)*")  # of the runs read (runs/study.py); the report says them once
 SENTENCE = re.compile(r"(?<=[.!?])\s")
 HIDDEN = "hide-input"  # tag of cells that only print prose: their source is left out
 
@@ -43,8 +44,9 @@ class Page(NamedTuple):
     question: str  # its H1
     failed: bool  # a cell ended with an error
     started: float | None  # seconds since 1970, where papermill executed it
-    answer: str  # what it shows under "Short answer", as HTML
-    sentence: str  # the first sentence of that
+    answer: str  # the sentences under "Short answer", as HTML
+    exhibit: str  # the first table or figure there, as HTML
+    sentence: str  # the first of the sentences
 
 
 def convert(study: Study, target: Path, templates: Environment) -> dict[str, Page]:
@@ -65,8 +67,8 @@ def convert(study: Study, target: Path, templates: Environment) -> dict[str, Pag
         exporter.register_filter("markdown2html", lambda text, up=up: prose(text, html=True, notebooks=names, to=up))
         notebook = _read(path)
         html = target / f"{name}.html"
-        answer, sentence = _short_answer(notebook, facts(study), names, f"{target.name}/")
-        page = Page(path, html, _question(notebook) or name, _failed(notebook), _started(notebook), answer, sentence)
+        answer = _short_answer(notebook, names, f"{target.name}/")
+        page = Page(path, html, _question(notebook) or name, _failed(notebook), _started(notebook), *answer)
         _describe_images(notebook)
         body, _ = exporter.from_notebook_node(notebook)
         report, no_images = target.parent, name.startswith(WITHOUT_IMAGES)
@@ -119,24 +121,29 @@ def _question(notebook: NotebookNode) -> str | None:
     return next((line.removeprefix("# ").strip() for line in lines if line.startswith("# ")), None)
 
 
-def _short_answer(notebook: NotebookNode, facts: str, names: set[str], to: str) -> tuple[str, str]:
-    """The outputs under "Short answer" as HTML, without the study's facts, and their first sentence; "" if none."""
-    parts, sentence, inside = [], "", False
+def _short_answer(notebook: NotebookNode, names: set[str], to: str) -> tuple[str, str, str]:
+    """Under "Short answer": the sentences as HTML, the first table or figure, the first sentence; "" for what is not.
+
+    Without the facts of the runs, and without what is folded there.
+    """
+    sentences, exhibits, inside = [], [], False
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             inside = cell.source.startswith(ANSWER) or (inside and not cell.source.lstrip().startswith("#"))
             continue
         for output in cell.get("outputs", []) if inside else []:
             data = output.get("data", {})
-            if "text/markdown" in data:
-                text = data["text/markdown"].replace(facts, "").strip()
-                sentence = sentence or SENTENCE.split(text.split("\n\n")[0], maxsplit=1)[0].replace("**", "")
-                shown = prose(text, html=True, notebooks=names, to=to)
-                parts.append(shown.replace("<table>", '<div class="scroll"><table>')
-                             .replace("</table>", "</table></div>"))
+            text = FACTS.sub("", data.get("text/markdown", "")).strip()
+            if "\n|" in text and not text.startswith("<details>"):
+                exhibits.append(f'<div class="scroll">{prose(text, html=True, notebooks=names, to=to)}</div>')
+            elif text and not text.startswith("<details>"):
+                sentences.append(text)
             elif "image/png" in data:
-                parts.append(f'<img alt="Figure of the short answer" src="data:image/png;base64,{data["image/png"]}">')
-    return "\n".join(parts), sentence
+                picture = f"data:image/png;base64,{data['image/png']}"
+                exhibits.append(f'<img alt="Figure of the short answer" src="{picture}">')
+    answer = "\n\n".join(sentences)
+    first = SENTENCE.split(answer.split("\n\n")[0], maxsplit=1)[0].replace("**", "")
+    return prose(answer, html=True, notebooks=names, to=to), "".join(exhibits[:1]), first
 
 
 def _failed(notebook: NotebookNode) -> bool:

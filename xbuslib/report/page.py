@@ -60,7 +60,8 @@ class Section(NamedTuple):
     about: str  # where its numbers come from, for captions
     links: list[Link]
     answer: str  # the notebook's short answer, as HTML
-    sentence: str  # the first sentence of it
+    exhibit: str  # its table or figure, as HTML
+    sentence: str  # its first sentence
     items: list[Item]
     data: list[Link]  # tables that are there as CSV alone
     notes: list[str]  # what a reader must know of it
@@ -97,7 +98,7 @@ def _section(study: Study, folder: Path, number: str, pages: dict[str, Page], ne
     name, page = next(((n, p) for n, p in sorted(pages.items()) if n.startswith(f"{number}_")), (number, None))
     question = page.question if page else f"Notebook {number}"
     if number == FOLDS:  # each run's figures are in its own notebook
-        return Section(number, question, study.label, [], "", "", [], [], [])
+        return Section(number, question, study.label, [], "", "", "", [], [], [])
     files, notes = _current(study, number, page)
     about = notebooks.ABOUT.get(number, study.label)
     tables = [_table(study, folder, path, about) for path in files if path.suffix == ".md"]
@@ -111,8 +112,8 @@ def _section(study: Study, folder: Path, number: str, pages: dict[str, Page], ne
         notes.append(f"Notebook {name} was executed before the newest run had finished, so its tables and figures "
                      "lack that run. Run the study again.")
     links = [("executed notebook", href(page.html, folder)), (".ipynb", href(page.source, folder))] if page else []
-    answer, sentence = (page.answer, page.sentence) if page else ("", "")
-    return Section(number, question, about, links, answer, sentence, [*tables, *drawn], data, notes)
+    answer = (page.answer, page.exhibit, page.sentence) if page else ("", "", "")
+    return Section(number, question, about, links, *answer, [*tables, *drawn], data, notes)
 
 
 def _current(study: Study, number: str, page: Page | None) -> tuple[list[Path], list[str]]:
@@ -140,7 +141,7 @@ def _table(study: Study, folder: Path, path: Path, about: str) -> Item:
         body = body.replace("<table>", f"<table>\n<caption>{caption}</caption>", 1)
     else:  # a table without rows
         body = f"<p>{caption}</p>\n{body}"
-    body = re.sub(r"<td([^>]*)>(?=[^<]{60})", r'<td\1 class="long">', re.sub(r"<th\b", '<th scope="col"', body))
+    body = re.sub(r"<td([^>]*)>(?=[^<]{25})", r'<td\1 class="long">', re.sub(r"<th\b", '<th scope="col"', body))
     return Item(_place(study, path), "", body, {},
                 _links(folder, path, CSV="csv", LaTeX="tex", Markdown="md"))
 
