@@ -113,8 +113,3 @@ def test_it_learns():
     _, history = fit(150, learning_rate=0.1)
     assert history["loss"].tail(10).mean() < history["loss"].head(10).mean() - 0.1
     assert np.isfinite(history["loss"]).all() and len(history) == 150
-
-
-def test_loss_that_is_not_a_number():
-    with pytest.raises(StudyError, match="not a number from iteration"):
-        fit(6, learning_rate=1e38)

@@ -133,4 +133,4 @@ def training_data(predictor: Predictor, cases: pd.DataFrame, prepared: images.Pr
         prompts = MixedPrompts(prompts, model, prompts.local_texts, picture_embeddings(model, pictures, masks, plan))
     features = None if plan.augmentation else encode(model, pictures, plan, device)
     frames = torch.from_numpy(prepared.original_sizes[rows]).to(device)
-    return loop.TrainingData(pictures, masks, features, prompts, frames)
+    return loop.TrainingData(pictures, masks, features, prompts, frames, tuple(cases["case_id"]))

@@ -17,6 +17,7 @@ from xbuslib.models.features import frozen_features
 from xbuslib.models.system import Prompts, System
 from xbuslib.progress import track
 from xbuslib.training.augmentation import augment
+from xbuslib.training.finite import Watch
 from xbuslib.training.recipes import Plan
 
 OPTIMISERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
@@ -31,6 +32,7 @@ class TrainingData:
     features: Tensor | None  # (n, …) what the frozen encoders make of the images; not read under augmentation
     prompts: Callable[..., Prompts]  # of positions, generator and, under augmentation, masks (B, 1, S, S)
     frames: Tensor | None = None  # (n, 2) original width and height; read under augmentation only
+    case_ids: tuple[str, ...] = ()  # n of them, for messages
 
 
 class WeightAverage:
@@ -62,7 +64,7 @@ def fit(system: System, data: TrainingData, plan: Plan, seed: int, device: torch
     """Train `system` in place as `plan` says and return its history: iteration, loss, learning_rate.
 
     With `checkpoint` the state is saved now and then and picked up again, so that a killed run goes on to the
-    same result. Raises StudyError for a damaged checkpoint or a loss that is not a number.
+    same result. Raises StudyError for a damaged checkpoint, or at the step whose loss or gradients are not finite.
     """
     memory.keep_freed()
     system.to(device, memory_format=torch.channels_last).train()
@@ -75,16 +77,20 @@ def fit(system: System, data: TrainingData, plan: Plan, seed: int, device: torch
         state = load_checkpoint(checkpoint, system, optimiser, generator, average)
     remaining = range(state["step"], plan.iterations)
     losses, every = state["history"], plan.config.checkpoint_every
+    watch = Watch(data.case_ids, device)
     for step in track(remaining, "training", len(remaining), lambda: f"loss {float(losses[-1]):.3f}"):
         batch = next_batch(state["queue"], len(data.images), plan.batch_size, generator, plan.shuffle, plan.last_batch)
         for group in optimiser.param_groups:
             group["lr"] = plan.rate(step, group["name"])
         losses.append(train_step(system, data, batch, optimiser, plan, generator, device))
+        watch.add(step + 1, batch, losses[-1], optimiser)
         if average is not None:
             average.update(system, step)
         state["step"] = step + 1
         if checkpoint is not None and state["step"] % every == 0 < plan.iterations - state["step"]:
+            watch.look()
             save_checkpoint(checkpoint, system, optimiser, generator, state, average)
+    watch.look()
     history = history_table(plan, losses)
     if average is not None:
         system.load_state_dict(average.state, strict=False)
@@ -157,20 +163,12 @@ def next_batch(queue: list[int], n: int, size: int, generator: torch.Generator, 
 
 
 def history_table(plan: Plan, losses: list[Tensor]) -> pd.DataFrame:
-    """iteration, loss and learning_rate; learning_rate_<group> for further parameter groups.
-
-    Raises StudyError if a loss is not a number.
-    """
+    """iteration, loss and learning_rate; learning_rate_<group> for further parameter groups."""
     steps = range(plan.iterations)
     rates = {"learning_rate" if name == "other" else f"learning_rate_{name}": [plan.rate(step, name) for step in steps]
              for name in sorted(plan.rates, key=lambda name: name != "other")}
-    history = pd.DataFrame({"iteration": np.arange(1, plan.iterations + 1),
-                            "loss": torch.stack(losses).cpu().numpy()} | rates)
-    if not np.isfinite(history["loss"]).all():
-        first = int(history.loc[~np.isfinite(history["loss"]), "iteration"].iloc[0])
-        raise StudyError(f"the loss is not a number from iteration {first} on; "
-                         "try a smaller learning_rate or amp=false")
-    return history
+    return pd.DataFrame({"iteration": np.arange(1, plan.iterations + 1),
+                         "loss": torch.stack(losses).cpu().numpy()} | rates)
 
 
 def save_checkpoint(path: Path, system: System, optimiser, generator: torch.Generator, state: dict,
