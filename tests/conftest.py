@@ -69,3 +69,18 @@ def smoke_study(tmp_path_factory, phantom_root):
         held = open_study("smoke-study")
         assert held.folder.is_dir() and held.prepared is not None
     return held
+
+
+@pytest.fixture(scope="session")
+def two_folds(tmp_path_factory, phantom_root):
+    """Both folds of xbusnet, two iterations each: the folder runs/xbusnet of a study; read-only, as `smoke_study` is."""
+    from xbuslib.config import resolve
+    from xbuslib.runs.fold import run_fold
+    from xbuslib.runs.source import open_source
+
+    root = tmp_path_factory.mktemp("two_folds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XBUS_OUTPUTS", str(root))
+        config = resolve("smoke", ["iterations=2", "folds=2"])
+        source = open_source("phantom", phantom_root, None, config, "two")
+        return [run_fold("xbusnet", fold, config, source, study="two") for fold in (0, 1)][0].parents[1]

@@ -23,7 +23,7 @@ LARGEST = 8192  # pixels a side: several times any scanner's frame, and still de
 COLOURED = 40  # a pixel whose channels lie further apart is a colour; compression moves grey ones by less
 ORIENTATION = 0x0112  # the Exif tag that tells viewers to turn the picture
 
-# What is said of a folder whose pictures needed such a decision, after "N of M images".
+# Messages for a folder whose pictures needed such a decision, after "N of M images".
 FOLDER_NOTES = {
     "deep": "have more than 8 bits: each one's own range was mapped to grey 0 to 255",
     "eight": "are stored in more than 8 bits, of which 8 are used: values were taken as they are",
@@ -46,20 +46,25 @@ class Decoded(NamedTuple):
 def decode(path: Path | str, frame: int | None = None, smallest: int = 1) -> Decoded:
     """The picture in a file; `frame` counts from 1. Raises StudyError, naming the file, if there is no such picture."""
     with opened(Path(path), frame, smallest) as image:
-        deep = deep_colours(image)
-        if deep is not None:
-            grey, notes = _windowed(np.rint(deep[..., :3] @ (0.299, 0.587, 0.114)).astype(np.uint16))
-        elif image.mode in DEEP or image.mode.startswith("I;16"):
-            grey, notes = _windowed(np.asarray(image))
-        else:
-            grey, notes = luminance(image), _colour_notes(image)
-        if (frames := getattr(image, "n_frames", 1)) > 1:
-            notes.append(("frame", f"Frame {frame} of {frames}."))
-        turn = orientation(image)
-        if turn != 1:
-            notes.append(("turned", f"The file asks viewers to turn it (Exif orientation {turn}); it is read as "
-                          "stored."))
-        return Decoded(grey, image.format, notes, coloured(image), turn)
+        return interpreted(image, frame)
+
+
+def interpreted(image: Image.Image, frame: int | None = None) -> Decoded:
+    """A decoded Pillow image, of which `frame` was chosen, as grey. Raises StudyError if its pixels say nothing."""
+    deep = deep_colours(image)
+    if deep is not None:
+        grey, notes = _windowed(np.rint(deep[..., :3] @ (0.299, 0.587, 0.114)).astype(np.uint16))
+    elif image.mode in DEEP or image.mode.startswith("I;16"):
+        grey, notes = _windowed(np.asarray(image))
+    else:
+        grey, notes = luminance(image), _colour_notes(image)
+    if (frames := getattr(image, "n_frames", 1)) > 1:
+        notes.append(("frame", f"Frame {frame} of {frames}."))
+    turn = orientation(image)
+    if turn != 1:
+        notes.append(("turned", f"The file asks viewers to turn it (Exif orientation {turn}); it is read as "
+                      "stored."))
+    return Decoded(grey, image.format or "image", notes, coloured(image), turn)
 
 
 @contextmanager
@@ -136,7 +141,7 @@ def check_sides(path: Path, width: int, height: int, smallest: int = SMALLEST) -
 
 
 def only(path: Path, frames: int, frame: int | None) -> int:
-    """Index from 0 of the one image asked for. Raises StudyError if there are several and none was chosen."""
+    """Index from 0 of the chosen image. Raises StudyError if there are several and none was chosen."""
     if frame is None:
         if frames > 1:
             raise StudyError(f"{path} holds {frames} frames; choose one, from --frame 1 to --frame {frames}; "

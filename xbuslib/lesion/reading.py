@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from xbuslib.data import pictures
 from xbuslib.data.cases import PIXEL_MM
@@ -62,6 +63,50 @@ def read(path: Path | str, frame: int | None = None, pixel_mm: tuple[float, floa
     picture = Picture(path.stem, path, hashlib.sha256(content).hexdigest(), kind, found.grey, size, source, notes,
                       () if pixel_mm else regions, found.coloured)
     return _cropped(picture, _box(picture, crop, regions)) if crop else picture
+
+
+def of_image(image: Image.Image, pixel_mm: tuple[float, float] | None = None, crop: str = "") -> Picture:
+    """A Pillow image in memory, read as its file would be; of several frames the one that it stands at."""
+    name = Path(getattr(image, "filename", "") or "image")
+    pictures.check_sides(name, *image.size)
+    try:
+        found = pictures.interpreted(image, (image.tell() if hasattr(image, "tell") else 0) + 1)
+    except StudyError as error:
+        raise StudyError(f"{name}: {error}") from None
+    return _of_decoded(name, found, image.tobytes(), pixel_mm, crop)
+
+
+def of_array(values: np.ndarray, pixel_mm: tuple[float, float] | None = None, crop: str = "") -> Picture:
+    """An array (H, W) of grey values, or (H, W, 3 or 4) uint8 of RGB or RGBA.
+
+    Greys are uint8; numbers with a fraction that lie from 0 to 1; or others, whose own range becomes 0 to 255. Raises
+    StudyError for other shapes and kinds of numbers.
+    """
+    values, name = np.asarray(values), Path("array")
+    colours = values.ndim == 3 and values.shape[2] in (3, 4)
+    if not (values.ndim == 2 or colours) or values.dtype.kind not in "uif":
+        raise StudyError(f"an image is an array (H, W) of numbers, or (H, W, 3) or (H, W, 4) of uint8; this one is "
+                         f"{values.shape} of {values.dtype}. Give one image at a time, its channels last.")
+    if colours and values.dtype != np.uint8:
+        raise StudyError(f"an array of colours has uint8 from 0 to 255; this one has {values.dtype}")
+    pictures.check_sides(name, values.shape[1], values.shape[0])
+    if values.dtype.kind == "f" and values.min() >= 0 and values.max() <= 1:
+        found = pictures.Decoded(np.rint(values * 255).astype(np.uint8), "array",
+                                 [("unit", "Numbers from 0 to 1: taken as grey 0 to 255.")])
+    elif values.dtype == np.uint8:
+        found = pictures.interpreted(Image.fromarray(values))
+    else:
+        grey, notes = pictures.windowed(values)
+        found = pictures.Decoded(grey, "array", [("", note) for note in notes])
+    return _of_decoded(name, found._replace(kind="array"), np.ascontiguousarray(values).tobytes(), pixel_mm, crop)
+
+
+def _of_decoded(name: Path, found: pictures.Decoded, content: bytes, pixel_mm: tuple[float, float] | None,
+                crop: str) -> Picture:
+    picture = Picture(name.stem, name, hashlib.sha256(content).hexdigest(), found.kind, found.grey, pixel_mm,
+                      "given" if pixel_mm else "unknown", [sentence for _, sentence in found.notes],
+                      coloured=found.coloured)
+    return _cropped(picture, _box(picture, crop, ())) if crop else picture
 
 
 def with_pixel_size(picture: Picture, pixel_mm: tuple[float, float] | None) -> Picture:
