@@ -3,14 +3,15 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
 
-from xbuslib.errors import StudyError
+from xbuslib.errors import SPACE, StudyError, machine_faults
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+ELSEWHERE = f"{SPACE}, or set XBUS_OUTPUTS to another folder."
 
 
 def outputs_root() -> Path:
@@ -26,14 +27,13 @@ def write_whole(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        raise StudyError(f"cannot write {path}: {error.strerror or error}. Check permissions and free space, "
-                         "or set XBUS_OUTPUTS to another folder.") from None
+        with machine_faults(f"cannot write {path}", ELSEWHERE):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that went away or cannot be written
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -50,27 +50,28 @@ def write_folder(folder: Path, mark: str | None = None) -> Iterator[Path]:
                          "Give another --out, or move it away." if mark else
                          f"{folder} is not an empty folder; give a new or empty one")
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(partial, folder)
-    except OSError as error:
-        raise StudyError(f"cannot write {folder}: {error.strerror or error}. "
-                         "Check permissions and free space.") from None
+        with machine_faults(f"cannot write {folder}", f"{SPACE}."):
+            partial.mkdir(parents=True)
+            yield partial
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 
-def lock(path: Path) -> FileLock:
-    """A lock beside `path`: two processes started at once must not write the same file or folder.
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold a lock beside `path`: two processes started at once must not write the same file or folder.
 
     Raises StudyError when its folder cannot be written.
     """
-    try:
+    with machine_faults(f"cannot write to {path.parent}", ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(path.with_name(f".{path.name}.lock"))
-    except OSError as error:
-        raise StudyError(f"cannot write to {path.parent}: {error.strerror}. "
-                         "Check permissions, or set XBUS_OUTPUTS to another folder.") from None
+        held = FileLock(path.with_name(f".{path.name}.lock"))
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()

@@ -11,6 +11,7 @@ import torch
 
 from xbuslib.config import Config
 from xbuslib.data import images
+from xbuslib.errors import machine_faults
 from xbuslib.evaluation import metrics
 from xbuslib.inference.predict import Predictor, at_native_size, encode, images_of
 from xbuslib.models import precision, registry, weights
@@ -75,6 +76,12 @@ def run_fold(system: str, fold: int | str, config: Config, source: Source, *, st
     trained with --folds all, whose weights it starts from (runs/ancestors.py).
     Returns at once if the very run is there; goes on from its checkpoint if it was killed.
     """
+    with machine_faults(f"{system}, fold {fold}, seed {seed} stopped"):
+        return _run_fold(system, fold, config, source, study, seed, start_from)
+
+
+def _run_fold(system: str, fold: int | str, config: Config, source: Source, study: str, seed: int,
+              start_from: str | Path) -> Path:
     path = record.folder(study, system, fold, seed)
     started, clock = time.monotonic(), {}
     run, predictor, train_cases, val_cases, seen = begin(system, fold, config, source, study=study, seed=seed,

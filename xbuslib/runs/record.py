@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from xbuslib.errors import StudyError
+from xbuslib.errors import SPACE, StudyError, machine_faults
 from xbuslib.evaluation.metrics import PAPER, RELEASED
 from xbuslib.files import outputs_root
 from xbuslib.runs import identity
@@ -74,7 +74,7 @@ def write(path: Path, partial: Path, run: dict, history: pd.DataFrame, per_image
     """
     from safetensors.torch import save_file  # here, so that reading runs does not wait for torch
 
-    try:
+    with machine_faults(f"cannot write the results to {path}", f"{SPACE}; the training checkpoint is kept."):
         history.to_csv(partial / "history.csv", index=False)
         per_image.to_csv(partial / "per_image.csv", index=False)
         cases.to_csv(partial / "cases.csv", index=False)
@@ -89,9 +89,6 @@ def write(path: Path, partial: Path, run: dict, history: pd.DataFrame, per_image
         if path.is_dir() and not (path / "run.json").exists():
             shutil.rmtree(path)  # what is left of a run whose run.json was deleted, so that it is made again
         os.replace(partial, path)
-    except OSError as error:
-        raise StudyError(f"cannot write the results to {path}: {error.strerror or error}. "
-                         "Check permissions and free space; the training checkpoint is kept.") from None
 
 
 def halved(probabilities: np.ndarray, threshold: float) -> np.ndarray:

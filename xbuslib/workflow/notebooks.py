@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from xbuslib.config import Config, resolve
-from xbuslib.errors import StudyError, unknown
+from xbuslib.errors import StudyError, machine_faults, unknown
 from xbuslib.files import REPOSITORY
 
 if TYPE_CHECKING:
     from IPython.display import HTML, Markdown
 
 FIRST_ANALYSIS = 5  # notebooks with this number or a higher one read the finished runs of a study
+CELL_HOURS = "XBUS_CELL_HOURS"  # a cell that takes longer than so many hours is taken to hang
 INTERACTIVE = "interactive"  # tag of the parameters cell of a notebook that is for a person, not for a study
 
 
@@ -54,24 +55,48 @@ def execute(name: str, output: Path, parameters: dict) -> None:
     Raises StudyError for an unknown notebook or parameter, or when a cell fails; the copy shows where.
     """
     import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from traitlets.config import Config
 
     source = REPOSITORY / "notebooks" / f"{name}.ipynb"
     if not source.is_file():
         raise unknown("notebook", name, sorted(path.stem for path in source.parent.glob("*.ipynb")))
     check_parameters(name, parameters, papermill.inspect_notebook(str(source)))
-    output.parent.mkdir(parents=True, exist_ok=True)
     os.environ["XBUS_PROGRESS"] = "plain"  # an executed notebook is a log
+    hours = _cell_hours()
+    with machine_faults(f"notebook {name} stopped"):
+        try:
+            with one_gpu(), tempfile.TemporaryDirectory(prefix="xbuslib-") as folder:
+                config = Config()
+                config.KernelManager.transport = "ipc"  # sockets in the file system: no open ports
+                config.KernelManager.ip = f"{folder}/kernel"  # by default all runs of one folder share it
+                output.parent.mkdir(parents=True, exist_ok=True)
+                papermill.execute_notebook(str(source), str(output), parameters, kernel_name="python3", config=config,
+                                           progress_bar=False, execution_timeout=round(hours * 3600) or 1)
+        except papermill.PapermillExecutionError as error:
+            raise StudyError(f"notebook {name} stopped: {error.ename}: {error.evalue}\n"
+                             f"  the executed copy is {output}") from None
+        except CellTimeoutError:
+            raise StudyError(f"notebook {name} stopped: a cell took more than {hours:g} hours, the limit of "
+                             f"{CELL_HOURS}; the executed copy is {output}. Raise the limit if the cell was "
+                             "at work; the same command goes on.") from None
+        except RuntimeError as error:
+            if not isinstance(error, DeadKernelError) and "Kernel" not in str(error):
+                raise
+            raise StudyError(f"notebook {name} stopped: its kernel died or did not start ({error}), as when the system "
+                             f"ends it for want of memory. The executed copy is {output}. Look at free memory, or give "
+                             "fewer --jobs; the same command goes on.") from None
+
+
+def _cell_hours() -> float:
+    """How long one cell may take: XBUS_CELL_HOURS, by default longer than any fold. Raises StudyError if it is none."""
+    text = os.environ.get(CELL_HOURS) or "48"
     try:
-        with one_gpu(), tempfile.TemporaryDirectory(prefix="xbuslib-") as folder:
-            config = Config()
-            config.KernelManager.transport = "ipc"  # sockets in the file system: no open ports
-            config.KernelManager.ip = f"{folder}/kernel"  # of this run alone: by default runs of one folder share it
-            papermill.execute_notebook(str(source), str(output), parameters, kernel_name="python3",
-                                       progress_bar=False, config=config)
-    except papermill.PapermillExecutionError as error:
-        raise StudyError(f"notebook {name} stopped: {error.ename}: {error.evalue}\n"
-                         f"  the executed copy is {output}") from None
+        if 0 < (hours := float(text)) < float("inf"):
+            return hours
+    except ValueError:
+        pass
+    raise StudyError(f"{CELL_HOURS} is {text!r}; give a number of hours above 0, such as 48")
 
 
 def check_parameters(name: str, given: dict, known: dict) -> None:

@@ -16,12 +16,13 @@ from xbuslib.config import Config, resolve
 from xbuslib.errors import StudyError
 from xbuslib.files import REPOSITORY, outputs_root, write_whole
 from xbuslib.runs.record import ALL
-from xbuslib.workflow import request
+from xbuslib.workflow import leash, request
 from xbuslib.workflow.notebooks import analyses
 from xbuslib.workflow.request import Request
 
 PROFILES = REPOSITORY / "workflow" / "profiles"  # how jobs are run: on this machine, or on a Slurm cluster
 NOTEBOOKS = ["01_explore_data", "02_design_prompts", "03_model_anatomy"]
+PATIENCE = 2  # seconds for the jobs of a study whose command was killed to end (leash.py)
 QUEUED = 100  # Slurm jobs at once: more than eleven systems on five folds; the cluster has its own limit
 
 
@@ -106,8 +107,6 @@ def run_study(settings: Settings, at_once: int, *, gpus: list[str], slurm: Path 
     `slurm` is the profile folder of a cluster; without one the jobs run here.
     """
     folder = outputs_root() / settings.study
-    with write_whole(folder / "study.json") as partial:
-        partial.write_text(json.dumps(settings.model_dump(), indent=1) + "\n")
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "workflow" / "Snakefile"),
                "--directory", str(folder), "--configfile", str(folder / "study.json"),
                "--profile", str(slurm or PROFILES / "local"),
@@ -115,9 +114,12 @@ def run_study(settings: Settings, at_once: int, *, gpus: list[str], slurm: Path 
                *(["--jobs", str(at_once)] if slurm else ["--cores", str(at_once * settings.threads)])]
     environment = os.environ | {"XBUS_OUTPUTS": str(outputs_root()), "XBUS_GPUS": "" if slurm else ",".join(gpus)}
     if dry_run:
+        _write_settings(settings, folder)
         return subprocess.run([*command, "--dry-run"], env=environment, check=False).returncode == 0
+    environment |= {} if slurm else leash.hold()  # jobs of a cluster are the queue's
     try:
-        with FileLock(folder / ".study.lock", timeout=0):
+        with FileLock(folder / ".study.lock", timeout=PATIENCE):
+            _write_settings(settings, folder)
             before = _made(folder)
             if subprocess.run(command, env=environment, check=False).returncode != 0:
                 raise StudyError(
@@ -128,6 +130,11 @@ def run_study(settings: Settings, at_once: int, *, gpus: list[str], slurm: Path 
     except Timeout:
         raise StudyError(f"study {settings.study} is already running; wait for it, or give another --study") from None
     return _made(folder) != before
+
+
+def _write_settings(settings: Settings, folder: Path) -> None:
+    with write_whole(folder / "study.json") as partial:
+        partial.write_text(json.dumps(settings.model_dump(), indent=1) + "\n")
 
 
 def _made(folder: Path) -> dict[Path, int]:
