@@ -73,7 +73,7 @@ def smoke_study(tmp_path_factory, phantom_root):
 
 @pytest.fixture(scope="session")
 def two_folds(tmp_path_factory, phantom_root):
-    """Both folds of xbusnet, two iterations each: the folder runs/xbusnet of a study; read-only, as `smoke_study` is."""
+    """The folder runs/xbusnet of a study of two folds, two iterations each; read-only, as `smoke_study` is."""
     from xbuslib.config import resolve
     from xbuslib.runs.fold import run_fold
     from xbuslib.runs.source import open_source
@@ -83,4 +83,5 @@ def two_folds(tmp_path_factory, phantom_root):
         patch.setenv("XBUS_OUTPUTS", str(root))
         config = resolve("smoke", ["iterations=2", "folds=2"])
         source = open_source("phantom", phantom_root, None, config, "two")
-        return [run_fold("xbusnet", fold, config, source, study="two") for fold in (0, 1)][0].parents[1]
+        folders = [run_fold("xbusnet", fold, config, source, study="two") for fold in (0, 1)]
+        return folders[0].parents[1]

@@ -22,9 +22,10 @@ TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoesca
 WHITE = 65535  # of a 16-bit PNG: probability 1
 
 
-def write(folder: Path, picture: Picture, found: Segmentation, report: Report) -> Path:
+def write(folder: Path, picture: Picture, found: Segmentation, report: Report,
+          more: dict[str, bytes] | None = None) -> Path:
     """Write mask.png (0 and 255), probability.png (16 bits: 65535 is 1), overlay.png, maps.npz, report.json,
-    report.html and, for an ensemble, disagreement.png; returns `folder`.
+    report.html, for an ensemble disagreement.png, and the files `more` by name; returns `folder`.
 
     The folder appears whole or not at all; earlier results of the same name are replaced in one step. Raises StudyError
     if it holds anything else, or cannot be written.
@@ -38,8 +39,9 @@ def write(folder: Path, picture: Picture, found: Segmentation, report: Report) -
         if found.disagreement is not None:
             pictures["disagreement"] = figures.png(
                 figures.disagreement(picture, found.disagreement, found.mask))
-        for name, content in pictures.items():
-            (partial / f"{name}.png").write_bytes(content)
+        files = {f"{name}.png": png for name, png in pictures.items()} | (more or {})
+        for name, content in files.items():
+            (partial / name).write_bytes(content)
         (partial / "report.json").write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (partial / "report.html").write_text(html(report, pictures), encoding="utf-8")
     return folder

@@ -5,7 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from xbuslib.errors import StudyError
-from xbuslib.lesion import ensemble, page, reading, structured_report
+from xbuslib.lesion import dicom_out, ensemble, page, reading, structured_report
 from xbuslib.lesion.ensemble import UserPrompt
 from xbuslib.lesion.reading import Picture
 from xbuslib.lesion.structured_report import Report
@@ -13,15 +13,20 @@ from xbuslib.lesion.structured_report import Report
 
 def segment_files(images: list[Path], folder: Path, out: Path, prompt: UserPrompt,
                   pixel_mm: tuple[float, float] | None = None,
-                  frame: int | None = None, crop: str = "") -> tuple[dict[Path, Report], list[str]]:
+                  frame: int | None = None, crop: str = "",
+                  dicom: bool = False) -> tuple[dict[Path, Report], list[str]]:
     """Segment every image with the run or runs of `folder` (ensemble.find_runs); results go to out/<name of image>/.
+
+    `dicom`: with DICOM files of mask, probability and measurements among them (dicom_out.py).
 
     Returns the report of each folder written, and one sentence for each image that could not be used: the others are
     done all the same. Raises StudyError, before anything is written, if two images have one name or no run fits.
     """
     _refuse_one_name(images)
+    if dicom:
+        dicom_out.require()
     folders = ensemble.find_runs(folder)
-    pictures, faults = _read(images, frame, pixel_mm, crop)
+    pictures, faults = _read(images, frame, pixel_mm, crop, dicom)
     if not pictures:
         return {}, faults
     done = {}
@@ -29,7 +34,8 @@ def segment_files(images: list[Path], folder: Path, out: Path, prompt: UserPromp
         picture = reading.with_lesion(picture, found.mask)
         report = structured_report.make(picture, found, prompt)
         try:
-            done[page.write(out / picture.name, picture, found, report)] = report
+            more = dicom_out.files(picture, found, report) if dicom else {}
+            done[page.write(out / picture.name, picture, found, report, more)] = report
         except StudyError as error:
             faults.append(str(error))
     return done, faults
@@ -46,11 +52,14 @@ def _refuse_one_name(images: list[Path]) -> None:
 
 
 def _read(images: list[Path], frame: int | None, pixel_mm: tuple[float, float] | None,
-          crop: str) -> tuple[list[Picture], list[str]]:
+          crop: str, dicom: bool) -> tuple[list[Picture], list[str]]:
     pictures, faults = [], []
     for path in images:
         try:
-            pictures.append(reading.read(path, frame, pixel_mm, crop))
+            picture = reading.read(path, frame, pixel_mm, crop)
+            if dicom:
+                dicom_out.source(picture)
+            pictures.append(picture)
         except StudyError as error:
             faults.append(str(error))
     return pictures, faults

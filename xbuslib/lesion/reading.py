@@ -34,6 +34,7 @@ class Picture:
     notes: list[str] = field(default_factory=list)  # what was decided about the file, in sentences
     regions: tuple[Region, ...] = ()  # calibrated ultrasound regions that may give a lesion's pixel size
     coloured: np.ndarray | None = None  # (H, W) bool: where colours lie over it; None: nowhere
+    origin: tuple[int, int] = (0, 0)  # column and row of its first pixel in the file, where it was cropped
 
     @property
     def frame(self) -> tuple[int, int]:
@@ -185,7 +186,7 @@ def _cropped(picture: Picture, box: tuple[int, int, int, int]) -> Picture:
                           max(region.box[3] - top, 0)) if region.box else None, region.pixel_mm)
                   for region in picture.regions)
     width, height = picture.frame
-    return replace(picture, grey=picture.grey[top:bottom, left:right].copy(), regions=moved,
+    return replace(picture, grey=picture.grey[top:bottom, left:right].copy(), regions=moved, origin=(left, top),
                    coloured=None if picture.coloured is None else picture.coloured[top:bottom, left:right],
                    notes=[*picture.notes, f"Cropped to x {left} to {right - 1}, y {top} to {bottom - 1} of its "
                           f"{width}×{height} pixels; the rest is in no result."])
