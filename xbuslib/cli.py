@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from xbuslib import cli_bridges
 from xbuslib.config import PROFILES
 from xbuslib.data.catalogue import DATASETS
 from xbuslib.display.terminal import show
@@ -15,6 +16,7 @@ from xbuslib.errors import StudyError
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 data_app = typer.Typer(no_args_is_help=True, help="Datasets: check, download, make, decode.")
 app.add_typer(data_app, name="data")
+cli_bridges.register(app, data_app)
 
 
 def choice(names, text: str):
@@ -178,26 +180,6 @@ def runs(name: Annotated[str, typer.Option("--study", help="only this study")] =
     if name and found.empty:
         raise no_runs(name)
     show(found.to_dict("records"), as_json, "finished runs")
-
-
-@app.command()
-def score(reference: Annotated[Path, typer.Option(help="folder of reference masks (PNG, TIFF, JPEG, BMP, GIF)")],
-          prediction: Annotated[Path, typer.Option(help="folder of predicted masks, matched by name")],
-          out: Annotated[Path, typer.Option(help="CSV file to write")],
-          as_drawn: Annotated[bool, typer.Option("--as-drawn", help="bright is lesion even where it fills or surrounds "
-                                                 "the frame, which is refused otherwise")] = False,
-          as_json: AsJson = False) -> None:
-    """Score any folder of masks: the paper's metrics, and the released code's beside them."""
-    from xbuslib.evaluation.scoring import score_folders
-
-    table = score_folders(reference, prediction, out, as_drawn)
-    notes = table.attrs["notes"]
-    if not as_json:
-        for note in notes:
-            typer.echo(f"note: {note}", err=True)
-    mean = table.drop(columns="case_id").mean()
-    row = {key: None if value != value else value for key, value in mean.items()} | {"images": len(table)}
-    show([row | {"notes": notes} if as_json else row], as_json, f"mean over images, written to {out}")
 
 
 @app.command()

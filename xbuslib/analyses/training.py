@@ -72,6 +72,7 @@ def other_histories(study: str, system: str, fold: int, seed: int) -> dict[str, 
     if rows.empty:
         return {}
     rows = rows[(rows["fold"] == fold) & (rows["seed"] == seed) & (rows["system"] != system)]
+    rows = rows[rows["weights"] != record.ADOPTED]  # those have no history
     return {row.system: pd.read_csv(Path(row.folder) / "history.csv") for row in rows.itertuples()}
 
 

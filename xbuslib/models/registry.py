@@ -48,6 +48,11 @@ def names() -> list[str]:
     return list(REGISTRY)
 
 
+def known(name: str) -> bool:
+    """Whether `name` is a system that `build` knows."""
+    return name in REGISTRY
+
+
 def entry(name: str) -> Entry:
     """The registry's row for `name`. Raises StudyError for an unknown one."""
     if name not in REGISTRY:

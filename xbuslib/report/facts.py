@@ -6,6 +6,7 @@ from datetime import datetime
 
 from xbuslib.data import catalogue
 from xbuslib.models import registry
+from xbuslib.runs import caveats
 from xbuslib.runs.study import Study
 
 
@@ -13,13 +14,14 @@ def facts(study: Study, records: list[dict]) -> list[tuple[str, str]]:
     """Pairs of name and text on all runs together. `records` are the run.json of every run of the study."""
     config, first = study.facts["config"], study.facts
     dates = sorted(record["created"] for record in records)
+    records = caveats.trained(records) or records
     minutes = sum(record["seconds"]["total"] for record in records) / 60
     return [
         ("Dataset", f"{catalogue.label(first['dataset'])}, {len(study.cases)} validated images, "
                     f"fingerprint {first['dataset_fingerprint'][:12]}"),
         ("Profile", f"{config['profile']}, recipe {config['recipe']}, {config['image_size']} × {config['image_size']} "
-                    f"pixels, {_several(r['plan']['iterations'] for r in records)} iterations, "
-                    f"batch {_several(r['plan']['batch_size'] for r in records)}"),
+                    f"pixels, {_several(r['plan'].get('iterations', '–') for r in records)} iterations, "
+                    f"batch {_several(r['plan'].get('batch_size', '–') for r in records)}"),
         ("Changed settings", ", ".join(_settings(study).get("overrides", [])) or "none recorded"),
         ("Prompt policy of the tables", _policies(records)),
         ("Weights of encoders", f"{study.encoders} (requested: {config['weights']})"),
@@ -43,8 +45,8 @@ def systems(study: Study, records: list[dict]) -> list[dict]:
         rows.append({
             "system": own[0]["paper_name"], "registry name": system, "runs": len(own),
             "minutes": f"{sum(minutes):.1f}", "minutes per run": f"{sum(minutes) / len(minutes):.1f}",
-            "trained parameters": f"{own[0]['trainable']:,}", "frozen parameters": f"{own[0]['frozen']:,}",
-            "encoders": registry.encoder_label(own[0]["weights"]) or "none",
+            "trained parameters": _number(own[0]["trainable"]), "frozen parameters": _number(own[0]["frozen"]),
+            "encoders": registry.encoder_label(own[0]["weights"]) or ("unknown" if system in study.adopted else "none"),
             "precision": _several(record["precision"] for record in own),
             "hardware": _several(record["device"] for record in own),
             "peak memory (GB)": f"{max(record['peak_memory_gb'] for record in own):.1f}"})
@@ -82,6 +84,10 @@ def _commits(records: list[dict]) -> str:
 
 def _software(record: dict) -> str:
     return f"Python {record['python']}, " + ", ".join(f"{name} {v}" for name, v in record["versions"].items())
+
+
+def _number(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
 
 
 def _several(values) -> str:

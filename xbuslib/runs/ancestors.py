@@ -40,6 +40,7 @@ def load(folder: Path, system: System, wanted: dict) -> list[dict]:
     fold, seed, identity, and the SHA-256 of its weights. Raises StudyError that lists what does not fit.
     """
     run, file = record.read(folder), folder / "weights.safetensors"
+    record.refuse_adopted(folder, run)
     faults = [f"{key}: {there} there, {asked} here" for key, there, asked in identity.differences(run, wanted)
               if key in ("system", "protocol", "switches", "frozen_checksum") or key.startswith("weights of ")]
     try:

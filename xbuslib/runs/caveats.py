@@ -7,7 +7,7 @@ from xbuslib.data import catalogue
 PIXELS, ITERATIONS = 352, 1000  # Sections 2.2 and 2.3
 THRESHOLDS = {"threshold": 0.5, "first_pass_threshold": 0.3}  # Sections 2.4 and 2.7
 # The plan of the `uniform` recipe: Section 2.3, and our choice where the paper is silent (training/recipes.py).
-# Iterations are said apart, and the schedule's length follows them.
+# Iterations are named apart, and the schedule's length follows them.
 PLAN = {
     "batch_size": 4, "rates": {"other": 1e-4}, "schedule": "cosine(floor=1e-06)", "optimiser": "adamw",
     "weight_decay": 0.01, "amp": True, "shuffle": True, "last_batch": "continued", "loss": "soft_dice_loss",
@@ -29,6 +29,9 @@ def caveats(runs: list[dict], encoders: str) -> list[str]:
 
     `encoders`: label of all that took part (registry.encoder_label).
     """
+    adopted = [f"{text[0].upper()}{text[1:]}." for text in adoptions(runs)]
+    if not (runs := trained(runs)):
+        return adopted
     config, sentences, lengths = runs[0]["config"], [], iterations(runs)
     if config["profile"] != "paper":
         sentences.append(f"The profile is {config['profile']}, not paper: "
@@ -42,18 +45,32 @@ def caveats(runs: list[dict], encoders: str) -> list[str]:
                   for text in starts(runs)]
     if "random" in encoders or "partial" in encoders:
         sentences.append(f"Encoders without their pretrained weights took part ({encoders}).")
-    return sentences
+    return sentences + adopted
+
+
+def trained(runs: list[dict]) -> list[dict]:
+    """The runs that were trained here."""
+    return [run for run in runs if not run.get("adopted")]
+
+
+def adoptions(runs: list[dict]) -> list[str]:
+    """ "adopted: predictions of nnU-Net (masks), not trained here" for each adopted system."""
+    found = {run["system"]: run["adopted"] for run in runs if run.get("adopted")}
+    return [f"adopted: predictions of {one['label']} ({one['kind']}), not trained here" for one in found.values()]
 
 
 def short(runs: list[dict]) -> str:
     """What a caption says of the training: iterations, the recipe, and each setting that was changed."""
+    adopted = adoptions(runs)
+    if not (runs := trained(runs)):
+        return ", ".join(adopted)
     recipe = runs[0]["plan"]["recipe"]
-    said = [iterations(runs)] + ([f"recipe {recipe}"] if recipe != "uniform" else [])
+    parts = [iterations(runs)] + ([f"recipe {recipe}"] if recipe != "uniform" else [])
     if recipe == "uniform":  # another recipe's name stands for its settings
-        said += [f"{name} {value}" for name, value, _ in changes(runs[0])]
+        parts += [f"{name} {value}" for name, value, _ in changes(runs[0])]
     else:
-        said += [f"{name.replace('_', ' ')} {runs[0]['config'][name]:g}" for name in _given(runs[0])]
-    return ", ".join(said + [f"started from {text}" for text in starts(runs)])
+        parts += [f"{name.replace('_', ' ')} {runs[0]['config'][name]:g}" for name in _given(runs[0])]
+    return ", ".join(parts + [f"started from {text}" for text in starts(runs)] + adopted)
 
 
 def starts(runs: list[dict]) -> list[str]:

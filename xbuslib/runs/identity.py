@@ -24,6 +24,9 @@ OF_EPOCHS = ("plan: iterations", "plan: schedule")  # of official recipes, which
 def identity(run: dict) -> dict[str, object]:
     """Name: value of all that can change the numbers of a run (run.json, or what is known of it before training)."""
     settings = {key: value for key, value in run["config"].items() if key not in NOT_OF_THE_PROTOCOL | SHOWN_ELSEWHERE}
+    if run.get("adopted"):  # nothing is known of how its predictions were made
+        return {"protocol": run["protocol"], **{key: run[key] for key in DATA}, **settings} | {
+            key: run[key] for key in ("system", "scorings", "fold", "seed")} | {"predictions": run["adopted"]["sha256"]}
     return ({"protocol": run.get("protocol"), **{key: run[key] for key in DATA}, **settings}
             | {"system": run["system"], "switches": run.get("switches"), "trainable": run["trainable"],
                "scorings": run["scorings"], "train_cases": run["train_cases"]}
@@ -71,8 +74,8 @@ def refuse_mixture(what: str, runs: Iterable[tuple[Path, dict]]) -> None:
 
 def _group(key: str, run: dict) -> tuple | None:
     """The runs among which a part of the identity must be equal; None: it may differ from run to run."""
-    official = run["plan"]["recipe"] == "official"
-    if key in ("system", "fold", "seed", "train_cases"):
+    official = run["plan"].get("recipe") == "official"
+    if key in ("system", "fold", "seed", "train_cases", "predictions"):
         return None
     if key in ("switches", "trainable", "scorings"):
         return (run["system"],)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from xbuslib.models.system import System
 
 ALL = "all"  # the fold of a run that is trained on every lesion and scored on none
+ADOPTED = "adopted"  # in place of the weights' rule: predictions that were made elsewhere (adopted.py)
 FILES = ("run.json", "history.csv", "per_image.csv", "cases.csv", "probabilities.npz", "weights.safetensors")
 
 
@@ -41,15 +42,19 @@ def finished(path: Path, wanted: dict) -> bool:
     """
     if not (path / "run.json").is_file():
         return False
-    changed = identity.differences(read(path), wanted)
-    if changed:
-        raise StudyError(f"{path} holds a run with other settings:\n"
-                         + "\n".join(f"  {key}: {there} there, {asked} asked for" for key, there, asked in changed)
-                         + "\nGive this one another name with --study, or delete that folder.")
+    refuse_changes(path, read(path), wanted)
     missing = [name for name in FILES if not (path / name).is_file()]
     if missing:
         raise StudyError(f"{path} lacks {', '.join(missing)}; delete the folder and run the fold again")
     return True
+
+
+def refuse_changes(path: Path, there: dict, wanted: dict) -> None:
+    """Raise StudyError, naming each difference, if the run in `path` is not the one that is wanted."""
+    if changed := identity.differences(there, wanted):
+        raise StudyError(f"{path} holds a run with other settings:\n"
+                         + "\n".join(f"  {key}: {here} there, {asked} asked for" for key, here, asked in changed)
+                         + "\nGive this one another name with --study, or delete that folder.")
 
 
 def partial_folder(path: Path, wanted: dict) -> Path:
@@ -91,6 +96,13 @@ def write(path: Path, partial: Path, run: dict, history: pd.DataFrame, per_image
         os.replace(partial, path)
 
 
+def refuse_adopted(path: Path, run: dict) -> None:
+    """Raise StudyError if `run`, the run.json in `path`, is an adopted one: it has maps and no weights."""
+    if run.get("adopted"):
+        raise StudyError(f"{path} holds adopted predictions of {run['adopted']['label']}: they were made elsewhere, so "
+                         "there are no weights to predict with. Give a run that was trained here.")
+
+
 def halved(probabilities: np.ndarray, threshold: float) -> np.ndarray:
     """Probabilities in half precision (off by 0.0003 at most), each on its own side of `threshold`."""
     half = probabilities.astype(np.float16)
@@ -114,7 +126,8 @@ def listing(study: str | None = None) -> pd.DataFrame:
     for file in sorted(outputs_root().glob(f"{study or '*'}/runs/*/fold_*/seed_*/run.json")):
         run = read(file.parent)
         rows.append({key: run[key] for key in ("study", "system", "fold", "seed", "dataset", "identity")}
-                    | {"profile": run["config"]["profile"], "weights": run["config"]["weights"],
+                    | {"profile": run["config"]["profile"],
+                       "weights": ADOPTED if run.get("adopted") else run["config"]["weights"],
                        "commit": (run["commit"] or "")[:8], "minutes": round(run["seconds"]["total"] / 60, 2),
                        "folder": str(file.parent)})
     return pd.DataFrame(rows)

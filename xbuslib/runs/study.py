@@ -36,6 +36,11 @@ class Study:
         return _in_order(set(self.runs["system"]))
 
     @property
+    def adopted(self) -> dict[str, dict]:
+        """{system: its `adopted` of run.json} of the predictions that were made elsewhere (adopted.py)."""
+        return {run["system"]: run["adopted"] for run in self.records if run.get("adopted")}
+
+    @property
     def ordered_runs(self) -> pd.DataFrame:
         """`runs`, systems in the registry's order, which tables made of them then keep."""
         return self.runs.sort_values("system", key=lambda names: names.map(self.systems.index), kind="stable")
@@ -156,21 +161,29 @@ def open_study(name: str, systems: list[str] | None = None, partial: bool = Fals
     cases = pd.concat(tables, ignore_index=True).drop_duplicates("case_id", ignore_index=True)
     per_image = pd.concat(parts, ignore_index=True)
     per_image["patient_id"] = per_image["case_id"].map(cases.set_index("case_id")["patient_id"])
-    return Study(name, outputs_root() / name, listed, per_image, cases, read, read[0], missing)
+    first = next((run for run in read if not run.get("adopted")), read[0])
+    return Study(name, outputs_root() / name, listed, per_image, cases, read, first, missing)
 
 
 def _missing(name: str, listed: pd.DataFrame, systems: list[str] | None) -> list[str]:
     """Runs that study.json names, or that would make the grid of what is there whole."""
-    wanted = {key: set(listed[key]) for key in ("system", "fold", "seed")}
+    adopted = listed["weights"] == record.ADOPTED
+    wanted = {key: set(listed.loc[~adopted, key]) for key in ("system", "fold", "seed")}
     settings = outputs_root() / name / "study.json"
     if settings.is_file():
         planned = json.loads(settings.read_text())
         wanted = {key: wanted[key] | set(planned[f"{key}s"]) for key in wanted}
     if systems:
-        wanted["system"] = set(systems)
+        wanted["system"] = set(systems) - set(listed.loc[adopted, "system"])
     there = set(zip(listed["system"], listed["fold"], listed["seed"], strict=True))
     grid = itertools.product(*(sorted(wanted[key]) for key in ("system", "fold", "seed")))
-    return [f"{system}, fold {fold}, seed {seed}" for system, fold, seed in grid if (system, fold, seed) not in there]
+    lacking = [f"{system}, fold {fold}, seed {seed}" for system, fold, seed in grid
+               if (system, fold, seed) not in there]
+    for system, own in listed[adopted].groupby("system"):  # its seed is that of one trained run
+        if not systems or system in systems:
+            lacking += [f"{system}, fold {fold}: adopt its predictions too (xbuslib adopt)"
+                        for fold in sorted(wanted["fold"] - set(own["fold"]))]
+    return lacking
 
 
 def _per_image(folder: Path, run: dict) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from xbuslib.inference.predict import Predictor, images_of
 from xbuslib.models import registry
 from xbuslib.models.system import System
 from xbuslib.models.weights import checksum
-from xbuslib.progress import track
+from xbuslib.progress import remark, track
 from xbuslib.prompts.conditioning import TextTable
 from xbuslib.runs import identity, record
 from xbuslib.runs.study import Study
@@ -43,6 +43,7 @@ class Trained:
         the frozen encoders are not those of the run.
         """
         run = record.read(folder)
+        record.refuse_adopted(folder, run)
         if run.get("protocol") != identity.PROTOCOL:
             raise StudyError(f"{folder} was made under protocol {run.get('protocol')} of the library, which is now at "
                              f"{identity.PROTOCOL} and may predict otherwise; use the library of commit "
@@ -108,7 +109,11 @@ def every_run(study: Study, table: pd.DataFrame, training: bool = True) -> Itera
     dataset's lesions without those that the run validated.
     """
     normals = table[table["pathology"] == "normal"].reset_index(drop=True)
-    for row in track(study.ordered_runs.itertuples(), "predicting again", len(study.runs)):
+    runs = study.ordered_runs[~study.ordered_runs["system"].isin(study.adopted)]
+    if study.adopted:
+        remark(f"{', '.join(study.adopted)}: adopted predictions, left out where training or normal images are "
+               "predicted anew, as there are no weights")
+    for row in track(runs.itertuples(), "predicting again", len(runs)):
         trained = Trained.load(Path(row.folder))
         run, validated = trained.run, record.probabilities(trained.folder).keys()
         learnt = lesions(table[~table["case_id"].isin(validated)])

@@ -208,6 +208,9 @@ def _refuse_other_settings(settings: Settings, config: Config, source) -> None:
     there = list((outputs_root() / settings.study / "runs").glob("*/fold_*/seed_*/run.json"))
     for path in there:  # weights and precision are compared by the fold itself: they need the model
         run = record.read(path.parent)
+        if run.get("adopted"):  # its folder was never of this study's systems; only data and settings must be the same
+            record.refuse_changes(path.parent, run, run | inputs | {"config": config.model_dump()})
+            continue
         plan = recipes.plan(run["system"], config, run["train_cases"]).record()
         record.finished(path.parent, run | inputs | {"protocol": identity.PROTOCOL, "config": config.model_dump(),
                                                      "plan": plan})

@@ -89,8 +89,9 @@ def froc(found: Detections, system: str) -> pd.DataFrame:
 
 
 def curves(found: Detections) -> pd.DataFrame:
-    """`froc` of every system, with WHO."""
-    names = found.images.drop_duplicates("system")
+    """`froc` of every system that predicted all images, with WHO: an adopted one has not seen the normal images."""
+    every = found.images.groupby("system")["case_id"].transform("nunique") == found.images["case_id"].nunique()
+    names = found.images[every].drop_duplicates("system")
     return pd.concat([froc(found, row.system).assign(system=row.system, paper_name=row.paper_name)
                       for row in names.itertuples()], ignore_index=True)
 

@@ -37,6 +37,8 @@ def reliability(bins: pd.DataFrame, region: str, label: str) -> Figure:
             upper.plot(fold["probability"], fold["lesion"], color=COLOURS["before"], linewidth=0.6, alpha=0.35)
         for state, colour in COLOURS.items():
             part = table[(table["system"] == name) & (table["state"] == state)]
+            if part.empty:  # an adopted system has no temperature
+                continue
             share = part["pixels"] / part["pixels"].sum()
             upper.plot(part["probability"], part["lesion"], color=colour, linewidth=1.6)
             for few, face in ((False, colour), (True, "white")):

@@ -9,6 +9,7 @@ import pandas as pd
 
 from xbuslib.evaluation import calibration, metrics
 from xbuslib.evaluation.aggregation import over_folds
+from xbuslib.progress import remark
 from xbuslib.runs import record
 from xbuslib.runs.study import Study, system_names
 
@@ -40,12 +41,14 @@ def score(study: Study, temperatures: pd.DataFrame) -> Reliability:
     """Scores of each run on its validation images, before and after its temperature (a row of `fit` per run)."""
     fitted = temperatures.set_index(["system", "fold", "seed"])["temperature"]
     rows, bins = [], []
-    for who, _, maps, masks in validated(study):
+    for who, _, maps, masks in _probabilistic(study):
         regions = {"whole image": None, "lesion region": np.stack([calibration.lesion_region(mask) for mask in masks])}
-        temperature = fitted[who["system"], who["fold"], who["seed"]]
+        temperature = fitted.get((who["system"], who["fold"], who["seed"]), np.nan)  # nan: adopted, nothing to fit on
         for region in REGIONS:
             counted = calibration.counts(maps, masks, regions[region])
             for state, used in zip(STATES, (1.0, temperature), strict=True):
+                if np.isnan(used):
+                    continue
                 key = who | {"region": region, "state": state}
                 rows.append(key | {"temperature": temperature} | calibration.scores(counted, used))
                 bins.append(calibration.reliability(counted, calibration.scaled(used)).assign(**key))
@@ -79,7 +82,7 @@ def sweep(study: Study) -> pd.DataFrame:
     The thresholds are THRESHOLDS and the study's own.
     """
     rows, thresholds = [], sorted({*map(float, THRESHOLDS), study.facts["config"]["threshold"]})
-    for who, _, maps, masks in validated(study):
+    for who, _, maps, masks in _probabilistic(study):
         for threshold in thresholds:
             rows.append(who | {"threshold": threshold,
                                "dice": metrics.per_image(maps >= threshold, masks)["dice"].mean()})
@@ -98,6 +101,14 @@ def sweep_summary(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
                       "highest_at": best["threshold"], "gain_there": best["dice"] - here["dice"],
                       "flat_from": near.min(), "flat_to": near.max()})
     return pd.DataFrame(table)
+
+
+def _probabilistic(study: Study) -> Iterator[tuple[dict, list[str], np.ndarray, np.ndarray]]:
+    """`validated` without the systems that were adopted as masks, which have no probabilities; they are named."""
+    hard = [name for name, adopted in study.adopted.items() if adopted["kind"] == "masks"]
+    if hard:
+        remark(f"{', '.join(hard)}: adopted as masks, left out of calibration and thresholds")
+    return (run for run in validated(study) if run[0]["system"] not in hard)
 
 
 def validated(study: Study) -> Iterator[tuple[dict, list[str], np.ndarray, np.ndarray]]:

@@ -14,9 +14,9 @@ def calibrated(near: pd.DataFrame, wide: pd.DataFrame, temperatures: pd.DataFram
     text = (f"Around the lesion, the predicted probability differs from the share of lesion pixels by "
             f"**{before.min():.2f} ({before.idxmin()}) to {before.max():.2f} ({before.idxmax()})** on average (ECE); "
             f"over the whole image by {wide['ece before'].min():.3f} to {wide['ece before'].max():.3f}. The mean "
-            f"temperature is over 1, so the system too confident, for {(near['temperature'] > 1).sum()} of {len(near)} "
-            f"systems. Dividing the logits by it lowers the ECE of {(gain > 0).sum()} of {len(near)} systems on images "
-            f"that it was not fitted on, by {gain.median():.3f} in the median.")
+            f"temperature is over 1, so the system too confident, for {(near['temperature'] > 1).sum()} of "
+            f"{gain.count()} systems. Dividing the logits by it lowers the ECE of {(gain > 0).sum()} of {gain.count()} "
+            f"systems on images that it was not fitted on, by {gain.median():.3f} in the median.")
     if not inside.all():
         text += (f" In {(~inside).sum()} run(s) the temperature ends at the edge of the range that is tried: the "
                  "training images are not separated at all, or without an error.")
@@ -44,6 +44,7 @@ def distances(millimetres: pd.DataFrame) -> str:
 
 def found(rates: pd.DataFrame) -> str:
     """Lesions found against false positives; rates: detection.summary."""
+    rates = rates.dropna(subset="false_positives all")  # of an adopted system, normal images are unknown
     top, quiet = rates.loc[rates["sensitivity"].idxmax()], rates.loc[rates["false_positives all"].idxmin()]
     text = (f"**{top.paper_name} finds the most lesions, {top.sensitivity:.0%}**, with "
             f"{top['false_positives all']:.2f} false positives per image")

@@ -244,12 +244,12 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 def with_layer(systems: list[str]) -> list[str]:
     """Those of `systems` that name a layer for Grad-CAM."""
-    return [name for name in systems if registry.system_class(name).cam_layer is not None]
+    return [name for name in systems if registry.known(name) and registry.system_class(name).cam_layer is not None]
 
 
 def layer_table(systems: list[str]) -> pd.DataFrame:
     """system, paper_name, layer, reason of the systems that name a layer."""
-    rows = [(name, registry.REGISTRY[name].paper, registry.system_class(name).cam_layer)
+    rows = [(name, registry.entry(name).paper, registry.system_class(name).cam_layer)
             for name in with_layer(systems)]
     return pd.DataFrame([{"system": name, "paper_name": paper, "layer": layer.path, "reason": layer.reason}
                          for name, paper, layer in rows], columns=["system", "paper_name", "layer", "reason"])

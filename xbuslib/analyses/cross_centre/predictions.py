@@ -17,7 +17,7 @@ from xbuslib.errors import StudyError
 from xbuslib.evaluation import metrics
 from xbuslib.inference.predict import images_of
 from xbuslib.models import registry
-from xbuslib.progress import track
+from xbuslib.progress import remark, track
 from xbuslib.prompts import words
 from xbuslib.runs import record
 from xbuslib.runs.study import Study
@@ -38,7 +38,9 @@ def choose_systems(study: Study, names: str) -> list[str]:
     few = len(study.systems) <= len(BY_DEFAULT) or not set(BY_DEFAULT) & set(study.systems)
     wanted = {part.strip() for part in names.split(",") if part.strip()} or ({"all"} if few else set(BY_DEFAULT))
     unknown = sorted(wanted - set(registry.names()) - set(study.systems) - {"all"})
-    found = [name for name in study.systems if wanted & {name, "all"}]
+    found = [name for name in study.systems if wanted & {name, "all"} and name not in study.adopted]
+    if study.adopted:
+        remark(f"{', '.join(study.adopted)}: adopted predictions, left out, as there are no weights")
     if unknown or not found:
         raise StudyError(f"{'unknown system ' + ', '.join(unknown) if unknown else 'no run of ' + names}; "
                          f"study {study.name} has {', '.join(study.systems)}")
@@ -57,7 +59,7 @@ def predict_target(study: Study, target: Target, systems: list[str]) -> tuple[pd
         total = 0.0
         for row in track(own.itertuples(), f"{system} on {target.label}", len(own)):
             scores, maps = predict_run(Path(row.folder), target.cases, target.rescaled)
-            parts.append(scores.assign(system=system, paper_name=registry.REGISTRY[system].paper, fold=row.fold,
+            parts.append(scores.assign(system=system, paper_name=registry.entry(system).paper, fold=row.fold,
                                        seed=row.seed))
             total = total + maps
         ensembles[system] = record.halved(total / len(own), study.facts["config"]["threshold"])  # half the memory
@@ -91,7 +93,7 @@ def score_ensembles(study: Study, target: Target, ensembles: dict[str, np.ndarra
     masks = target.prepared.masks[target.prepared.rows(target.cases["case_id"])]
     threshold = study.facts["config"]["threshold"]
     return pd.concat([_score(maps, masks, target.cases, threshold).assign(
-        system=system, paper_name=registry.REGISTRY[system].paper) for system, maps in ensembles.items()],
+        system=system, paper_name=registry.entry(system).paper) for system, maps in ensembles.items()],
         ignore_index=True)
 
 

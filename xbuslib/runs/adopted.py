@@ -1,0 +1,128 @@
+"""Adopted runs: other people's predictions of a study's validation images, scored and kept as a run folder.
+
+Such a run has run.json, per_image.csv, cases.csv and probabilities.npz, and neither weights nor a history: what needs
+no more than maps takes it in, and what predicts anew leaves it out. run.json says so under `adopted`.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from xbuslib.data import predictions
+from xbuslib.errors import StudyError
+from xbuslib.evaluation import metrics
+from xbuslib.files import write_folder
+from xbuslib.models import registry
+from xbuslib.runs import environment, identity, record
+from xbuslib.runs.study import Study, open_study
+
+EACH = "each"  # every fold of the study, from one folder
+SCORING = ("none", "none")  # as of a system that reads no prompt
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+# What an adopted run shares with the runs of the study on its fold.
+SHARED = (*identity.DATA, "study", "fold", "config", "train_cases", "val_cases", "size_edges_px")
+
+
+def adopt(name: str, study: str, fold: str | int, folder: Path, label: str = "", as_drawn: bool = False,
+          ) -> tuple[list[Path], list[str]]:
+    """Make run folders of `study` from the predictions in `folder` for one fold, or for EACH; returns them and notes.
+
+    name: of the system in the study's folders; label: in tables, by default the name. Nothing is written unless the
+    predictions of every fold asked for are whole and right (predictions.read). Returns at once what is there already.
+    Raises StudyError for a name that belongs to the library or is there with other predictions, or for an unknown
+    study or fold.
+    """
+    if not re.fullmatch(NAME, name):
+        raise StudyError(f"--name {name!r} is no name for a folder: letters, digits, '-', '_' and '.' are allowed")
+    if registry.known(name) or name == record.ALL:
+        raise StudyError(f"--name {name} is a system of this library; give these predictions a name of their own")
+    held = _trained(study)
+    seed, made, notes = int(held.runs["seed"].min()), [], {}
+    for number in _folds(held, fold):
+        run, files = _adopted(held, held.run_folder(held.systems[0], number, seed), name, folder, label, as_drawn,
+                              held.cases["case_id"] if fold == EACH else ())
+        path = record.folder(study, name, number, seed)
+        made.append((path, run, files))
+        notes |= dict.fromkeys(run["adopted"]["notes"])
+        _refuse_other(path, run)
+    for path, run, files in made:
+        if not (path / "run.json").is_file():
+            _write(path, run, files)
+    return [path for path, _, _ in made], list(notes)
+
+
+def files(folder: Path) -> list[str]:
+    """run.json of each adopted run in outputs/<study>, relative to it: what the analyses depend on beside their own."""
+    found = [path for path in sorted(folder.glob("runs/*/fold_*/seed_*/run.json")) if record.read(path.parent).get(
+        "adopted")]
+    return [path.relative_to(folder).as_posix() for path in found]
+
+
+def _trained(study: str) -> Study:
+    """The trained runs of a study: a system and seed that has every fold comes first."""
+    listed = record.scored(study)
+    trained = listed[listed["weights"] != record.ADOPTED]
+    if trained.empty:
+        raise StudyError(f"study {study!r} has no trained run, whose validation images the predictions would be scored "
+                         "on")
+    folds = trained.groupby("system")["fold"].nunique()
+    return open_study(study, [folds.idxmax()], partial=True)
+
+
+def _folds(held: Study, fold: str | int) -> list[int]:
+    there = sorted(set(held.runs["fold"]))
+    if fold == EACH:
+        return there
+    if not str(fold).isdecimal() or int(fold) not in there:
+        raise StudyError(f"study {held.name} has no trained run on fold {fold}; give one of "
+                         f"{', '.join(map(str, there))}, or {EACH}")
+    return [int(fold)]
+
+
+def _adopted(held: Study, pattern: Path, name: str, folder: Path, label: str, as_drawn: bool,
+             elsewhere: Iterable[str]) -> tuple[dict, dict[str, pd.DataFrame | np.ndarray]]:
+    """run.json of an adopted run, and its tables and maps; `pattern`: a trained run on the same fold."""
+    beside, cases = record.read(pattern), pd.read_csv(pattern / "cases.csv", keep_default_na=False, dtype=str)
+    ids, config = list(cases["case_id"]), beside["config"]
+    rows = held.prepared.rows(ids)
+    frames = {case: tuple(int(side) for side in held.prepared.original_sizes[row])
+              for case, row in zip(ids, rows, strict=True)}
+    found = predictions.read(folder, frames, config["image_size"], as_drawn, elsewhere)
+    maps = record.halved(found.maps, config["threshold"])
+    scores = metrics.per_image(maps >= config["threshold"], held.prepared.masks[rows])
+    for place, (column, values) in enumerate({"case_id": ids, "policy": SCORING[0], "attributes": SCORING[1]}.items()):
+        scores.insert(place, column, values)
+    run = {key: beside[key] for key in SHARED} | {
+        "system": name, "paper_name": f"{label or name} (adopted)", "seed": beside["seed"],
+        "protocol": identity.PROTOCOL, "plan": {}, "switches": {}, "scorings": [list(SCORING)], "trainable": None,
+        "frozen": None, "weights": [], "frozen_checksum": None, "precision": None, "peak_memory_gb": 0.0,
+        "seconds": {"encode": 0.0, "train": 0.0, "total": 0.0},
+        "adopted": {"label": label or name, "from": str(folder), "kind": found.kind, "sha256": found.sha256,
+                    "notes": found.notes},
+    } | environment.facts()
+    run["identity"] = identity.digest(run)
+    return run, {"per_image": scores, "cases": cases, "probabilities": maps}
+
+
+def _refuse_other(path: Path, run: dict) -> None:
+    """Raise StudyError if `path` holds other predictions of this name."""
+    if not (path / "run.json").is_file():
+        return
+    there = record.read(path)
+    if changed := identity.differences(there, run):
+        raise StudyError(f"{path} holds other predictions of that name (from {there['adopted']['from']}): "
+                         f"{', '.join(key for key, _, _ in changed)} differ. Give these another --name, or delete that "
+                         "folder.")
+
+
+def _write(path: Path, run: dict, held: dict) -> None:
+    with write_folder(path) as partial:
+        held["per_image"].to_csv(partial / "per_image.csv", index=False)
+        held["cases"].to_csv(partial / "cases.csv", index=False)
+        np.savez_compressed(partial / "probabilities.npz", case_ids=held["cases"]["case_id"].to_numpy(str),
+                            probabilities=held["probabilities"])
+        (partial / "run.json").write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
