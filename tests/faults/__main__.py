@@ -53,7 +53,7 @@ def tally_machine(tree: Path, folder: Path) -> int:
     lost = 0
     for name, outcome in machine.faults(tree, folder):
         lost += bool(outcome.problems)
-        print(f"  {name}: {'; '.join(outcome.problems) if outcome.problems else 'kept'} | {outcome.message}", flush=True)
+        print(f"  {name}: {'; '.join(outcome.problems) or 'kept'} | {outcome.message}", flush=True)
     return lost
 
 

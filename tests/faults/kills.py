@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of every stage, then the same command again: are all tables those of an undisturbed study?"""
+"""SIGKILL at random moments of every stage, then the same command again: are all tables as without the kill?"""
 
 import random
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ def rounds(tree: Path, folder: Path, known: Reference, seed: int, kills: int) ->
 
 
 def kill(tree: Path, outputs: Path, stage: str, by: str, who: str, after: float) -> Kill:
-    """Start the command and kill it `after` seconds into a stage. The stages before an export are gone through first."""
+    """Start the command and kill it `after` seconds into a stage. What an export needs is finished first."""
     if stage == "export":
         finish(tree, outputs, "study", None)
     flag = outputs.parent / f"{outputs.name}.{stage}.flag"

@@ -30,6 +30,7 @@ COLUMNS = {
     "Interpretation": "interpretation", "BIRADS": "birads", "Verification": "verification",
     "Diagnosis": "diagnosis", "Classification": "pathology",
 }
+LARGEST = 2 << 30  # bytes that the archive may unpack to; the published one unpacks to a tenth of it
 TABLES = (".xlsx", ".csv")  # of which one is read, as published or saved as text
 NOT_GIVEN = ("not applicable", "not available", "")
 
@@ -76,12 +77,35 @@ def locate(root: Path) -> tuple[Path, Path]:
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """Unpack the PNG files of the published archive into `folder`, whole or not at all."""
+    """Unpack the PNG files of the published archive into `folder`, whole or not at all.
+
+    Raises StudyError for a damaged archive, one that unpacks to more than LARGEST bytes, and for members that would
+    lie outside of the folder or share a name.
+    """
     try:
         with write_folder(folder) as partial, zipfile.ZipFile(archive) as packed:
-            for member in packed.namelist():
-                if member.lower().endswith(".png") and not hidden(Path(member).name):
-                    (partial / Path(member).name).write_bytes(packed.read(member))
-    except zipfile.BadZipFile as error:
+            for member in _pictures(archive, packed):
+                (partial / Path(member.filename).name).write_bytes(packed.read(member))
+    except (StudyError, OSError):
+        raise
+    except Exception as error:  # damage makes zipfile and its decompressors raise nearly anything
         raise StudyError(f"cannot unpack {archive}: {error}. Fetch it again.") from None
     return folder
+
+
+def _pictures(archive: Path, packed: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    members = packed.infolist()
+    for member in members:
+        place = member.filename.replace("\\", "/")
+        if place.startswith("/") or place[1:2] == ":" or ".." in place.split("/"):
+            raise StudyError(f"{archive}: its member {member.filename!r} would lie outside of the folder; this is not "
+                             "the published archive. Fetch it again.")
+    if (size := sum(member.file_size for member in members)) > LARGEST:
+        raise StudyError(f"{archive} unpacks to {size >> 20} MB, more than {LARGEST >> 20} MB; this is not the "
+                         "published archive. Fetch it again.")
+    chosen = [member for member in members
+              if member.filename.lower().endswith(".png") and not hidden(Path(member.filename).name)]
+    if twice := len(chosen) - len({Path(member.filename).name for member in chosen}):
+        raise StudyError(f"{archive}: {twice} file name(s) are there twice; this is not the published archive. "
+                         "Fetch it again.")
+    return chosen

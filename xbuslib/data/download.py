@@ -11,7 +11,10 @@ import requests
 from tqdm.auto import tqdm
 
 from xbuslib.data import blu
-from xbuslib.errors import StudyError
+from xbuslib.errors import SPACE, StudyError, machine_faults
+
+STALLED = 60  # seconds without a byte after which a server is given up
+LARGEST = 1 << 30  # bytes: several times the published archive; a server may send without end
 
 
 def download_blu(root: Path, address: str = blu.ADDRESS) -> Path:
@@ -19,7 +22,8 @@ def download_blu(root: Path, address: str = blu.ADDRESS) -> Path:
 
     Raises StudyError when a file cannot be fetched or is not what it should be; the same call then goes on.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    with machine_faults(f"cannot write to {root}", f"{SPACE}, or give another --root."):
+        root.mkdir(parents=True, exist_ok=True)
     _fetch(address, blu.TABLE, root, _is_table)
     if not (root / blu.IMAGES).is_dir():
         blu.unpack(_fetch(address, blu.ARCHIVE, root, _is_archive), root / blu.IMAGES)
@@ -47,7 +51,7 @@ def _fetch(address: str, name: str, root: Path, good) -> Path:
 def _resume(partial: Path, url: str, output: str, _: pooch.Pooch | None) -> None:
     """A pooch downloader that goes on at the end of `partial`, if the server lets it."""
     have = partial.stat().st_size if partial.is_file() else 0
-    with requests.get(url, stream=True, timeout=60, headers={"Range": f"bytes={have}-"} if have else {}) as answer:
+    with requests.get(url, stream=True, timeout=STALLED, headers={"Range": f"bytes={have}-"} if have else {}) as answer:
         if answer.status_code == 416:  # asked beyond the end: what is there is no beginning of this file
             partial.unlink()
         answer.raise_for_status()
@@ -58,6 +62,9 @@ def _resume(partial: Path, url: str, output: str, _: pooch.Pooch | None) -> None
             for chunk in answer.iter_content(1 << 16):
                 file.write(chunk)
                 bar.update(len(chunk))
+                if file.tell() > LARGEST:
+                    partial.unlink()
+                    raise ValueError(f"the server sends more than {LARGEST >> 20} MB, which is not the published file")
     if total and partial.stat().st_size != total:
         raise OSError(f"the connection ended after {partial.stat().st_size} of {total} bytes")
     shutil.move(partial, output)
@@ -68,7 +75,7 @@ def _is_archive(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as packed:
             return sum(name.endswith(".png") for name in packed.namelist()) == 522 and packed.testzip() is None
-    except (zipfile.BadZipFile, OSError):
+    except Exception:  # damage makes zipfile and its decompressors raise nearly anything
         return False
 
 

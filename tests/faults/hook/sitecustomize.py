@@ -5,6 +5,7 @@ fault makes, so that it happens once), `outputs` and `first` (process id, set by
 gets a line "module:function seconds" of every call of a function in `stages`.
 """
 
+import contextlib
 import importlib.abc
 import importlib.machinery
 import json
@@ -37,10 +38,8 @@ def of_study(outputs):
 
 
 def kill(pid):
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def fill():
