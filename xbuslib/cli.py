@@ -11,7 +11,7 @@ from xbuslib import cli_bridges
 from xbuslib.config import PROFILES
 from xbuslib.data.catalogue import DATASETS
 from xbuslib.display.terminal import show
-from xbuslib.errors import StudyError
+from xbuslib.errors import StudyError, machine_faults
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 data_app = typer.Typer(no_args_is_help=True, help="Datasets: check, download, make, decode.")
@@ -100,7 +100,7 @@ def fold(system: Annotated[str, typer.Option(help="a name from `xbuslib systems`
     from xbuslib.runs import record
     from xbuslib.workflow.request import request
 
-    registry.entry(system)  # refused before any data are made or decoded
+    system = registry.checked(system)  # refused before any data are made or decoded
     if not (fold.isdecimal() or fold == record.ALL):
         raise StudyError(f"--fold {fold!r} is neither a number such as 0 nor {record.ALL}")
     if folds and not Path(folds).is_dir():
@@ -195,13 +195,15 @@ def predict(images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", hel
             frame: Annotated[int | None, typer.Option(help="which of several frames in a file, from 1")] = None,
             crop: Annotated[str, typer.Option(help="LEFT,TOP,RIGHT,BOTTOM in pixels; or regions: a DICOM file's "
                                               "ultrasound regions. What lies outside is in no result")] = "",
+            dicom: Annotated[bool, typer.Option("--dicom", help="for DICOM images: a Segmentation and a Structured "
+                                                "Report too, with the file's patient")] = False,
             as_json: AsJson = False) -> None:
     """Segment and measure any ultrasound image with trained runs. Research use only, not a medical device."""
     from xbuslib.lesion import ensemble, reading
     from xbuslib.lesion.predict import listed, segment_files
 
     prompt = ensemble.user_prompt(shape, margin, birads)
-    done, faults = segment_files(images, run, out, prompt, reading.pixel_size(pixel_mm), frame, crop)
+    done, faults = segment_files(images, run, out, prompt, reading.pixel_size(pixel_mm), frame, crop, dicom)
     rows = listed(done, as_json)
     show(rows, as_json, "segmented images")
     for fault in faults:
@@ -269,7 +271,8 @@ def data_prepare(parameters: Annotated[list[str], typer.Option("-p", help="key=v
 def main() -> None:
     """Run the command; a StudyError becomes one message and exit code 1."""
     try:
-        app(standalone_mode=True)
+        with machine_faults("stopped"):
+            app(standalone_mode=True)
     except StudyError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(1) from None

@@ -1,4 +1,4 @@
-"""`xbuslib score`, `adopt` and `data export-nnunet`: the ways in from, and out to, other people's frameworks."""
+"""`xbuslib score`, `adopt`, `publish` and `data export-nnunet`: ways in from and out to other frameworks."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,7 @@ def register(app: typer.Typer, data_app: typer.Typer) -> None:
     """Add the commands of this file to `xbuslib` and `xbuslib data`."""
     app.command("score")(score)
     app.command("adopt")(adopt)
+    app.command("publish")(publish)
     data_app.command("export-nnunet")(export_nnunet)
 
 
@@ -76,3 +77,23 @@ def export_nnunet(study: Annotated[str, typer.Option(help="a study that has been
                f"{facts['cases']} cases in {facts['folds']} folds: {facts['dataset']}\n"
                f"export nnUNet_raw={facts['raw']} nnUNet_preprocessed={facts['preprocessed']} "
                f"nnUNet_results={facts['results']}")
+
+
+def publish(run: Annotated[Path, typer.Argument(metavar="RUN-OR-SYSTEM", help="a run folder; or a system's, such as "
+                                                "outputs/STUDY/runs/xbusnet, for all its runs")],
+            out: Annotated[Path, typer.Option(help="folder to write, or an earlier one to replace")],
+            push: Annotated[str, typer.Option(help="USER/NAME of the Hugging Face Hub to upload it to")] = "",
+            private: Annotated[bool, typer.Option("--private", help="--push makes a private one")] = False,
+            as_json: AsJson = False) -> None:
+    """Write trained weights as a folder that travels: safetensors, settings, model card, checksums."""
+    import json
+
+    from xbuslib.lesion.ensemble import find_runs
+    from xbuslib.runs import publish as written
+    from xbuslib.runs import published
+
+    if push:
+        published.require_name(push)
+    folder = written.publish(find_runs(run), out)
+    address = published.push(folder, push, private) if push else None
+    typer.echo(json.dumps({"folder": str(folder), "address": address}) if as_json else address or folder)

@@ -1,6 +1,6 @@
 """Trained runs on any image: one run, or all folds of a system as an ensemble; prompts without a mask.
 
-Each run takes size and place from its own first pass (policy `first_pass`), unless the user fixes them, and shape,
+Each run takes size and location from its own first pass (policy `first_pass`), unless the user fixes them, and shape,
 margin and BI-RADS from the user. The ensemble's probability is the mean over runs, their disagreement the SD.
 """
 
@@ -23,13 +23,13 @@ from xbuslib.lesion.reading import Picture
 from xbuslib.progress import track
 from xbuslib.prompts import words
 from xbuslib.prompts.words import Finding
-from xbuslib.runs import identity, record
+from xbuslib.runs import identity, published, record
 from xbuslib.runs.trained import Trained
 
 
 @dataclass(frozen=True)
 class UserPrompt:
-    """What a user writes of the lesion. None: no shape, margin or BI-RADS; size and place by each run's first pass."""
+    """What a user writes of the lesion. None: no shape, margin or BI-RADS; size, location by each run's first pass."""
 
     shape: str | None = None
     margin: str | None = None
@@ -63,6 +63,7 @@ def find_runs(folder: Path) -> list[Path]:
 
     Raises StudyError if there is none, or if they are of several systems or protocols.
     """
+    folder = published.local(folder)
     levels = ("", "seed_*/", "fold_*/seed_*/", "*/fold_*/seed_*/", "runs/*/fold_*/seed_*/")
     found = next((paths for level in levels if (paths := sorted(folder.glob(f"{level}run.json")))), [])
     if not found:
@@ -106,7 +107,7 @@ def _predict(trained: Trained, views: list[View], frame: tuple[int, int],
     predictor = trained.predictor
     case = pd.DataFrame([{"case_id": "image", "shape": prompt.shape, "margin": prompt.margin, "birads": prompt.birads}])
     finding = Finding(None, None, frame)
-    if trained.run["scorings"][0][0] == "first_pass":  # others read neither size nor place
+    if trained.run["scorings"][0][0] == "first_pass":  # others read neither size nor location
         finding, = predictor.first_pass(views, case, [frame])
     tables = predictor.prompt_tables(views, case, [_fixed(finding, prompt, predictor.edges)])
     return predictor.mean_maps(views, tables)[0], tables[0].iloc[0]

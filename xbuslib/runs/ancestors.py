@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from xbuslib.data import repeats
 from xbuslib.errors import StudyError
 from xbuslib.models.system import System
-from xbuslib.runs import identity, record
+from xbuslib.runs import identity, published, record
 
 SEEN = "seen.csv"  # case_id, dataset, pixels, looks of every training picture, the ancestors' among them
 
@@ -21,11 +21,14 @@ SEEN = "seen.csv"  # case_id, dataset, pixels, looks of every training picture, 
 def find(start: Path, system: str, seed: int) -> Path:
     """The run folder to start `system` from: `start` itself, or in a study's folder the run on all lesions.
 
-    There it is runs/<system>/fold_all of the same seed, or of the only one. Raises StudyError if there is none.
+    There it is runs/<system>/fold_all of the same seed, or of the only one. `start` may be published (published.py),
+    in a folder or at hf://USER/NAME. Raises StudyError if there is none.
     """
+    start = published.local(start)
     if (start / "run.json").is_file():
         return start
-    found = sorted((start / "runs" / system / f"fold_{record.ALL}").glob("seed_*/run.json"))
+    found = sorted(path for folder in ("", f"runs/{system}/")
+                   for path in start.glob(f"{folder}fold_{record.ALL}/seed_*/run.json"))
     same = [path.parent for path in found if path.parent.name == f"seed_{seed}"] or [path.parent for path in found]
     if len(same) != 1:
         raise StudyError(f"{start} holds {'no' if not same else 'more than one'} run of {system} to start from; give a "

@@ -76,13 +76,22 @@ def settle(wanted: Request) -> tuple[Settings, int]:
     settings = Settings(
         study=wanted.name, dataset=wanted.dataset, data=data, fold_lists=fold_lists, profile=wanted.profile,
         overrides=wanted.overrides, systems=systems, folds=numbers, seeds=wanted.seeds,
-        start_from=str(Path(wanted.start_from).resolve()) if wanted.start_from else "",
+        start_from=_start(wanted),
         threads=max(1, cores // at_once), notebooks=[] if everything else NOTEBOOKS,  # nothing is scored then
         analyses={} if everything else analyses(wanted.name, wanted.dataset, data, systems))
     _refuse_other_settings(settings, config, source)
     with write_whole(outputs_root() / wanted.name / "study.yaml") as partial:
         request.write(wanted, partial)
     return settings, at_once
+
+
+def _start(wanted: Request) -> str:
+    """The absolute path of the folder to start from; of a repository of the hub, that of its copy here."""
+    if not wanted.start_from:
+        return ""
+    from xbuslib.runs import published  # here: it waits for torch
+
+    return str(published.local(wanted.start_from).resolve())
 
 
 def _require_unseen(wanted: Request, systems: list[str], numbers: list, source) -> None:
@@ -159,7 +168,7 @@ def _require_weights(systems: list[str]) -> None:
     from xbuslib.models.weights import locate
 
     faults = []
-    for encoder in sorted({encoder for system in systems for encoder in registry.REGISTRY[system].encoders}):
+    for encoder in sorted({encoder for system in systems for encoder in registry.entry(system).encoders}):
         try:
             locate(encoder)
         except StudyError as error:
