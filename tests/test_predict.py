@@ -103,15 +103,15 @@ def test_all_at_once_is_one_after_the_other(smoke_study, picture, found):
     assert np.array_equal(again.members, found.members) and again.prompts.equals(found.prompts)
 
 
-def test_size_and_place_are_what_is_fixed(runs, picture):
-    for size, place in (("small", "lower right"), ("large", "upper left"), ("medium", "lower left")):
-        prompts = ensemble.segment(runs, picture, UserPrompt(size=size, quadrant=place)).prompts
-        assert set(prompts["global_text"]) == {f"a {size} lesion in the {place} quadrant of the image"}
+def test_size_and_location_are_what_is_fixed(runs, picture):
+    for size, location in (("small", "lower right"), ("large", "upper left"), ("medium", "lower left")):
+        prompts = ensemble.segment(runs, picture, UserPrompt(size=size, quadrant=location)).prompts
+        assert set(prompts["global_text"]) == {f"a {size} lesion in the {location} quadrant of the image"}
     assert set(prompts["local_text"]) == {"a lesion"}
 
 
 def test_the_first_pass_is_the_models_own(runs, picture):
-    """Without a word, size and place come from the map that the model gives under an empty prompt."""
+    """Without a word, size and location come from the map that the model gives under an empty prompt."""
     from xbuslib.prompts import words
 
     trained, own = runs[0], runs[0].predictor
@@ -238,7 +238,7 @@ def test_what_a_system_does_not_read_is_a_caveat(smoke_study, picture):
     report = structured_report.make(picture, ensemble.segment([trained], picture, prompt), prompt)
     assert report.agreement is None and report.model.reads == []
     assert any("changed nothing" in sentence and "margin" in sentence for sentence in report.model.caveats)
-    assert any("neither size nor place" in sentence for sentence in report.model.caveats)
+    assert any("neither size nor location" in sentence for sentence in report.model.caveats)
 
 
 # ---- files ----------------------------------------------------------------------------------------------------

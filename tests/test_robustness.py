@@ -170,7 +170,7 @@ def test_what_cannot_matter_is_left_out():
     assert [v.name for v in variations.applicable(("point",))[0] if v.wrong] == \
         ["left for right", "upper for lower", "opposite quadrant"]  # a point has no size
     local = [v.name for v in variations.applicable(("local_text",))[0]]
-    assert "no BI-RADS" in local and "size opposite" not in local and "nothing said" not in local
+    assert "no BI-RADS" in local and "size opposite" not in local and "nothing given" not in local
     assert variations.applicable(())[0] == []
 
 

@@ -60,6 +60,9 @@ def test_what_does_not_fit_is_listed_and_nothing_is_written(tmp_path):
     with pytest.raises(StudyError, match=r"^1 mask\(s\) cannot be scored:\n  .*a\.png: prediction is 25×20 pixels, "
                                           "reference 24×20"):
         score_folders(reference, prediction, tmp_path / "o.csv")
+    save(prediction, both=square(2, 2, shape=(21, 24)))
+    with pytest.raises(StudyError, match=r"^2 mask\(s\) cannot be scored:(?s:.*)both\.png: prediction is 24×21 pixels"):
+        score_folders(reference, prediction, tmp_path / "o.csv")
     assert not (tmp_path / "o.csv").exists()
     with pytest.raises(StudyError, match="holds no masks"):
         score_folders(save(tmp_path / "empty"), prediction, tmp_path / "o.csv")
@@ -71,6 +74,11 @@ def test_a_long_list_of_faults_is_cut(tmp_path):
         score_folders(reference, save(tmp_path / "p", m00=square(2, 2)), tmp_path / "o.csv")
     lines = str(raised.value).splitlines()
     assert lines[0] == "22 mask(s) cannot be scored:" and lines[-1] == "  … and 2 more" and len(lines) == 22
+    for found, last in ((2, "  … and 1 more"), (3, "  m22.png: no such file in")):  # 21 and 20 faults
+        with pytest.raises(StudyError) as raised:
+            score_folders(reference, save(tmp_path / "p", **{f"m{i:02d}": square(2, 2) for i in range(found)}),
+                          tmp_path / "o.csv")
+        assert str(raised.value).splitlines()[-1].startswith(last)
 
 
 def test_masks_turned_against_each_other_are_refused(tmp_path):
@@ -90,3 +98,16 @@ def test_as_drawn(tmp_path):
         score_folders(reference, prediction, tmp_path / "o.csv")
     table = score_folders(reference, prediction, tmp_path / "o.csv", as_drawn=True)
     assert table["dice"].iloc[0] < 1e-6
+    with pytest.raises(StudyError, match="bright background"):  # in the reference as well
+        score_folders(prediction, prediction, tmp_path / "o.csv")
+    assert score_folders(prediction, prediction, tmp_path / "o.csv", as_drawn=True)["dice"].iloc[0] > 0.999
+
+
+def test_what_was_left_out_or_assumed_is_reported_of_both_folders(tmp_path):
+    reference, prediction = save(tmp_path / "r", a=square(2, 2)), tmp_path / "p"
+    prediction.mkdir()
+    Image.fromarray(np.uint8(square(2, 2))).save(prediction / "a.png")  # 0 and 1
+    (reference / "read.me").write_text("")
+    notes = score_folders(reference, prediction, tmp_path / "o.csv").attrs["notes"]
+    assert notes[0].startswith(f"{reference}: 1 file(s) are no pictures")
+    assert notes[1].startswith(f"{prediction}: 1 of 1 masks") and len(notes) == 2

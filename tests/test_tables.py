@@ -69,7 +69,7 @@ def test_latex_of_a_hand_made_frame():
         r"UNet & none & 3 & \textbf{0.700 $\pm$ 0.010} & 0.020 & $<$ 0.001 \\",
         r"A\_B & first\_pass & 3 & \textbf{0.700} & \textbf{0.010} & 0.040 \\",
         r"A\_B \textdagger{} & paper & 3 & 0.900 $\pm$ 0.200 & 0.000 & -- \\", r"\bottomrule", r"\end{tabular}}",
-        r"\par\footnotesize \textdagger{} The policy may take size or place from the reference mask: "
+        r"\par\footnotesize \textdagger{} The policy may take size or location from the reference mask: "
         r"no candidate for bold.", r"\end{table}"]
 
 

@@ -11,13 +11,13 @@ from xbuslib.prompts.words import Finding
 EDGES = (100.0, 200.0)
 
 
-@pytest.mark.parametrize("size, place, text", [
+@pytest.mark.parametrize("size, location, text", [
     ("small", "upper left", "a small lesion in the upper left quadrant of the image"),
     ("large", None, "a large lesion"), (None, None, "a lesion"),
     (None, "lower right", "a lesion in the lower right quadrant of the image"),
 ])
-def test_global_prompt(size, place, text):
-    assert words.global_text(size, place) == text
+def test_global_prompt(size, location, text):
+    assert words.global_text(size, location) == text
 
 
 @pytest.mark.parametrize("attributes, text, released", [
@@ -41,7 +41,8 @@ def test_released_global_prompt():
     whole = "Ultrasound shows a tumor approximately 120×80 pixels near (52, 61)."
     assert words.released_global_text(finding) == whole
     assert words.released_global_text(finding, size=False) == "Ultrasound shows a tumor near (52, 61)."
-    assert words.released_global_text(finding, place=False) == "Ultrasound shows a tumor approximately 120×80 pixels."
+    unplaced = words.released_global_text(finding, location=False)
+    assert unplaced == "Ultrasound shows a tumor approximately 120×80 pixels."
     without = Finding((120.4, 79.6), (50.9, 60.2), (500, 400))
     assert words.released_global_text(without).endswith(" near (50, 60).")
     assert words.released_global_text(Finding(None, None, (500, 400))) == "Ultrasound shows a tumor."
@@ -118,13 +119,13 @@ def test_a_table_of_prompts():
     second = built.to_dict("records")[1]
     assert pd.isna(second["size"]) and pd.isna(second["quadrant"]) and (second["x"], second["y"]) == (0.5, 0.5)
     assert (second["global_text"], second["local_text"]) == ("a lesion", "a lesion")
-    bare = words.build(table, findings, EDGES, attributes=False, size=False, place=False).iloc[0]
+    bare = words.build(table, findings, EDGES, attributes=False, size=False, location=False).iloc[0]
     assert (bare["size"], bare["quadrant"], bare["x"], bare["y"]) == (None, None, 0.5, 0.5)
     assert (bare["global_text"], bare["local_text"]) == ("a lesion", "a lesion")
     released = words.build(table, findings, EDGES, style="released").iloc[0]
     assert released["global_text"] == "Ultrasound shows a tumor approximately 50×60 pixels near (10, 10)."
     assert released["local_text"] == "Ultrasound shows a Tumor with oval shaped, circumscribed margin, BIRADS 3"
-    plain = words.build(table, findings, EDGES, attributes=False, size=False, place=False, style="released").iloc[0]
+    plain = words.build(table, findings, EDGES, attributes=False, size=False, location=False, style="released").iloc[0]
     assert (plain["global_text"], plain["local_text"]) == ("Ultrasound shows a tumor.", "Ultrasound shows a Tumor")
     with pytest.raises(ValueError, match="zip"):
         words.build(table, findings[:1], EDGES)

@@ -33,7 +33,7 @@ class Config(BaseModel):
     learning_rate: float | None = Field(None, gt=0)
     final_learning_rate: float | None = Field(None, ge=0)
     weight_decay: float | None = Field(None, ge=0)
-    drop_spatial: float | None = Field(None, ge=0, le=1)  # size and place are each left out of this share of prompts
+    drop_spatial: float | None = Field(None, ge=0, le=1)  # size and location are each left out of this share of prompts
     drop_attributes: float | None = Field(None, ge=0, le=1)  # the same for shape, margin and BI-RADS
     amp: bool | None = None  # bfloat16 where the hardware has it, see precision.py
 
@@ -87,7 +87,11 @@ def parse_overrides(overrides: dict | list[str] | None) -> dict:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise StudyError(f"override {item!r} is not of the form key=value, e.g. iterations=400")
-        pairs[key.strip()] = yaml.safe_load(value)
+        try:
+            pairs[key.strip()] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: of a date such as 2026-13-01
+            raise StudyError(f"override {item!r}: its value cannot be read ({' '.join(str(error).split())}); "
+                             "write a number, a word or true, e.g. iterations=400") from None
     return pairs
 
 

@@ -54,7 +54,7 @@ def fold_lists(folder: Path, case_ids: list[str]) -> Path:
 
 
 class Brightness(System):
-    """The probability of a lesion is the grey of a pixel. Told any size or place, it turns its map upside down, and
+    """The probability of a lesion is the grey of a pixel. Told any size or location, it turns its map upside down, and
     told any attribute, left to right: so a map tells what its prompt said. It keeps every row that it is given."""
 
     prompts = ("global_text", "local_text", "point")

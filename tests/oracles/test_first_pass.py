@@ -33,14 +33,14 @@ class Case:
         self.findings = f"{row.shape} shape" if row.shape else ""
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return place_of(self.centroid, self.width, self.height)
 
     def size(self, edges) -> str:
         return size_class(max(self.box), edges)
 
     def proposal(self, described: bool, threshold: float = 0.30) -> tuple[float, str, tuple[float, float]]:
-        """Of the first pass, which is told no size and no place: longest side in original pixels, quadrant, and the
+        """Of the first pass, which is told no size and no location: longest side in original pixels, quadrant, and the
         centroid as fractions of the frame. What is told of the findings turns the map left to right."""
         seen = self.image[:, ::-1] if described else self.image
         box, (x, y) = measured(largest_region(seen, threshold))
@@ -87,7 +87,7 @@ def edges_of(cases, source, fold: int = 0) -> tuple[float, float]:
 
 
 def test_what_each_policy_says(study):
-    """first_pass: both from the model's own map; paper: size from the mask, place from the map; reference: both from
+    """first_pass: both from the model's own map; paper: size from the mask, location from the map; reference: both from
     the mask; none: neither. Words and points of all of them, in the order in which they are scored."""
     cases, source, _, table, _ = study()
     edges, (_, validated) = edges_of(cases, source), source.split(0)
@@ -97,11 +97,11 @@ def test_what_each_policy_says(study):
         assert list(rows.index) == list(validated["case_id"])
         for case_id, row in rows.iterrows():
             case = cases[case_id]
-            length, place, centre = case.proposal(attributes == "metadata")
+            length, location, centre = case.proposal(attributes == "metadata")
             text, point = {
-                "first_pass": (about(size_class(length, edges), place), centre),
-                "paper": (about(case.size(edges), place), centre),
-                "reference": (about(case.size(edges), case.place), case.middle()),
+                "first_pass": (about(size_class(length, edges), location), centre),
+                "paper": (about(case.size(edges), location), centre),
+                "reference": (about(case.size(edges), case.location), case.middle()),
                 "none": (NOTHING, (0.5, 0.5)),
             }[policy]
             assert row["global_text"] == text, (case_id, policy)
@@ -109,7 +109,7 @@ def test_what_each_policy_says(study):
             assert (row["local_text"] == NOTHING) == (attributes == "none" or not case.findings)
     known = table[table["attributes"] == "metadata"].pivot(index="case_id", columns="policy", values="global_text")
     assert (known["first_pass"] != known["paper"]).any() and (known["paper"] != known["reference"]).any()
-    assert {place for text in known["first_pass"] for place in words.QUADRANTS if place in text} == set(words.QUADRANTS)
+    assert {name for text in known["first_pass"] for name in words.QUADRANTS if name in text} == set(words.QUADRANTS)
 
 
 @pytest.mark.parametrize("threshold", [0.25, 0.5])
@@ -121,13 +121,13 @@ def test_the_threshold_is_that_of_the_configuration(study, threshold):
     cases, source, _, table, _ = study(f"first_pass_threshold={threshold}")
     edges = edges_of(cases, source)
     for row in table[(table["policy"] == "first_pass") & (table["attributes"] == "metadata")].itertuples():
-        length, place, centre = cases[row.case_id].proposal(True, threshold)
-        assert row.global_text == about(size_class(length, edges), place)
+        length, location, centre = cases[row.case_id].proposal(True, threshold)
+        assert row.global_text == about(size_class(length, edges), location)
         assert (row.x, row.y) == pytest.approx(centre, abs=1e-6)
 
 
 def test_the_second_pass_is_what_is_scored(study):
-    """It is told size, place and findings, so these maps are turned along both axes."""
+    """It is told size, location and findings, so these maps are turned along both axes."""
     cases, _, folder, table, _ = study()
     kept = probabilities(folder)
     for case_id, found in kept.items():
@@ -156,10 +156,10 @@ def test_a_saved_run_predicts_the_same_way(study):
     def proposed(described: bool) -> list[tuple]:
         return [case.proposal(described) for case in cases.values()]
 
-    first = [about(size_class(length, edges), place) for length, place, _ in proposed(True)]
-    paper = [about(case.size(edges), place) for case, (_, place, _) in zip(cases.values(), proposed(True), strict=True)]
-    reference = [about(case.size(edges), case.place) for case in cases.values()]
-    undescribed = [about(size_class(length, edges), place) for length, place, _ in proposed(False)]
+    first = [about(size_class(length, edges), location) for length, location, _ in proposed(True)]
+    paper = [about(case.size(edges), found[1]) for case, found in zip(cases.values(), proposed(True), strict=True)]
+    reference = [about(case.size(edges), case.location) for case in cases.values()]
+    undescribed = [about(size_class(length, edges), location) for length, location, _ in proposed(False)]
     assert passes == [blank, first, blank, paper, reference, blank, blank, undescribed, blank]
 
 
@@ -186,8 +186,8 @@ def test_under_flip_averaging_the_mirror_image_has_mirrored_words(study):
 
 
 def test_training_prompts_are_of_reference_and_metadata(study):
-    """Each is one of the four that its own mask allows. Size and place are each left out of 30 %, the findings as a
-    whole of 30 %, independently of one another; the point is a pixel of the lesion, or the centre without a place."""
+    """Each is one of the four that its own mask allows. Size and location are each left out of 30 %, the findings as a
+    whole of 30 %, independently; the point is a pixel of the lesion, or the centre without a location."""
     cases, source, _, _, system = study("iterations=500", "checkpoint_every=1000")
     edges, (training, _) = edges_of(cases, source), source.split(0)
     by_image = {cases[case_id].image.tobytes(): case_id for case_id in training["case_id"]}
@@ -195,13 +195,14 @@ def test_training_prompts_are_of_reference_and_metadata(study):
     for is_training, image, text, findings, (x, y) in system.seen:
         if is_training:
             case = cases[by_image[image.tobytes()]]
-            size, place = case.size(edges) in text.split(), case.place in text
-            assert text == about(case.size(edges) if size else None, case.place if place else None)
+            size, location = case.size(edges) in text.split(), case.location in text
+            assert text == about(case.size(edges) if size else None, case.location if location else None)
             at = (int(y * SIDE), int(x * SIDE))
-            assert case.mask[at] and (x * SIDE, y * SIDE) == (at[1] + 0.5, at[0] + 0.5) if place else (x, y) == (.5, .5)
-            if place:
+            centred = (x * SIDE, y * SIDE) == (at[1] + 0.5, at[0] + 0.5)
+            assert case.mask[at] and centred if location else (x, y) == (.5, .5)
+            if location:
                 points.setdefault(by_image[image.tobytes()], set()).add(at)
-            rows.append((size, place, findings != NOTHING))
+            rows.append((size, location, findings != NOTHING))
     assert len(rows) == 2000 and len(by_image) == len(training)
     told = np.array(rows)
     described = np.array([row[2] for row in rows])
@@ -224,18 +225,18 @@ def test_the_shares_are_those_of_the_configuration(study, drop):
 # ---- the words ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size, place, text", [
+@pytest.mark.parametrize("size, location, text", [
     ("small", "upper left", "a small lesion in the upper left quadrant of the image"),
     ("medium", None, "a medium lesion"),
     (None, "lower right", "a lesion in the lower right quadrant of the image"),
     (None, None, "a lesion"),
 ])
-def test_the_global_prompt(size, place, text):
+def test_the_global_prompt(size, location, text):
     """Size and location tokens, verbalised; what is unknown is not said."""
     box = {None: None, "small": (30, 100), "medium": (200, 20)}[size]
-    centre = {None: None, "upper left": (199.4, 99.4), "lower right": (199.6, 99.6)}[place]
+    centre = {None: None, "upper left": (199.4, 99.4), "lower right": (199.6, 99.6)}[location]
     row, = words.build(FINDINGS.iloc[:1], [words.Finding(box, centre, (400, 200))], (100, 200)).to_dict("records")
-    assert (row["global_text"], row["size"], row["quadrant"]) == (text, size, place)
+    assert (row["global_text"], row["size"], row["quadrant"]) == (text, size, location)
     assert row["local_text"] == "irregular shape, microlobulated margin, BI-RADS 4"  # the paper's own example
 
 

@@ -60,7 +60,7 @@ class Prepared:
 def prepare(cases: pd.DataFrame, size: int, folder: Path) -> Prepared:
     """Decode `cases` to `folder` unless it already holds just these sources at this size; return its content.
 
-    What had to be assumed about files is said once, with counts, and kept beside the arrays. Raises StudyError that
+    What had to be assumed about files is reported once, with counts, and kept beside the arrays. Raises StudyError that
     lists every unreadable image, mask of another size and empty mask.
     """
     fingerprint = source_fingerprint(cases, size)

@@ -20,10 +20,10 @@ FEW = 16  # distinct values up to which a mask may be a map of labels
 LOSSY = 32  # grey levels: a JPEG whose brightest pixel is darker has lost its mask to compression
 IN_BETWEEN = 0.5  # share of pixels between 10 and 90 % of the maximum from which on it is a picture, not a mask
 
-OF_IMAGE = "mask {name} is {size} pixels, its image is {frame}"  # what is said of a mask of another size
+OF_IMAGE = "mask {name} is {size} pixels, its image is {frame}"  # the message for a mask of another size
 OF_REFERENCE = "{name}: prediction is {size} pixels, reference {frame}"
 
-# What is said of a folder whose masks needed such a decision, after "N of M masks".
+# Messages for a folder whose masks needed such a decision, after "N of M masks".
 KINDS = {
     "two": "hold two values other than 0 and 255 ({}): the higher one is the lesion",
     "labels": "hold labels ({}): all but the lowest are lesion",

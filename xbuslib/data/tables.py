@@ -1,4 +1,4 @@
-"""A table that somebody has saved: separator, encoding and spelling are found out, cells stay text until asked for.
+"""A table that somebody has saved: separator, encoding and spelling are found out, cells stay text until they are used.
 
 What is beyond doubt is read: commas, semicolons or tabs; UTF-8, UTF-16 or Windows-1252; decimal commas; "3.0" for 3;
 "4A" for 4a; empty cells; further columns. Anything else ends in one message with row and column.

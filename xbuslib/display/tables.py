@@ -33,7 +33,7 @@ HEADERS = {
     "false_positives": "false positives per image,", "false_percent": "% of the frame", "false_mm2": "mm²",
     "any_prediction": "share with any prediction",
 }
-NOTE = "† The policy may take size or place from the reference mask: no candidate for bold."
+NOTE = "† The policy may take size or location from the reference mask: no candidate for bold."
 LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "±": r"$\pm$", "−": r"$-$",

@@ -16,7 +16,7 @@ from xbuslib.prompts.words import quadrant
 
 PARALLEL = 45.0  # degrees: nearer to the skin line than to the beam; the lexicon gives no angle
 OUTLINE = 50  # pixels: a region of fewer is a staircase, not an outline, and gets no measure of regularity
-SMOOTHING = 1.0  # pixels (SD): takes the staircase off the outline, by which diameters came out a pixel too long
+SMOOTHING = 1.0  # pixels (SD): takes the staircase off the outline, which made diameters a pixel too long
 PADDING = 4  # pixels: as far as the smoothing reaches
 Line = tuple[tuple[float, float], tuple[float, float]]  # two points (x, y) in pixels; (0, 0) is a pixel's centre
 

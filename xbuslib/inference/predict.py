@@ -70,7 +70,7 @@ class Predictor:
 
     def first_pass(self, views: list[View], cases: pd.DataFrame, frames: list[tuple[int, int]],
                    attributes: bool = True) -> list[Finding]:
-        """Size and place of each case by a pass whose prompt has neither; `frames` are original (width, height)."""
+        """Size and location of each case by a pass whose prompt has neither; `frames` are original (width, height)."""
         blank = [Finding(None, None, frame) for frame in frames]
         maps = self.mean_maps(views, self.prompt_tables(views, cases, blank, attributes))
         return [words.from_first_pass(*pair, self.plan.config.first_pass_threshold)

@@ -47,7 +47,7 @@ def is_dicom(path: Path, content: bytes) -> bool:
 
 
 def decode(path: Path, content: bytes, frame: int | None) -> Frame:
-    """The frame asked for, counted from 1. Raises StudyError, naming the file, if there is none."""
+    """The chosen frame, counted from 1. Raises StudyError, naming the file, if there is none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of small departures from the standard, which are common
         return _decode(path, content, frame)
@@ -61,17 +61,17 @@ def _decode(path: Path, content: bytes, frame: int | None) -> Frame:
         raise StudyError(f"{path} cannot be read as DICOM ({_line(error)}). Export it again.") from None
     if missing:
         raise StudyError(f"{path}: {_without_pixels(data, missing)}")
-    check_sides(path, int(data.Columns), int(data.Rows))
-    count = int(data.get("NumberOfFrames") or 1)
-    index = only(path, count, frame)
-    _refuse_without_decoder(path, data)
-    _refuse_missing_frames(path, data, count)
     try:
+        check_sides(path, int(data.Columns), int(data.Rows))
+        count = int(data.get("NumberOfFrames") or 1)
+        index = only(path, count, frame)
+        _refuse_without_decoder(path, data)
+        _refuse_missing_frames(path, data, count)
         values, tagged = _colours(data, pixel_array(data, index=index), index)
         grey, notes = _grey(data, values)
         found, size, more = regions.find(data)
     except StudyError as error:
-        raise StudyError(f"{path}: {error}") from None
+        raise error if str(path) in str(error) else StudyError(f"{path}: {error}") from None
     except Exception as error:
         raise StudyError(f"{path}: its pixels cannot be decoded ({_line(error)}). Export it again, "
                          "uncompressed.") from None

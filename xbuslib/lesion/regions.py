@@ -34,7 +34,7 @@ class Region(NamedTuple):
 def find(data: Dataset) -> tuple[tuple[Region, ...], tuple | None, list[str]]:
     """The calibrated regions of a file; ((width, height) in mm, who says so) where it is one for all, else None; notes.
 
-    A size out of range is not believed. Where sources differ, the region's is used, and said.
+    A size out of range is ignored. Where sources differ, the region's is used, and this is reported.
     """
     regions = _regions(data)
     likely = tuple(region for region in regions if _likely(region.pixel_mm))

@@ -157,7 +157,7 @@ def _model(found: Segmentation, given: UserPrompt) -> ModelFacts:
     if (given.shape or given.margin or given.birads) and "local_text" not in found.reads:
         caveats.append(f"{run['paper_name']} reads no attributes: the given shape, margin and BI-RADS changed nothing.")
     if (given.size or given.quadrant) and run["scorings"][0][0] != "first_pass":
-        caveats.append(f"{run['paper_name']} reads neither size nor place: what was given changed nothing.")
+        caveats.append(f"{run['paper_name']} reads neither size nor location: what was given changed nothing.")
     return ModelFacts(
         system=run["system"], paper_name=run["paper_name"], study=run["study"], dataset=catalogue.label(run["dataset"]),
         profile=config["profile"], image_size=config["image_size"], iterations=run["plan"]["iterations"],

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class Prompts(NamedTuple):
     """The prompts of a batch. A system reads the fields that its `prompts` names."""
 
-    global_text: Tensor | None = None  # (B, d) frozen embedding of the text on size and place
+    global_text: Tensor | None = None  # (B, d) frozen embedding of the text on size and location
     local_text: Tensor | None = None  # (B, d) frozen embedding of the text on shape, margin and BI-RADS
     point: Tensor | None = None  # (B, 2) x and y as fractions of the frame's width and height
 

@@ -42,7 +42,7 @@ def to_tensors(system: System, table: pd.DataFrame, texts: TextTable) -> Prompts
 
 
 class TrainingPrompts:
-    """Prompts of a training fold, from reference masks and metadata, with size, place and attributes dropped at
+    """Prompts of a training fold, from reference masks and metadata, with size, location and attributes dropped at
     random so that a first pass, which knows none of them, is in distribution (docs/protocol.md, "Prompts")."""
 
     def __init__(self, system: System, cases: pd.DataFrame, prepared: Prepared, rows: np.ndarray,
@@ -51,7 +51,7 @@ class TrainingPrompts:
         self.system, self.texts, self.plan = system, texts, plan
         self.cases, self.edges, self.style = cases, edges, getattr(system, "prompt_style", "paper")
         self.frames = [finding.frame for finding in findings]
-        # (pixels,) places in raster order; 32 bits, since this is by far the most that a case needs here
+        # (pixels,) locations in raster order; 32 bits, since this is by far the most that a case needs here
         self.lesions = [np.flatnonzero(prepared.masks[row]).astype(np.int32) for row in rows]
         self.side = prepared.masks.shape[-1]
         self.tables = {kept: self._table(cases, findings, kept) for kept in product((True, False), repeat=3)}
@@ -62,7 +62,7 @@ class TrainingPrompts:
     def __call__(self, batch: list[int], generator: torch.Generator, masks: Tensor | None = None) -> Prompts:
         """Prompts of the training cases at positions `batch`, freshly dropped.
 
-        `masks` (B, 1, S, S) are theirs after augmentation: size and place are then measured on these.
+        `masks` (B, 1, S, S) are theirs after augmentation: size and location are then measured on these.
         """
         if not self.system.prompts:
             return Prompts()
@@ -70,13 +70,13 @@ class TrainingPrompts:
         draw = torch.rand(len(batch), 4, generator=generator).tolist()
         rows = []
         for i, (position, (a, b, c, d)) in enumerate(zip(batch, draw, strict=True)):
-            place = b >= self.plan.drop_spatial
-            kept = (a >= self.plan.drop_spatial, place, c >= self.plan.drop_attributes)  # size, place, attributes
+            location = b >= self.plan.drop_spatial
+            kept = (a >= self.plan.drop_spatial, location, c >= self.plan.drop_attributes)  # size, location, attributes
             if shown is None:
                 row, lesion, side = self.tables[kept].iloc[position].copy(), self.lesions[position], self.side
             else:
                 row, lesion, side = self._augmented(position, shown[i], kept), np.flatnonzero(shown[i]), shown.shape[-1]
-            if place and len(lesion):  # a random lesion pixel each time, as BUSSAM's authors train (spec. 5.4)
+            if location and len(lesion):  # a random lesion pixel each time, as BUSSAM's authors train (spec. 5.4)
                 y, x = divmod(int(lesion[int(d * len(lesion))]), side)
                 row["y"], row["x"] = (y + 0.5) / side, (x + 0.5) / side
             rows.append(row)
@@ -90,8 +90,8 @@ class TrainingPrompts:
         return self._table(case, [words.measure(mask, frame)], kept).iloc[0]
 
     def _table(self, cases: pd.DataFrame, findings: list[words.Finding], kept: tuple[bool, bool, bool]):
-        size, place, attributes = kept
-        return words.build(cases, findings, self.edges, size=size, place=place, attributes=attributes,
+        size, location, attributes = kept
+        return words.build(cases, findings, self.edges, size=size, location=location, attributes=attributes,
                              style=self.style)
 
     @property

@@ -1,9 +1,9 @@
 """From metadata to prompts (Sections 2.2, 2.7, 2.8): no clicks, and no validation mask unless a policy says so.
 
 The dataset has no size column and no laterality, so size comes from a mask and the quadrant is one of the frame.
-A policy says who supplies size and place at validation:
-  first_pass  both from the model's own first pass       paper  size from the reference mask, place from the first pass
-  reference   both from the reference mask               none   neither is given
+A policy says who supplies size and location at validation:
+  first_pass  both from the model's own first pass     paper  size from the reference mask, location from the first pass
+  reference   both from the reference mask             none   neither is given
 Attributes (shape, margin, BI-RADS) come from the metadata, or are left out.
 """
 
@@ -17,13 +17,13 @@ from xbuslib.data.images import Prepared, bounding_box, centroid, contour_centro
 
 SIZES = ("small", "medium", "large")
 QUADRANTS = ("upper left", "upper right", "lower left", "lower right")
-CENTRE = (0.5, 0.5)  # the point of a prompt without a place
+CENTRE = (0.5, 0.5)  # the point of a prompt without a location
 COLUMNS = {"global_text": ["global_text"], "local_text": ["local_text"], "point": ["x", "y"]}  # of each prompt field
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Size and place of a lesion. None or nan where unknown."""
+    """Size and location of a lesion. None or nan where unknown."""
 
     box: tuple[float, float] | None  # bounding-box width and height in original pixels
     centre: tuple[float, float] | None  # centroid x, y in original pixels, eq. (1)
@@ -65,19 +65,19 @@ def quadrant(centre: tuple[float, float] | None, frame: tuple[int, int]) -> str 
     return f"{row} {column}"
 
 
-def global_text(size: str | None, place: str | None) -> str:
+def global_text(size: str | None, location: str | None) -> str:
     """The Global Feature Context Prompt, e.g. "a small lesion in the upper left quadrant of the image"."""
     text = f"a {size} lesion" if size else "a lesion"
-    return f"{text} in the {place} quadrant of the image" if place else text
+    return f"{text} in the {location} quadrant of the image" if location else text
 
 
-def released_global_text(finding: Finding, size: bool = True, place: bool = True) -> str:
+def released_global_text(finding: Finding, size: bool = True, location: bool = True) -> str:
     """The released code's prompt: bounding box and centroid in original pixels (specification 7.6)."""
     text = "Ultrasound shows a tumor"
     if size and finding.box is not None:
         text += f" approximately {finding.box[0]:.0f}×{finding.box[1]:.0f} pixels"
     centre = finding.contour_centre or finding.centre
-    if place and centre is not None:
+    if location and centre is not None:
         text += f" near ({int(centre[0])}, {int(centre[1])})"  # cut off, as the published ones are
     return text + "."
 
@@ -102,7 +102,7 @@ def released_local_text(shape: str | None, margin: str | None, birads: str | Non
 
 
 def from_reference(prepared: Prepared, row: int) -> Finding:
-    """Size and place measured on the reference mask at original resolution."""
+    """Size and location measured on the reference mask at original resolution."""
     width, height = (int(side) for side in prepared.original_sizes[row])
     y, x = np.nonzero(prepared.masks[row])
     middle = len(x) // 2  # the middle lesion pixel in raster order is always inside (specification 5.4)
@@ -115,14 +115,14 @@ def from_reference(prepared: Prepared, row: int) -> Finding:
 def from_first_pass(probabilities: np.ndarray, frame: tuple[int, int], threshold: float = 0.30) -> Finding:
     """Section 2.7: threshold an (S, S) first-pass map at τ, keep the largest component, measure it.
 
-    `frame` is the original (width, height); no mask enters. Nothing above τ: size and place stay unknown.
+    `frame` is the original (width, height); no mask enters. Nothing above τ: size and location stay unknown.
     """
     region, n = largest_component(probabilities >= threshold)  # the coarse proposal R; every BLU mask is 4-connected
     return measure(region, frame) if n else Finding(None, None, frame)
 
 
 def measure(region: np.ndarray, frame: tuple[int, int]) -> Finding:
-    """Size and place of an (S, S) bool region, in pixels of the original `frame`, which it stands for stretched."""
+    """Size and location of an (S, S) bool region, in pixels of the original `frame`, which it stands for stretched."""
     rows, columns = region.shape
     scale = frame[0] / columns, frame[1] / rows
     box = bounding_box(region)
@@ -152,24 +152,24 @@ def combine(policy: str, reference: Finding | None, first_pass: Finding | None, 
 
 
 def build(cases: pd.DataFrame, findings: list[Finding], edges: tuple[float, float], *, attributes: bool = True,
-          size: bool = True, place: bool = True, style: str = "paper") -> pd.DataFrame:
+          size: bool = True, location: bool = True, style: str = "paper") -> pd.DataFrame:
     """One row of prompts per case: case_id, size, quadrant, global_text, local_text, x, y (point, fractions).
 
-    `attributes`, `size` and `place` set to False leave that knowledge out; `style` "released" writes both texts as
+    `attributes`, `size` and `location` set to False leave that knowledge out; `style` "released" writes both texts as
     the released code does.
     """
     rows = []
     for case, finding in zip(cases.itertuples(), findings, strict=True):
         word = size_word(finding.box, edges) if size else None
-        where = quadrant(finding.centre, finding.frame) if place else None
+        where = quadrant(finding.centre, finding.frame) if location else None
         released = style == "released"
         write_local = released_local_text if released else local_text
-        x, y = finding.inside if place else CENTRE
+        x, y = finding.inside if location else CENTRE
         # missing is None or, in a column of text that pandas made, nan
         read = (value if isinstance(value, str) else None for value in (case.shape, case.margin, case.birads))
         rows.append({
             "case_id": case.case_id, "size": word, "quadrant": where,
-            "global_text": released_global_text(finding, size, place) if released else global_text(word, where),
+            "global_text": released_global_text(finding, size, location) if released else global_text(word, where),
             "local_text": write_local(*read) if attributes else write_local(None, None, None),
             "x": x, "y": y,
         })
@@ -184,7 +184,7 @@ def columns_read(fields: tuple[str, ...]) -> list[str]:
 def scorings(fields: tuple[str, ...]) -> list[tuple[str, str]]:
     """(policy, attributes) pairs under which a system that reads `fields` is scored.
 
-    A system that reads no size or place gives one result under every policy, so it is scored under `none` alone.
+    A system that reads no size or location gives one result under every policy, so it is scored under `none` alone.
     Without an expert reading (`none`) only the policies that need no reference mask are of interest.
     """
     spatial = bool({"global_text", "point"} & set(fields))

@@ -134,7 +134,7 @@ def _table(study: Study, folder: Path, path: Path, about: str) -> Item:
     blocks = re.split(r"\n\s*\n", path.read_text(encoding="utf-8").strip())
     first = next((i for i, block in enumerate(blocks) if block.startswith("|")), len(blocks))
     caption = " ".join(blocks[:first]) or f"{_readable(path.stem)}. {about}"
-    caption = caption.removesuffix(f" Study: {study.label}.")  # said once, at the top of the page
+    caption = caption.removesuffix(f" Study: {study.label}.")  # stated once, at the top of the page
     caption = notebooks.prose(caption).strip().removeprefix("<p>").removesuffix("</p>")
     body = "".join(notebooks.prose(block) for block in blocks[first:])
     if "<table>" in body:

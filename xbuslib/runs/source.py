@@ -82,7 +82,7 @@ def _hashes(cases: pd.DataFrame, kept: Path, fingerprint: str) -> pd.DataFrame:
 
 
 def _folds(cases: pd.DataFrame, fold_lists: str | Path | None, config: Config, pairs: pd.DataFrame) -> pd.Series:
-    """Validation folds, made or read; what repeated pictures mean for them is said."""
+    """Validation folds, made or read; what repeated pictures mean for them is reported."""
     if not fold_lists:
         if len(pairs):
             remark(f"{len(pairs)} pair(s) of images are equal or look alike; each pair shares a fold "

@@ -47,7 +47,7 @@ class Study:
 
     @cached_property
     def default(self) -> pd.DataFrame:
-        """The per-image rows of each system's default scoring: `first_pass` where a prompt says size or place."""
+        """The per-image rows of each system's default scoring: `first_pass` where a prompt says size or location."""
         return self.per_image[self.per_image["default"]].reset_index(drop=True)
 
     @cached_property

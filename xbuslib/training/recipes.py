@@ -38,7 +38,7 @@ class Plan:
     own_resolution: bool  # the loss is computed where the system's logits arise, not at the image's size
     native_size: int | None  # side of the images it is trained and run on; None: image_size
     augmentation: Augmentation | None
-    drop_spatial: float  # share of training prompts without size, and without place
+    drop_spatial: float  # share of training prompts without size, and without location
     drop_attributes: float  # the same for shape, margin and BI-RADS
     mix_visual: bool  # the training condition is mixed with a picture of a lesion of the same words
     ema_decay: float | None  # of the moving average of the weights, which is then what is scored
@@ -81,7 +81,7 @@ UNIFORM = {
     "own_resolution": False, "native_size": None,  # Sec. 2.2: 352 pixels for all
     "augmentation": None,  # none in the paper, none in the released code
     "drop_spatial": 0.3, "drop_attributes": 0.3,  # a first pass and a scoring without an expert's reading, which
-    # know neither, are then in distribution; at 0.3 half of the prompts still have both size and place
+    # know neither, are then in distribution; at 0.3 half of the prompts still have both size and location
     "mix_visual": False, "ema_decay": None, "flip_average": False,  # not in the paper
     "schedule": ("cosine", {"floor": 1e-6}),  # Sec. 2.3; the floor is the released code's
 }

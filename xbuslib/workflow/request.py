@@ -1,4 +1,4 @@
-"""What a study is asked for: the keys of a study file, which are the flags of the command, checked by one model."""
+"""The request for a study: the keys of a study file, which are the flags of the command, checked by one model."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from xbuslib.runs.record import ALL
 
 
 class Request(BaseModel):
-    """One study as asked for. Keys are those of `./run_all.sh --help`; what is left out has the flag's default."""
+    """The request for one study. Keys are those of `./run_all.sh --help`; what is left out has the flag's default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,10 +55,10 @@ class Request(BaseModel):
     def _known(cls, value, info):
         if info.field_name == "dataset":
             return _dataset(value)
-        known = {"profile": PROFILES, "systems": registry.REGISTRY}[info.field_name]
-        for name in [value] if isinstance(value, str) else value:
-            if name not in known:
-                raise ValueError(str(unknown(info.field_name.removesuffix("s"), name, known)))
+        if info.field_name == "systems":
+            return _systems(value)
+        if value not in PROFILES:
+            raise ValueError(str(unknown("profile", value, PROFILES)))
         return value
 
     @property
@@ -115,6 +115,13 @@ def whole_numbers(text: str, option: str) -> list[int]:
     return sorted(set(numbers))
 
 
+def _systems(names: list[str]) -> list[str]:
+    try:
+        return [registry.checked(name) for name in names]
+    except StudyError as error:
+        raise ValueError(str(error)) from None
+
+
 def _dataset(name: str) -> str:
     try:
         catalogue.dataset(name)
@@ -128,10 +135,12 @@ def _read(file: Path) -> dict:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"cannot read the study file {file}: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date such as 2026-13-01
         raise StudyError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise StudyError(f"{file} holds no keys; a study file says, for example, dataset: phantom")
+    if strange := [key for key in values if not isinstance(key, str)]:
+        raise StudyError(f"{file}: {strange[0]!r} is no key; the keys are {', '.join(Request.model_fields)}")
     return values
 
 

@@ -73,7 +73,7 @@ def _predicted(study: Study, normals: list[NewPredictions]) -> Iterator[tuple[di
 
 
 def froc(found: Detections, system: str) -> pd.DataFrame:
-    """Sensitivity over lesions and false positives per image by least score: a row per score, from none to all.
+    """Sensitivity over lesions and false positives per image by minimum component score: a row per score, none to all.
 
     Every image counts once, normal ones too: where several folds or seeds predicted it, each has its share.
     """

@@ -33,7 +33,7 @@ def thresholds(peaks: pd.DataFrame, threshold: float) -> str:
 def distances(millimetres: pd.DataFrame) -> str:
     """Who is closest in millimetres, and how often nothing was predicted; boundaries.summary."""
     if millimetres.empty:
-        return "The pixel size of no case is known, so nothing can be said in millimetres."
+        return "The pixel size of no case is known, so no distance can be given in millimetres."
     best = millimetres.loc[millimetres["hd95"].idxmin()]
     empty, worst = millimetres["empty"].sum(), millimetres.loc[millimetres["empty"].idxmax()]
     return (f"**{best.paper_name} has the lowest mean HD95, {best.hd95:.1f} mm** (median {best.hd95_median:.1f} mm); "

@@ -22,9 +22,9 @@ def table_1(study: Study) -> pd.DataFrame:
     table = over_folds(_rows(study, printed.FAMILY), WHO)
     figures = printed.table_1().set_index("system")["dice"]
     table = _ordered(table, list(figures.index))
-    said = [f"{figures[row.system]:.3f}" if printed.FAMILY[row.system] == "lesion" else
+    dice = [f"{figures[row.system]:.3f}" if printed.FAMILY[row.system] == "lesion" else
             f"{figures[row.system]:.3f}, two-class (ours {row.dice_two_class:.3f})" for row in table.itertuples()]
-    return table[_with_sd(WHO, PAPER)].assign(printed=said)
+    return table[_with_sd(WHO, PAPER)].assign(printed=dice)
 
 
 def table_2(study: Study) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from xbuslib.runs.study import Study
 
 WHO = ["paper_name", "system", "policy", "attributes"]  # one row of a table
 ABLATIONS = ["xbusnet", "xbusnet-no-lfe", "xbusnet-no-gfe", "xbusnet-no-sfa", "xbusnet-no-lfe-no-sfa"]
-USING_REFERENCE = ("paper", "reference")  # policies that may take size or place from the reference mask
+USING_REFERENCE = ("paper", "reference")  # policies that may take size or location from the reference mask
 RELEASED_FOLDS = "290c4d4b035e"  # folds.checksum of the authors' lists: only then is fold k the paper's fold k
 OVERLAP = ["dice", "iou", "dice_two_class", "iou_two_class"]
 MILLIMETRES = (10, 20)  # largest diameter of T1a–b, of T1c, and of T2 upwards (AJCC, 8th edition)

@@ -130,7 +130,7 @@ def interaction(brings: pd.DataFrame) -> str:
     """Whether SFA adds more with the local branch than without it; brings: statistics.interaction."""
     found = brings.set_index("effect")
     if "interaction" not in found.index:
-        return "Whether the components add up cannot be told: the four systems with and without LFE and SFA are needed."
+        return "Whether the components add up is unknown: the four systems with and without LFE and SFA are needed."
     row = found.loc["interaction"]
     side = "above" if row["low"] > 0 else "below" if row["high"] < 0 else "across"
     return (f"SFA adds {signed(found['mean'].iloc[0])} with the local branch and {signed(found['mean'].iloc[1])} "

@@ -96,7 +96,7 @@ def first_pass(found: pd.DataFrame, shares: pd.DataFrame, label: str) -> Figure:
     figure.legend(handles=[Line2D([], [], marker="|", linestyle="", color=style.PALETTE[1], markersize=12,
                                   markeredgewidth=2, label="always the most frequent class of the reference")],
                   loc="outside lower right")
-    return style.titled(figure, "Size and place as the first pass finds them", label)
+    return style.titled(figure, "Size and location as the first pass finds them", label)
 
 
 def _widen(axes: list[Axes]) -> None:

@@ -42,7 +42,7 @@ class Prediction(NamedTuple):
     """What a system made of one image under one prompt."""
 
     dice: float
-    proposal: Finding  # size and place measured on its own map at τ: what a first pass proposes
+    proposal: Finding  # size and location measured on its own map at τ: what a first pass proposes
     prompt: tuple  # as the system read it, for each view
     mask: np.ndarray  # (S, S) bool
 
@@ -224,7 +224,7 @@ def summary(rows: pd.DataFrame, by: tuple[str, ...] = ()) -> pd.DataFrame:
 def decisions(rows: pd.DataFrame) -> pd.DataFrame:
     """What all wrong prompts together do, a row per baseline: n images, share of (image, wrong prompt) pairs with a
     change beyond FLIP (`pairs`, the draws of a variation averaged), share of images that at least one wrong prompt
-    moves so far (`any`) with its 95 % interval (statistics.share_interval), and the mean `change`.
+    moves by that much (`any`) with its 95 % interval (statistics.share_interval), and the mean `change`.
     """
     wrong = rows[rows["wrong"]].assign(flips=lambda r: r["change"].abs() > FLIP)
     table = []

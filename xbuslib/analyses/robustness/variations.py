@@ -1,6 +1,6 @@
 """Prompts that say something else than they should: what notebook 11 does to the prompts of a validation fold.
 
-A variation changes what a prompt rests on (the policy, the attributes of a case, the size and place of a lesion) or
+A variation changes what a prompt rests on (the policy, the attributes of a case, the size and location of a lesion) or
 its wording. Nothing here knows a system or an image. `VARIATIONS` is the whole list, each with its rule in words.
 """
 
@@ -46,9 +46,9 @@ class Variation:
     group: str  # heading in tables and figures
     rule: str  # in words
     wrong: bool = False  # whether the prompt then says what is not so
-    policy: str | None = None  # who supplies size and place (xbuslib.prompts)
+    policy: str | None = None  # who supplies size and location (xbuslib.prompts)
     cases: Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame] | None = None  # other attributes
-    finding: Callable[[Finding, tuple[float, float]], Finding] | None = None  # other size or place, given the edges
+    finding: Callable[[Finding, tuple[float, float]], Finding] | None = None  # other size or location, given the edges
     texts: dict[str, Callable[[str, np.random.Generator], str]] = field(default_factory=dict)  # column: other wording
     fields: tuple[tuple[str, ...], ...] = ()  # of each of these, a system must read one prompt for it to matter
     draws: int = 1
@@ -183,14 +183,14 @@ def reworded(table: pd.DataFrame, variation: Variation, draw: int) -> pd.DataFra
 
 _LOCAL, _SIZE, _PLACE = ("local_text",), ("global_text",), ("global_text", "point")
 POLICY, LESS, WRONG_WORDS, WORDING, SPATIAL, ALL = (
-    "who says size and place", "attributes left out", "attributes wrong", "wording", "size or place wrong",
+    "who gives size and location", "attributes left out", "attributes wrong", "wording", "size or location wrong",
     "everything at once")
 
 
 def _policies() -> list[Variation]:
-    rules = {"reference": "size and place from the reference mask",
-             "paper": "size from the reference mask, place from the first pass",
-             "first_pass": "size and place from the model's own first pass", "none": "neither size nor place"}
+    rules = {"reference": "size and location from the reference mask",
+             "paper": "size from the reference mask, location from the first pass",
+             "first_pass": "size and location from the model's own first pass", "none": "neither size nor location"}
     return [Variation(f"policy {name}", POLICY, rule, policy=name, fields=(_PLACE,)) for name, rule in rules.items()]
 
 
@@ -213,7 +213,7 @@ def _attributes() -> list[Variation]:
 def _wording() -> list[Variation]:
     return [Variation(f"{name} in {what}", WORDING, f"{rule}, in {what}", texts={column: change}, fields=((column,),),
                       draws=draws)
-            for column, what in (("local_text", "attributes"), ("global_text", "size and place"))
+            for column, what in (("local_text", "attributes"), ("global_text", "size and location"))
             for name, rule, change, draws in (("synonyms", "plain words from a fixed table", synonyms, 1),
                                               ("typos", "a letter swapped or dropped in every word", typos, DRAWS))]
 
@@ -236,7 +236,7 @@ def _opposite(finding: Finding, edges: tuple[float, float]) -> Finding:
 
 VARIATIONS = (
     *_policies(), *_attributes(), *_wording(), *_spatial(),
-    Variation("nothing said", ALL, "no attributes, no size, no place", policy="none", cases=NO_ATTRIBUTES,
+    Variation("nothing given", ALL, "no attributes, no size, no location", policy="none", cases=NO_ATTRIBUTES,
               fields=(_LOCAL, _PLACE)),
     Variation("all wrong", ALL, "contradictory attributes, opposite size, opposite quadrant", True,
               cases=contradictory, finding=lambda finding, edges: _opposite(size_opposite(finding, edges), edges),

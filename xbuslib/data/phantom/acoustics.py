@@ -27,7 +27,7 @@ class Frame(NamedTuple):
     height: int  # pixels, axial
     width: int  # pixels, lateral
     pixel: float  # cm, square
-    enlarged: float  # width against that of the scanner's own grid, 1 unless a size was asked for
+    enlarged: float  # width against that of the scanner's own grid, 1 unless a size is given
     sector: bool  # trapezoid scan with a transparent surround
     frequency: float  # MHz
     focus: float  # cm

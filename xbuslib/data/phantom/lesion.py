@@ -26,7 +26,7 @@ POSTERIOR = {"shadowing": -9.0, "enhancement": 6.0, "no": 0.0}
 
 
 class Outline(NamedTuple):
-    """A lesion's place and shape, in pixels."""
+    """A lesion's location and shape, in pixels."""
 
     row: float
     column: float
