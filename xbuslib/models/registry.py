@@ -1,9 +1,10 @@
 """The registry: every system by name, with the paper's name for it; a system is imported when it is built."""
 
+import re
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
-from xbuslib.errors import unknown
+from xbuslib.errors import StudyError, unknown
 
 if TYPE_CHECKING:
     from xbuslib.config import Config
@@ -21,7 +22,7 @@ class Entry(NamedTuple):
     kind: str  # "module.Class" in xbuslib.models
     encoders: tuple[str, ...] = ()  # whose pretrained weights it starts from
     settings: tuple[str, ...] = PLAIN
-    switches: dict[str, bool] = {}  # what an ablation turns off
+    switches: dict[str, bool | str] = {}  # what an ablation turns off; of an smp model, its architecture and encoder
 
 
 _XBUSNET = ("xbusnet.XBusNet", ("clip", "resnet50"), SPARING)
@@ -40,6 +41,9 @@ REGISTRY: dict[str, Entry] = {  # in the order of Tables 1 and 4
     "xbusnet-no-lfe-no-sfa": Entry("XBusNet without LFE and SFA", *_CLIP_ALONE, {"lfe": False, "sfa": False}),
     "xbusnet-released": Entry("XBusNet as released", "xbusnet_released.XBusNetReleased", ("clip", "resnet50"), AT_SIZE),
 }
+SMP = "smp-"  # begins the names of models of segmentation_models_pytorch, and of their encoders (weights.SMP)
+SMP_FORM = "smp:ARCHITECTURE:ENCODER"  # as they are asked for; in the names of folders ":" is "-"
+_SMP_CLASS = "smp.SMP"
 ENCODERS = {"clip": "CLIP", "resnet18": "ResNet-18", "resnet50": "ResNet-50", "sam": "SAM"}  # in captions
 
 
@@ -50,14 +54,29 @@ def names() -> list[str]:
 
 def known(name: str) -> bool:
     """Whether `name` is a system that `build` knows."""
-    return name in REGISTRY
+    return name in REGISTRY or name.startswith(SMP)
+
+
+def checked(name: str) -> str:
+    """The name as run folders have it: smp-Unet-resnet34 of smp:unet:resnet34. Raises StudyError for an unknown one."""
+    row = entry(name.strip())
+    if row.kind != _SMP_CLASS:
+        return name.strip()
+    check = import_module("xbuslib.models.smp").check
+    return SMP + "-".join(check(*row.switches.values()))
 
 
 def entry(name: str) -> Entry:
-    """The registry's row for `name`. Raises StudyError for an unknown one."""
-    if name not in REGISTRY:
-        raise unknown("system", name, REGISTRY)
-    return REGISTRY[name]
+    """The registry's row for `name`. Raises StudyError for an unknown one; smp models are looked up by `checked`."""
+    if name in REGISTRY:
+        return REGISTRY[name]
+    if not re.match(r"smp[:-]", name):
+        raise unknown("system", name, [*REGISTRY, SMP_FORM])
+    if not (found := re.fullmatch(r"smp[:-](\w+)[:-]([\w.-]+)", name)):
+        raise StudyError(f"system {name!r} is not of the form {SMP_FORM}, such as smp:UnetPlusPlus:resnet34")
+    architecture, encoder = found.groups()
+    return Entry(f"{architecture} ({encoder})", _SMP_CLASS, (SMP + encoder,), AT_SIZE,
+                 {"architecture": architecture, "encoder": encoder})
 
 
 def system_class(name: str) -> type["System"]:

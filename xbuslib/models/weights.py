@@ -41,7 +41,17 @@ PUBLISHED = {
     "sam": Published(("sam_vit_b_01ec64.pth", "sam_vit_b*.pth", "sam*vit*b*.safetensors", "sam*vit*b*.bin"),
                      "facebook/sam-vit-base", "model.safetensors"),
 }
+SMP = "smp-"  # begins the names of encoders of segmentation_models_pytorch (smp.py)
 GELU, QUICK_GELU = "GELU", "QuickGELU"
+
+
+def published(name: str) -> Published:
+    """Where the weights of encoder `name` are published."""
+    if not name.startswith(SMP):
+        return PUBLISHED[name]
+    encoder = name.removeprefix(SMP)
+    return Published((f"{name}.safetensors", f"{encoder}.imagenet/model.safetensors"), f"smp-hub/{encoder}.imagenet",
+                     "model.safetensors")
 
 
 def load_weights(encoder: nn.Module, name: str, weights: Rule, path: Path | None = None) -> dict:
@@ -54,7 +64,8 @@ def load_weights(encoder: nn.Module, name: str, weights: Rule, path: Path | None
     if path is None:
         return recorded(name, weights) or random_record(name, weights)
     state = _fit(read_state(path), encoder)
-    missing, unexpected = encoder.load_state_dict(state, strict=False)
+    # not the encoder's own method, which in segmentation_models_pytorch returns nothing
+    missing, unexpected = nn.Module.load_state_dict(encoder, state, strict=False)
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if weights == "pretrained" and missing:
         raise StudyError(f"{path} lacks {len(missing)} tensors of {name} (first: {missing[0]}); "
@@ -107,11 +118,12 @@ def find_weights(name: str) -> Path | None:
 
 def require_something_found(records: list[dict]) -> None:
     """Refuse `partial` where nothing at all was found: it would train from random numbers under another name."""
-    if records and all(record["weights"] == "random" for record in records) and not any(map(find_weights, PUBLISHED)):
+    if records and all(record["weights"] == "random" for record in records) and not any(
+            map(find_weights, {**PUBLISHED, **{record["encoder"]: None for record in records}})):
         folder = os.environ.get("XBUS_WEIGHTS")
         raise StudyError(("weights=partial needs the folder XBUS_WEIGHTS, which is not set" if not folder else
                           f"weights=partial, but XBUS_WEIGHTS={folder} holds no file of any encoder "
-                          f"({', '.join(published.files[0] for published in PUBLISHED.values())}, …)")
+                          f"({', '.join(each.files[0] for each in PUBLISHED.values())}, …)")
                          + "; set it to a folder with weights, or say weights=random")
 
 
@@ -222,7 +234,7 @@ def _candidates(name: str) -> list[Path]:
         return []
     if not Path(folder).is_dir():
         raise StudyError(f"XBUS_WEIGHTS={folder} is not a folder")
-    return list(dict.fromkeys(path for pattern in PUBLISHED[name].files for path in sorted(Path(folder).glob(pattern))))
+    return list(dict.fromkeys(path for pattern in published(name).files for path in sorted(Path(folder).glob(pattern))))
 
 
 def _of_checksum(name: str, record: dict) -> Path:
@@ -244,14 +256,14 @@ def _from_hub(name: str) -> Path:
     """Download through huggingface_hub, as timm and open_clip do; a clear message when there is no network."""
     from huggingface_hub import hf_hub_download
 
-    published = PUBLISHED[name]
+    there = published(name)
     try:
-        return Path(hf_hub_download(published.repository, published.file))
+        return Path(hf_hub_download(there.repository, there.file))
     except Exception as error:
         folder = os.environ.get("XBUS_WEIGHTS") or "(XBUS_WEIGHTS is not set)"
         raise StudyError(
-            f"no weights for {name}: the folder {folder} has no file like {published.files[0]}, and "
-            f"{published.repository} could not be fetched ({type(error).__name__}). Put the file there, or say "
+            f"no weights for {name}: the folder {folder} has no file like {there.files[0]}, and "
+            f"{there.repository} could not be fetched ({type(error).__name__}). Put the file there, or say "
             "weights=partial or weights=random.") from None
 
 

@@ -51,9 +51,9 @@ def begin(system: str, fold: int | str, config: Config, source: Source, *, study
     train, frozen = count(model)
     edges = words.size_edges(source.prepared.long_sides[source.prepared.rows(train_cases["case_id"])])
     run = source.identity() | {
-        "system": system, "paper_name": registry.REGISTRY[system].paper, "study": study, "fold": fold, "seed": seed,
+        "system": system, "paper_name": registry.entry(system).paper, "study": study, "fold": fold, "seed": seed,
         "protocol": identity.PROTOCOL, "config": config.model_dump(), "plan": plan.record(),
-        "switches": registry.REGISTRY[system].switches, "train_cases": len(train_cases), "val_cases": len(val_cases),
+        "switches": registry.entry(system).switches, "train_cases": len(train_cases), "val_cases": len(val_cases),
         "size_edges_px": edges, "scorings": words.scorings(model.prompts), "trainable": train, "frozen": frozen,
         "weights": model.weights_record, "frozen_checksum": frozen_checksum(model),
         "precision": precision.name(plan.amp, device),

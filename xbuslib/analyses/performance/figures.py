@@ -115,7 +115,7 @@ def forest(tests: pd.DataFrame, label: str) -> Figure:
         _intervals(axis, part["mean_difference"], part["low"], part["high"], notes)
         axis.set(xlabel=f"difference in {HEADERS[metric]} per image (95 % interval)")
     style.name_rows(axes[0, 0], names.values())
-    who = registry.REGISTRY[tests["system"].iloc[0]].paper if len(tests) else ""
+    who = registry.entry(tests["system"].iloc[0]).paper if len(tests) else ""
     return style.titled(figure, f"{who} minus each other system; p adjusted by Holm, r rank-biserial" if who else
                         "Nothing to compare", label)
 
