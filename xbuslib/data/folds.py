@@ -4,6 +4,7 @@ Cases of one patient, and repeated pictures, share a fold.
 """
 
 import hashlib
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +22,8 @@ def split(cases: pd.DataFrame, folds: int = 5, seed: int = 0, groups: pd.Series 
     together = cases["patient_id"] if groups is None else groups
     if together.nunique() < folds:
         raise StudyError(f"{together.nunique()} patients cannot fill {folds} folds")
+    if (largest := cases["pathology"].value_counts().max()) < folds:
+        raise StudyError(f"{largest} cases of the more frequent class cannot fill {folds} folds; ask for fewer")
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     assigned = pd.Series(-1, index=cases["case_id"], name="fold")
     for fold, (_, val) in enumerate(splitter.split(cases, cases["pathology"], together)):
@@ -33,7 +36,10 @@ def read(folder: Path, cases: pd.DataFrame) -> pd.Series:
 
     Raises StudyError unless the lists partition the cases and each training list is the rest.
     """
-    lists = sorted(Path(folder).glob("val_fold*.csv"), key=lambda path: int(path.stem.removeprefix("val_fold")))
+    numbers = {path: path.stem.removeprefix("val_fold") for path in Path(folder).glob("val_fold*.csv")}
+    if strange := sorted(path.name for path, number in numbers.items() if not re.fullmatch(r"[0-9]{1,4}", number)):
+        raise StudyError(f"{folder}: {strange[0]} has no fold's number; the lists are val_fold0.csv, val_fold1.csv …")
+    lists = sorted(numbers, key=lambda path: int(numbers[path]))
     if not lists:
         raise StudyError(f"{folder}: no val_fold0.csv … to read the folds from")
     assigned = pd.Series(-1, index=cases["case_id"], name="fold")
