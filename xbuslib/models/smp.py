@@ -7,7 +7,7 @@ every encoder (weights.py): smp-ENCODER.safetensors in XBUS_WEIGHTS, else the li
 from types import ModuleType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xbuslib.errors import StudyError, unknown
 from xbuslib.models import weights as encoder_weights
@@ -28,9 +28,9 @@ class SMP(System):
     def __init__(self, size: str, weights: encoder_weights.Rule, image_size: int, architecture: str, encoder: str):
         super().__init__()
         architecture, encoder = check(architecture, encoder)
-        _require_size(architecture, encoder, image_size)
         self.normalise = Normalise()
-        self.model = _model(architecture, encoder)
+        self.model = _library().create_model(architecture, encoder, encoder_weights=None, in_channels=3, classes=1)
+        self._require_size(architecture, encoder, image_size)
         name = encoder_weights.SMP + encoder
         if encoder.startswith("tu-") and weights in ("pretrained", "partial"):
             raise StudyError(f"weights of {encoder} cannot be loaded here: only timm knows how to read them. Say "
@@ -42,6 +42,17 @@ class SMP(System):
     def forward(self, image: Tensor, image_features: Tensor | None, prompts: Prompts) -> Tensor:
         return self.model(self.normalise(image))  # (B, 1, H, W)
 
+    def _require_size(self, architecture: str, encoder: str, side: int) -> None:
+        """Try one black image: some architectures need larger images, or encoders of another family."""
+        try:
+            with torch.no_grad():
+                self.model.eval()(torch.zeros(1, 3, side, side))
+        except Exception as error:  # whatever the library raises; its text names what does not fit
+            raise StudyError(f"{architecture} with {encoder} cannot take images of {side}×{side} pixels "
+                             f"({type(error).__name__}: {error}); choose another image_size, architecture or encoder"
+                             ) from None
+        self.model.train()
+
 
 def check(architecture: str, encoder: str) -> tuple[str, str]:
     """Both names as the library spells them. Raises StudyError for names that it does not know."""
@@ -52,21 +63,6 @@ def check(architecture: str, encoder: str) -> tuple[str, str]:
     if encoder not in encoders and not (encoder.startswith("tu-") and _of_timm(encoder.removeprefix("tu-"))):
         raise unknown("encoder", encoder, encoders)
     return architectures[architecture.lower()], encoder
-
-
-def _model(architecture: str, encoder: str) -> nn.Module:
-    return _library().create_model(architecture, encoder, encoder_weights=None, in_channels=3, classes=1)
-
-
-def _require_size(architecture: str, encoder: str, side: int) -> None:
-    """Try one image without numbers: some architectures need larger images, or encoders of another family."""
-    try:
-        with torch.random.fork_rng(), torch.device("meta"), torch.no_grad():
-            _model(architecture, encoder).eval()(torch.empty(1, 3, side, side))
-    except Exception as error:  # whatever the library raises; its text names what does not fit
-        raise StudyError(f"{architecture} with {encoder} cannot take images of {side}×{side} pixels "
-                         f"({type(error).__name__}: {error}); choose another image_size, architecture or encoder"
-                         ) from None
 
 
 def _library() -> ModuleType:

@@ -44,10 +44,11 @@ def distances(millimetres: pd.DataFrame) -> str:
 
 def found(rates: pd.DataFrame) -> str:
     """Lesions found against false positives; rates: detection.summary."""
-    rates = rates.dropna(subset="false_positives all")  # of an adopted system, normal images are unknown
     top, quiet = rates.loc[rates["sensitivity"].idxmax()], rates.loc[rates["false_positives all"].idxmin()]
     text = (f"**{top.paper_name} finds the most lesions, {top.sensitivity:.0%}**, with "
-            f"{top['false_positives all']:.2f} false positives per image")
+            + (f"{top['false_positives all']:.2f} false positives per image" if top["false_positives all"] >= 0 else
+               f"{top['false_positives with lesion']:.2f} false positives per image with a lesion (normal images were "
+               "not adopted)"))
     if quiet.paper_name == top.paper_name:
         return text + ", also the fewest."
     return (f"{text}; {quiet.paper_name} has the fewest false positives, {quiet['false_positives all']:.2f} per image, "

@@ -1,5 +1,7 @@
 """Tables 1–4 in the paper's own form: its rows, order and columns; what else is known stands in `paper_tables`.
 
+Below the paper's systems, Tables 1 and 2 have what a user brought: adopted predictions, models of other libraries.
+
 Dice, IoU, FPR and FNR are the paper's equations, lesion only, in default scorings.
 """
 
@@ -8,6 +10,7 @@ import pandas as pd
 from xbuslib.analyses.performance import paper_tables, printed
 from xbuslib.evaluation.aggregation import over_folds
 from xbuslib.evaluation.metrics import PAPER
+from xbuslib.models import registry
 from xbuslib.runs.study import Study
 
 WHO = ["paper_name", "system"]
@@ -15,28 +18,32 @@ ABLATION_ROWS = ("xbusnet", "xbusnet-no-lfe-no-sfa", "xbusnet-no-gfe", "xbusnet-
 
 
 def table_1(study: Study) -> pd.DataFrame:
-    """The paper's systems: mean and SD over folds of four metrics, and the printed Dice beside ours of its family.
+    """The systems: mean and SD over folds of four metrics, and the printed Dice beside ours of its family.
 
-    A printed Dice that is a two-class mean is followed by ours of that kind (`printed.FAMILY`).
+    A printed Dice that is a two-class mean is followed by ours of that kind (`printed.FAMILY`). Where runs started from
+    others, a last column says what had been seen before.
     """
-    table = over_folds(_rows(study, printed.FAMILY), WHO)
+    table = over_folds(_rows(study, [*printed.FAMILY, *_brought(study)]), WHO)
     figures = printed.table_1().set_index("system")["dice"]
-    table = _ordered(table, list(figures.index))
-    dice = [f"{figures[row.system]:.3f}" if printed.FAMILY[row.system] == "lesion" else
+    table = _ordered(table, [*figures.index, *_brought(study)])
+    dice = ["–" if row.system not in figures else
+            f"{figures[row.system]:.3f}" if printed.FAMILY[row.system] == "lesion" else
             f"{figures[row.system]:.3f}, two-class (ours {row.dice_two_class:.3f})" for row in table.itertuples()]
-    return table[_with_sd(WHO, PAPER)].assign(printed=dice)
+    table = table[_with_sd(WHO, PAPER)].assign(printed=dice)
+    return table.assign(seen_before=table["system"].map(study.seen_before)) if study.seen_before else table
 
 
 def table_2(study: Study) -> pd.DataFrame:
-    """The paper's systems by longest side of the lesion's box: mean Dice and IoU over the images of each size bin."""
+    """The systems by longest side of the lesion's box: mean Dice and IoU over the images of each size bin."""
     bins = paper_tables.table_2(study, "pixels")
-    bins = bins[bins["system"].isin(printed.FAMILY)]
+    order = [*printed.FAMILY, *_brought(study)]
+    bins = bins[bins["system"].isin(order)]
     wide = bins[WHO].drop_duplicates().reset_index(drop=True)
     for name in bins["bin"].unique():
         part = bins[bins["bin"] == name].set_index("system")
         for metric in ("dice", "iou"):
             wide[f"{metric} {name} px"] = wide["system"].map(part[metric])
-    return _ordered(wide, list(printed.FAMILY))
+    return _ordered(wide, order)
 
 
 def table_3(study: Study) -> pd.DataFrame:
@@ -53,6 +60,11 @@ def table_4(study: Study) -> pd.DataFrame:
     parts = {part.upper(): ["No" if f"no-{part}" in name else "Yes" for name in table["system"]]
              for part in ("lfe", "gfe", "sfa")}
     return pd.DataFrame(parts).join(table[_with_sd([], ["dice", "iou"])])
+
+
+def _brought(study: Study) -> list[str]:
+    """The systems that are not in the registry."""
+    return [name for name in study.systems if name not in registry.names()]
 
 
 def _rows(study: Study, systems) -> pd.DataFrame:
