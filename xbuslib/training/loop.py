@@ -1,6 +1,5 @@
 """The training loop: seeded, resumable, with everything that never changes computed beforehand."""
 
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,7 +199,7 @@ def load_checkpoint(path: Path, system: System, optimiser, generator: torch.Gene
         if "cuda" in saved and torch.cuda.is_available():
             torch.cuda.set_rng_state(saved["cuda"])
         return {"step": saved["step"], "queue": saved["queue"], "history": list(saved["history"].to(device))}
-    except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:120]
+    except Exception as error:  # damage makes torch.load raise nearly anything
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise StudyError(f"checkpoint {path} is damaged or of another system ({reason}); "
                          "delete it and the run starts over") from None

@@ -173,7 +173,7 @@ def one_gpu() -> Iterator[None]:
 
 
 def _first_free(gpus: list[str]) -> FileLock:
-    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")  # nosec B108
     while True:
         for gpu in gpus:
             lock = FileLock(folder / f"xbuslib-gpu-{os.getuid()}-{gpu}.lock")

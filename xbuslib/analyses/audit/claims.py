@@ -23,7 +23,7 @@ def claims(lesions: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """
     numbers = {"scores": _scores(lesions), "rates": _rates(lesions), "table_1": _table_1(lesions),
                "tables": _tables(lesions), "data": _data(lesions, table)}
-    engine = Environment(undefined=StrictUndefined, autoescape=False)  # plain text, not HTML
+    engine = Environment(undefined=StrictUndefined, autoescape=False)  # plain text, not HTML  # nosec B701
     engine.filters["f"] = format
     engine.globals |= {"listed": _listed, "names": _names, "each": _each, "paper": registry.REGISTRY}
     rows = {key: [engine.from_string(claim[column]).render(numbers[section]) for column in COLUMNS]
