@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from xbuslib.config import resolve
-from xbuslib.data import catalogue, originals
+from xbuslib.config import Config, resolve
+from xbuslib.data import catalogue, images, originals
 from xbuslib.errors import StudyError
 from xbuslib.files import outputs_root, write_folder
 from xbuslib.progress import track
@@ -50,20 +50,25 @@ def splits(source: Source) -> list[dict[str, list[str]]]:
 
 
 def _source(study: str, data: str) -> Source:
-    """The data of a study by its study.json or, where runs were made one by one, by one of them."""
-    settings = outputs_root() / study / "study.json"
-    if settings.is_file():
-        asked = json.loads(settings.read_text())
+    """The data of a study: as study.json has it and, where there are runs, the very images and folds of these."""
+    settings, listed = outputs_root() / study / "study.json", record.listing(study)
+    asked = json.loads(settings.read_text()) if settings.is_file() else {"data": "", "fold_lists": ""}
+    if listed.empty:
+        if not settings.is_file():
+            raise record.no_runs(study)
         config = resolve(asked["profile"], asked["overrides"])
         return open_source(asked["dataset"], data or asked["data"], asked["fold_lists"], config, study)
-    run = record.read(Path(record.scored(study)["folder"].iloc[0]))
-    profile, settings = run["config"]["profile"], {key: value for key, value in run["config"].items()
-                                                   if key != "profile"}
-    source = open_source(run["dataset"], data, None, resolve(profile, settings), study)
-    changed = [key for key, value in source.identity().items() if value != run[key]]
-    if changed:
-        raise StudyError(f"the {' and '.join(changed)} of study {study} cannot be made again: give its dataset's "
-                         "folder with --data, or start the study with `xbuslib study`, which keeps its fold lists")
+    run = record.read(Path(listed["folder"].iloc[0]))
+    config = Config(**run["config"])
+    root = catalogue.data_root(run["dataset"], data or asked["data"], config.phantom_cases)
+    table = catalogue.load(run["dataset"], root)
+    if images.source_fingerprint(table, config.image_size) != run["dataset_fingerprint"]:
+        raise StudyError(f"{root} holds other images or masks than study {study} was made with; give that folder with "
+                         "--data")
+    source = open_source(run["dataset"], root, asked["fold_lists"], config, study)
+    if source.identity()["folds_checksum"] != run["folds_checksum"]:
+        raise StudyError(f"the folds of study {study} were read from lists that its study.json does not name; start it "
+                         "with `xbuslib study --folds DIR`, which keeps them")
     return source
 
 
