@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from xbuslib import cli
+from xbuslib.analyses.performance import exhibits, paper_tables
 from xbuslib.config import resolve
 from xbuslib.data import catalogue, repeats
+from xbuslib.display.tables import markdown
 from xbuslib.errors import StudyError
 from xbuslib.runs import caveats, record
 from xbuslib.runs.fold import run_fold
@@ -71,6 +73,9 @@ def test_start_from_another_run(here):
     run_fold("unet", 1, still, source, study="mine", start_from=here / "elsewhere")
     study = open_study("mine")
     assert f"started from {said}" in study.label and any(said in caveat for caveat in study.caveats)
+    assert study.seen_before == {"unet": said}
+    for table in (exhibits.table_1(study), paper_tables.table_1(study)):
+        assert table["seen_before"].tolist() == [said] * len(table) and "| seen before |" in markdown(table, "a")
     with pytest.raises(StudyError, match="starts from"):  # the same folder, from random weights
         run_fold("unet", 0, still, source, study="mine")
     assert run_fold("unet", 0, still, source, study="mine", start_from=ancestor) == path  # nothing to do

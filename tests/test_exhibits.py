@@ -18,6 +18,7 @@ def header(frame: pd.DataFrame, **options) -> list[str]:
 
 def test_table_1_has_the_papers_columns_and_order(smoke_study):
     table = exhibits.table_1(smoke_study)
+    assert "seen_before" not in table and not smoke_study.seen_before  # no run started from another
     assert header(table) == ["system", "Dice", "IoU", "FPR ↓", "FNR ↓", "printed Dice"]
     assert list(table["paper_name"]) == ["UNet", "U-ResNet", "BUSSAM", "XBusNet"]  # those of the smoke study
     row = table.set_index("system").loc["xbusnet"]

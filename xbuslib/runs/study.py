@@ -41,6 +41,16 @@ class Study:
         return {run["system"]: run["adopted"] for run in self.records if run.get("adopted")}
 
     @property
+    def seen_before(self) -> dict[str, str]:
+        """{system: "BUS-BRA, 1244 images"}: what its weights had been trained on before, "none" for nothing.
+
+        Empty if no run of the study started from another (runs/ancestors.py).
+        """
+        found = {system: caveats.starts([run for run in self.records if run["system"] == system])
+                 for system in self.systems}
+        return {system: "; ".join(texts) or "none" for system, texts in found.items()} if any(found.values()) else {}
+
+    @property
     def ordered_runs(self) -> pd.DataFrame:
         """`runs`, systems in the registry's order, which tables made of them then keep."""
         return self.runs.sort_values("system", key=lambda names: names.map(self.systems.index), kind="stable")

@@ -1,6 +1,6 @@
 """Tables 1–4 in the paper's own form: its rows, order and columns; what else is known stands in `paper_tables`.
 
-Below the paper's systems, Tables 1 and 2 have what a user brought: adopted predictions, models of other libraries.
+Below the paper's systems, Tables 1 and 2 have those that a user brought: adopted predictions, models of others.
 
 Dice, IoU, FPR and FNR are the paper's equations, lesion only, in default scorings.
 """

@@ -48,6 +48,8 @@ def table_1(study: Study) -> pd.DataFrame:
     figures = printed.table_1().set_index("system")
     for metric in ("dice", "iou"):
         _place_printed(table, metric, table["system"].map(figures[metric]).where(table["default"]))
+    if study.seen_before:  # by the weights that training started from
+        _after(table, "attributes", "seen_before", table["system"].map(study.seen_before))
     return table
 
 
