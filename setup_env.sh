@@ -90,7 +90,7 @@ need_disk() {
 install_requirements() {
   local log=$ENV_DIR/xbusnet-setup.log line
   say "installing what is missing (from nothing: up to 2.5 GB to download, some minutes) ..."
-  if ! (cd "$STUDY_ROOT" && "$ENV_DIR/bin/python" -m pip install -c constraints.txt -e '.[test,dicom]') 2>&1 |
+  if ! (cd "$STUDY_ROOT" && "$ENV_DIR/bin/python" -m pip install -c constraints.txt -e '.[test,dicom,smp]') 2>&1 |
     tee "$log" |
     while IFS= read -r line; do
       case $line in
