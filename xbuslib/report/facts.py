@@ -45,11 +45,16 @@ def systems(study: Study, records: list[dict]) -> list[dict]:
         rows.append({
             "system": own[0]["paper_name"], "registry name": system, "runs": len(own),
             "minutes": f"{sum(minutes):.1f}", "minutes per run": f"{sum(minutes) / len(minutes):.1f}",
-            "trained parameters": _number(own[0]["trainable"]), "frozen parameters": _number(own[0]["frozen"]),
-            "encoders": registry.encoder_label(own[0]["weights"]) or ("unknown" if system in study.adopted else "none"),
+            "trained parameters": f"{own[0]['trainable'] or 0:,}",
+            "frozen parameters": f"{own[0]['frozen'] or 0:,}",
+            "encoders": registry.encoder_label(own[0]["weights"]) or "none",
             "precision": _several(record["precision"] for record in own),
             "hardware": _several(record["device"] for record in own),
             "peak memory (GB)": f"{max(record['peak_memory_gb'] for record in own):.1f}"})
+        if system in study.adopted:
+            rows[-1] |= dict.fromkeys(["minutes", "minutes per run", "trained parameters", "frozen parameters",
+                                       "encoders", "precision", "peak memory (GB)"], "unknown") | {
+                "hardware": "elsewhere: adopted predictions"}
     return rows
 
 
@@ -84,10 +89,6 @@ def _commits(records: list[dict]) -> str:
 
 def _software(record: dict) -> str:
     return f"Python {record['python']}, " + ", ".join(f"{name} {v}" for name, v in record["versions"].items())
-
-
-def _number(value: int | None) -> str:
-    return "unknown" if value is None else f"{value:,}"
 
 
 def _several(values) -> str:
