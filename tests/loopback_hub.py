@@ -172,4 +172,5 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.state.large[value["oid"]]
         digest = self.state.commit(name, files)
-        self.answer(200, {"success": True, "commitOid": digest, "commitUrl": f"{self.state.url}/{name}/{digest}"})
+        address = f"{self.state.url}/{name}/commit/{digest}"
+        self.answer(200, {"success": True, "commitOid": digest, "commitUrl": address})

@@ -204,13 +204,14 @@ def test_pushed_and_pulled(hub, both, image, tmp_path):
     assert done.exit_code == 0 and (tmp_path / "predicted" / image.stem / "mask.png").is_file(), done.output
 
 
-def test_a_revision_is_the_one_that_is_taken(hub, both, tmp_path):
+def test_a_revision_is_the_one_that_is_taken(hub, both, tmp_path, monkeypatch):
     addresses = [published.push(publish([folder], tmp_path / folder.parent.name), "me/xbus") for folder in both]
     for folder, address in zip(both, addresses, strict=True):
         assert json.loads((published.local(address) / "run.json").read_text())["fold"] == int(folder.parent.name[-1])
     assert json.loads((published.local("hf://me/xbus") / "run.json").read_text())["fold"] == 1
     server_is_gone = published.local(addresses[0])
     hub.close()
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's attempts
     published._fetched.cache_clear()
     assert published.local(addresses[0]) == server_is_gone  # from the cache
 
@@ -236,6 +237,7 @@ def test_what_the_hub_refuses(hub, one, monkeypatch):
         published.push(one, "me/xbus")
     assert "me/xbus" not in hub.repositories
     hub.close()
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's attempts
     with pytest.raises(StudyError, match="Check the network"):
         published.local("hf://me/offline")
 
