@@ -94,8 +94,8 @@ def _fetched(name: str, revision: str | None) -> Path:
     except EntryNotFoundError:
         raise StudyError(f"{place} holds no {SUMS}: it was not made by xbuslib publish") from None
     except Exception as error:
-        raise StudyError(f"{place} could not be fetched ({_line(error)}). Check name and revision; a private one needs "
-                         "`hf auth login` or HF_TOKEN.") from None
+        raise StudyError(f"{place} could not be fetched ({_line(error)}). Check name, revision and network; a private "
+                         "repository needs `hf auth login` or HF_TOKEN.") from None
 
 
 def _sums(file: Path) -> dict[str, str]:
