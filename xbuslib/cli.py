@@ -30,7 +30,7 @@ Data = Annotated[str, typer.Option(help="the dataset's folder; the phantom is ma
 Folds = Annotated[str, typer.Option("--folds", help="folder of val_fold*.csv lists; or fold numbers: 0,1 or 0-2; or "
                                     "all: train on every lesion, score none")]
 StartFrom = Annotated[str, typer.Option("--start-from", help="run folder, or folder of a study trained with --folds "
-                                        "all, whose weights to start from")]
+                                        "all, or hf://USER/NAME[@REVISION], whose weights to start from")]
 Profile = Annotated[str, choice(PROFILES, "how large: does it run, small encoders, or the paper's")]
 Overrides = Annotated[list[str], typer.Option("--set", help="key=value, e.g. iterations=400; repeat for more")]
 Study = Annotated[str, typer.Option("--study", help="name of the results folder; default DATASET-PROFILE")]
@@ -185,7 +185,7 @@ def runs(name: Annotated[str, typer.Option("--study", help="only this study")] =
 @app.command()
 def predict(images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, BMP, TIFF, GIF, DICOM")],
             run: Annotated[Path, typer.Option(help="a run folder; or a system's, such as outputs/STUDY/runs/xbusnet, "
-                                              "for the ensemble over its folds")],
+                                              "for the ensemble over its folds; or hf://USER/NAME[@REVISION]")],
             out: Annotated[Path, typer.Option(help="folder that gets one folder of results per image")],
             shape: Annotated[str, typer.Option(help="of the lesion, e.g. irregular; none: not given")] = "",
             margin: Annotated[str, typer.Option(help="e.g. circumscribed, or spiculated,indistinct")] = "",

@@ -72,7 +72,8 @@ def segment(image: ImageLike, *, run: str | Path, shape: str = "", margin: str =
     """Segment and measure the lesion in one image.
 
     image: path of a PNG, JPEG, BMP, TIFF, GIF or DICOM file; a Pillow image; or an array, (H, W) grey or (H, W, 3) RGB.
-    run: a run's folder; or a system's, such as outputs/STUDY/runs/xbusnet, for the ensemble over its folds.
+    run: a run's folder; or a system's, such as outputs/STUDY/runs/xbusnet, for the ensemble over its folds; or
+    hf://USER/NAME[@REVISION], what `xbuslib publish` has pushed.
     shape, margin, birads: what you see of the lesion, in the words of `xbuslib predict`; none: not given.
     size, quadrant: fixed by you; none: by the model's own first pass. pixel_mm: side of a pixel in mm, or (width,
     height). frame: which of several in a file, from 1. crop: "LEFT,TOP,RIGHT,BOTTOM" in pixels.
