@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tests.faults.study import SMALL, STAGES, STUDY, Ended, command, run, sums
 
-DISK = "size=40m"  # a small study takes a tenth of it
+DISK = "size=300m"  # several times a small study
 NOTEBOOK = ["-p", f"study={STUDY}", "-p", "profile=smoke", "-p", 'overrides=["phantom_cases=12", "folds=2"]']
 
 

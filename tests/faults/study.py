@@ -76,7 +76,7 @@ def run(tree: Path, outputs: Path, arguments: list[str], fault: dict | None = No
                               "PYTHONPATH": f"{tree}{os.pathsep}{HOOK}"} | environment
     variables |= {"XBUS_FAULT": json.dumps(fault | {"outputs": str(outputs)})} if fault else {}
     began = time.monotonic()
-    log = outputs.parent / f"{outputs.name}.log"  # a pipe would stay open as long as an orphan lives
+    log = tree.parent / "said.log"  # a pipe would stay open as long as an orphan lives
     with log.open("wb") as file:
         process = subprocess.Popen([sys.executable, "-m", "xbuslib", *arguments], cwd=tree, env=variables, stdout=file,
                                    stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)

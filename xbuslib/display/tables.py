@@ -5,6 +5,7 @@ it holds ("dice", "dice fold 0"); `uses_reference`, where there is one, marks ro
 reference mask. These rows carry † and no bold: they answer another question.
 """
 
+import re
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -77,11 +78,16 @@ def markdown(frame: pd.DataFrame, caption: str, within: str | None = None, bold:
     lines = ["| " + " | ".join(_header(column).replace("|", r"\|") for column in columns) + " |",
              "|" + "|".join("--:" if _numeric(frame, column) else ":--" for column in columns) + "|"]
     for row in rows:
-        texts = [text.replace("|", r"\|") for text, _ in row]
+        texts = [_literal(text) for text, _ in row]
         lines.append("| " + " | ".join(f"**{text}**" if best else text
                                        for text, (_, best) in zip(texts, row, strict=True)) + " |")
     notes = ["", NOTE] if _marked(frame).any() else []
     return "\n".join([caption, "", *(lines if rows else ["(no rows)"]), *notes]) + "\n"
+
+
+def _literal(text: str) -> str:
+    """A cell's text for Markdown: no bar ends it, and a name such as <script> stays a name."""
+    return re.sub(r"<(?=[a-zA-Z/!?])", r"\\<", text.replace("|", r"\|"))
 
 
 def folded(summary: str, *texts: str) -> str:
