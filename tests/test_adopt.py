@@ -13,7 +13,7 @@ from xbuslib.analyses.calibration import detection, reliability
 from xbuslib.analyses.performance import exhibits
 from xbuslib.analyses.performance.comparisons import compare_all
 from xbuslib.errors import StudyError
-from xbuslib.runs import adopted, record
+from xbuslib.runs import adopted, ancestors, record
 from xbuslib.runs.study import facts, open_study
 from xbuslib.runs.trained import Trained
 
@@ -252,6 +252,8 @@ def test_without_normal_images_there_is_no_rate_over_all_images(held):
 def test_what_needs_weights_says_that_there_are_none(held):
     with pytest.raises(StudyError, match="adopted predictions of nnU-Net: they were made elsewhere"):
         Trained.load(held.run_folder("nnunet", 0))
+    with pytest.raises(StudyError, match="Give a run that was trained here"):
+        ancestors.find(held.run_folder("nnunet", 0), "unet", 0)
 
 
 def test_changed_data_refuse_the_mixture(held, study):

@@ -26,6 +26,7 @@ def find(start: Path, system: str, seed: int) -> Path:
     """
     start = published.local(start)
     if (start / "run.json").is_file():
+        record.refuse_adopted(start, record.read(start))  # which has not been trained on anything here
         return start
     found = sorted(path for folder in ("", f"runs/{system}/")
                    for path in start.glob(f"{folder}fold_{record.ALL}/seed_*/run.json"))
@@ -43,7 +44,6 @@ def load(folder: Path, system: System, wanted: dict) -> list[dict]:
     fold, seed, identity, and the SHA-256 of its weights. Raises StudyError that lists what does not fit.
     """
     run, file = record.read(folder), folder / "weights.safetensors"
-    record.refuse_adopted(folder, run)
     faults = [f"{key}: {there} there, {asked} here" for key, there, asked in identity.differences(run, wanted)
               if key in ("system", "protocol", "switches", "frozen_checksum") or key.startswith("weights of ")]
     try:
