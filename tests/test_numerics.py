@@ -109,7 +109,7 @@ def test_on_a_gpu_a_step_is_judged_when_the_next_one_is_under_way_and_before_any
     watch = finite.Watch(NAMES, SimpleNamespace(type="cuda"))
     watch.add(1, [0, 1], torch.tensor(float("nan")), nothing)
     with pytest.raises(StudyError, match="iteration 1"):
-        watch.look()
+        watch.check()
 
 
 @pytest.fixture(scope="module")

@@ -69,9 +69,9 @@ def lock(path: Path) -> Iterator[None]:
     """
     with machine_faults(f"cannot write to {path.parent}", ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(path.with_name(f".{path.name}.lock"))
-        held.acquire()
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        lock.acquire()
     try:
         yield
     finally:
-        held.release()
+        lock.release()

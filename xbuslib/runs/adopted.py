@@ -40,11 +40,12 @@ def adopt(name: str, study: str, fold: str | int, folder: Path, label: str = "",
         raise StudyError(f"--name {name!r} is no name for a folder: letters, digits, '-', '_' and '.' are allowed")
     if registry.known(name) or name == record.ALL:
         raise StudyError(f"--name {name} is a system of this library; give these predictions a name of their own")
-    held = _trained(study)
-    seed, made, notes = int(held.runs["seed"].min()), [], {}
-    for number in _folds(held, fold):
-        run, files = _adopted(held, held.run_folder(held.systems[0], number, seed), name, folder, label, as_drawn,
-                              held.cases["case_id"] if fold == EACH else ())
+    trained = _trained(study)
+    seed, made, notes = int(trained.runs["seed"].min()), [], {}
+    for number in _folds(trained, fold):
+        pattern = trained.run_folder(trained.systems[0], number, seed)
+        run, files = _adopted(trained, pattern, name, folder, label, as_drawn,
+                              trained.cases["case_id"] if fold == EACH else ())
         path = record.folder(study, name, number, seed)
         made.append((path, run, files))
         notes |= dict.fromkeys(run["adopted"]["notes"])
@@ -73,27 +74,27 @@ def _trained(study: str) -> Study:
     return open_study(study, [folds.idxmax()], partial=True)
 
 
-def _folds(held: Study, fold: str | int) -> list[int]:
-    there = sorted(set(held.runs["fold"]))
+def _folds(trained: Study, fold: str | int) -> list[int]:
+    there = sorted(set(trained.runs["fold"]))
     if fold == EACH:
         return there
     if not str(fold).isdecimal() or int(fold) not in there:
-        raise StudyError(f"study {held.name} has no trained run on fold {fold}; give one of "
+        raise StudyError(f"study {trained.name} has no trained run on fold {fold}; give one of "
                          f"{', '.join(map(str, there))}, or {EACH}")
     return [int(fold)]
 
 
-def _adopted(held: Study, pattern: Path, name: str, folder: Path, label: str, as_drawn: bool,
+def _adopted(trained: Study, pattern: Path, name: str, folder: Path, label: str, as_drawn: bool,
              elsewhere: Iterable[str]) -> tuple[dict, dict[str, pd.DataFrame | np.ndarray]]:
     """run.json of an adopted run, and its tables and maps; `pattern`: a trained run on the same fold."""
     beside, cases = record.read(pattern), pd.read_csv(pattern / "cases.csv", keep_default_na=False, dtype=str)
     ids, config = list(cases["case_id"]), beside["config"]
-    rows = held.prepared.rows(ids)
-    frames = {case: tuple(int(side) for side in held.prepared.original_sizes[row])
+    rows = trained.prepared.rows(ids)
+    frames = {case: tuple(int(side) for side in trained.prepared.original_sizes[row])
               for case, row in zip(ids, rows, strict=True)}
     found = predictions.read(folder, frames, config["image_size"], as_drawn, elsewhere)
     maps = record.halved(found.maps, config["threshold"])
-    scores = metrics.per_image(maps >= config["threshold"], held.prepared.masks[rows])
+    scores = metrics.per_image(maps >= config["threshold"], trained.prepared.masks[rows])
     for place, (column, values) in enumerate({"case_id": ids, "policy": SCORING[0], "attributes": SCORING[1]}.items()):
         scores.insert(place, column, values)
     run = {key: beside[key] for key in SHARED} | {
@@ -119,10 +120,10 @@ def _refuse_other(path: Path, run: dict) -> None:
                          "folder.")
 
 
-def _write(path: Path, run: dict, held: dict) -> None:
+def _write(path: Path, run: dict, contents: dict) -> None:
     with write_folder(path) as partial:
-        held["per_image"].to_csv(partial / "per_image.csv", index=False)
-        held["cases"].to_csv(partial / "cases.csv", index=False)
-        np.savez_compressed(partial / "probabilities.npz", case_ids=held["cases"]["case_id"].to_numpy(str),
-                            probabilities=held["probabilities"])
+        contents["per_image"].to_csv(partial / "per_image.csv", index=False)
+        contents["cases"].to_csv(partial / "cases.csv", index=False)
+        np.savez_compressed(partial / "probabilities.npz", case_ids=contents["cases"]["case_id"].to_numpy(str),
+                            probabilities=contents["probabilities"])
         (partial / "run.json").write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -115,7 +115,7 @@ def _seen(folders: list[Path], runs: list[dict]) -> str:
 
 
 def _encoder(weights: dict) -> str:
-    """What must be at hand of a frozen encoder, whose weights are not in the folder."""
+    """What must be available of a frozen encoder, whose weights are not in the folder."""
     if "sha256" not in weights:
         return f"{weights['encoder']}: random numbers, drawn again from the run's seed; nothing is needed"
     return f"{weights['encoder']}: {weights['file']}, SHA-256 {weights['sha256']}"

@@ -22,7 +22,7 @@ class Watch:
     """Looks at each step's loss and gradients.
 
     On a CPU they are looked at when the step is done. On a GPU the values of a step are read when the next one has been
-    handed to the device, so that the device never waits for it; `look` reads what is left, before anything is saved.
+    handed to the device, so that the device never waits for it; `check` reads what is left, before anything is saved.
     """
 
     def __init__(self, case_ids: list[str], device: torch.device):
@@ -30,12 +30,12 @@ class Watch:
         self.steps: list[Step] = []
 
     def add(self, number: int, batch: list[int], loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
-        """Take in step `number`, made on the cases at positions `batch`; raises StudyError as `look` does."""
+        """Take in step `number`, made on the cases at positions `batch`; raises StudyError as `check` does."""
         cases = [str(self.case_ids[i]) if len(self.case_ids) else f"position {i}" for i in batch]
         self.steps.append(Step(number, cases, torch.stack([loss.float(), largest_norm(optimiser, loss)])))
-        self.look(self.behind)
+        self.check(self.behind)
 
-    def look(self, keep: int = 0) -> None:
+    def check(self, keep: int = 0) -> None:
         """Judge all steps but the last `keep`; raises StudyError, with step and cases, for the first not finite."""
         while len(self.steps) > keep:
             step = self.steps.pop(0)

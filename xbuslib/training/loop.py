@@ -87,9 +87,9 @@ def fit(system: System, data: TrainingData, plan: Plan, seed: int, device: torch
             average.update(system, step)
         state["step"] = step + 1
         if checkpoint is not None and state["step"] % every == 0 < plan.iterations - state["step"]:
-            watch.look()
+            watch.check()
             save_checkpoint(checkpoint, system, optimiser, generator, state, average)
-    watch.look()
+    watch.check()
     history = history_table(plan, losses)
     if average is not None:
         system.load_state_dict(average.state, strict=False)
