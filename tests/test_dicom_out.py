@@ -13,7 +13,7 @@ import pydicom
 import pydicom.sr._concepts_dict
 import pytest
 from PIL import Image
-from pydicom.uid import UltrasoundMultiFrameImageStorage, generate_uid
+from pydicom.uid import UltrasoundImageStorage, UltrasoundMultiFrameImageStorage, generate_uid
 from typer.testing import CliRunner
 
 from tests.test_dicom_facts import placed
@@ -149,10 +149,23 @@ def test_a_file_with_less_in_it(two_folds, grey, tmp_path):
     assert found["Area"] == pytest.approx(measure.lesion(mask, (0.08, 0.1)).area)
 
 
+def test_a_multi_frame_file_of_one_frame(two_folds, grey, tmp_path):
+    """As many scanners store a still; it is referred to under its own SOP class."""
+    path = ultrasound(tmp_path / "a.dcm", grey[None], frames=1, SOPClassUID=UltrasoundMultiFrameImageStorage)
+    done = predict(path, two_folds / "fold_0", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    for name in ("segmentation", "probability", "report"):
+        made = pydicom.dcmread(tmp_path / "out" / "a" / f"{name}.dcm")
+        kinds = {item.value for item in made.iterall() if item.keyword == "ReferencedSOPClassUID"}
+        assert UltrasoundMultiFrameImageStorage in kinds and UltrasoundImageStorage not in kinds
+        assert checked("dciodvfy", "-new", tmp_path / "out" / "a" / f"{name}.dcm")[0] == 0
+
+
 @pytest.mark.parametrize("attributes, more, words", [
     ({"SequenceOfUltrasoundRegions": []}, (), "its pixel size is unknown"),
     ({"NumberOfFrames": 2, "SOPClassUID": UltrasoundMultiFrameImageStorage}, ("--frame", "2"), "holds 2 frames"),
     ({"StudyInstanceUID": ""}, (), "lacks StudyInstanceUID"),
+    ({"StudyDate": "2026-13-77"}, (), "attributes cannot stand in a DICOM file"),
 ])
 def test_what_cannot_be_referred_to(attributes, more, words, two_folds, grey, tmp_path):
     pixels = np.stack([grey, grey]) if "NumberOfFrames" in attributes else grey

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.uid import UltrasoundImageStorage, UltrasoundMultiFrameImageStorage
 
 from xbuslib.data.cases import margin_words
 from xbuslib.errors import StudyError
@@ -78,11 +79,17 @@ def files(picture: Picture, found: Segmentation, report: Report) -> dict[str, by
         why = next((note for note in picture.notes if note.startswith("The lesion ")), "its pixel size is unknown.")
         raise StudyError(f"{picture.path}: {why} A DICOM report needs millimetres: give --pixel-mm, or leave --dicom "
                          "out.")
-    shape = int(data.Rows), int(data.Columns)
-    mask = _segmentation(data, _placed(found.mask, picture.origin, shape), report, binary=True)
-    share = _segmentation(data, _placed(found.probability, picture.origin, shape), report, binary=False)
-    return {"segmentation.dcm": _bytes(mask), "probability.dcm": _bytes(share),
-            "report.dcm": _bytes(_report(data, mask, report))}
+    shape, kind = (int(data.Rows), int(data.Columns)), data.SOPClassUID
+    if kind == UltrasoundMultiFrameImageStorage:  # of one frame: highdicom takes it for one of many
+        data.SOPClassUID = UltrasoundImageStorage
+    try:
+        mask = _segmentation(data, _placed(found.mask, picture.origin, shape), report, binary=True)
+        share = _segmentation(data, _placed(found.probability, picture.origin, shape), report, binary=False)
+        made = {"segmentation.dcm": mask, "probability.dcm": share, "report.dcm": _report(data, mask, report)}
+        return {name: _bytes(file, kind) for name, file in made.items()}
+    except (ValueError, TypeError, AttributeError, KeyError) as error:  # an attribute that breaks the standard
+        raise StudyError(f"{picture.path}: its attributes cannot stand in a DICOM file made from it ({error}). Correct "
+                         "them in the archive and export it again, or leave --dicom out.") from None
 
 
 def _placed(values: np.ndarray, origin: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
@@ -180,7 +187,11 @@ def _parameters(report: Report) -> list[str]:
             report.statement, f"Pixel size: {report.image.pixel_source}.", *report.model.caveats]
 
 
-def _bytes(data: Dataset) -> bytes:
+def _bytes(data: Dataset, kind: str) -> bytes:
+    """The file; ultrasound images that it refers to are of the SOP class `kind`."""
+    for item in data.iterall():
+        if item.keyword == "ReferencedSOPClassUID" and item.value == UltrasoundImageStorage:
+            item.value = kind
     file = io.BytesIO()
     data.save_as(file, enforce_file_format=True)
     return file.getvalue()
