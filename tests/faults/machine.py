@@ -39,7 +39,7 @@ class Place(NamedTuple):
 def faults(tree: Path, folder: Path, only: str = "") -> Iterator[tuple[str, Outcome]]:
     """Every fault whose name holds `only`, with its outcome; those that need a mount say so where it is refused."""
     whole = folder / "whole"
-    first = run(tree, whole, ["fold", "--system", "xbusnet", *SMALL])
+    first = run(tree, whole, command("fold", whole))
     assert first.code == 0, first.said[-2000:]
     for name, fault in FAULTS.items():
         if only in name:
