@@ -90,7 +90,8 @@ from safetensors.torch import save_file
 from xbuslib.files import write_whole
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 write = {"torch": lambda p: torch.save({"a": torch.zeros(9999)}, p),
-         "safetensors": lambda p: save_file({"a": torch.zeros(9999)}, p), "python": lambda p: p.write_bytes(bytes(9999))}
+         "safetensors": lambda p: save_file({"a": torch.zeros(9999)}, p),
+         "python": lambda p: p.write_bytes(bytes(9999))}
 for name, way in write.items():
     try:
         with write_whole(Path(sys.argv[1]) / f"{name}.x") as partial:
