@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 LIBRARY = sorted((REPOSITORY / "xbuslib").rglob("*.py"))
-TOP = {"__init__.py", "__main__.py", "cli.py", "config.py", "errors.py", "files.py", "progress.py"}
+TOP = {"__init__.py", "__main__.py", "cli.py", "cli_bridges.py", "config.py", "errors.py", "files.py", "progress.py"}
 READ_RUNS_ONLY = ("05", "06", "07", "08", "10")  # analyses that predict nothing anew
 
 
