@@ -70,6 +70,8 @@ def execute(name: str, output: Path, parameters: dict) -> None:
                 config = Config()
                 config.KernelManager.transport = "ipc"  # sockets in the file system: no open ports
                 config.KernelManager.ip = f"{folder}/kernel"  # by default all runs of one folder share it
+                # a kernel that is ended while at work would log that its sockets are gone
+                config.PapermillNotebookClient.extra_arguments = ["--IPKernelApp.log_level=50"]
                 output.parent.mkdir(parents=True, exist_ok=True)
                 papermill.execute_notebook(str(source), str(output), parameters, kernel_name="python3", config=config,
                                            progress_bar=False, execution_timeout=round(hours * 3600) or 1)
