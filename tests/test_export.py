@@ -43,7 +43,11 @@ def study(smoke_study, tmp_path, monkeypatch):
     shown = nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(png()).decode(),
                                                     "text/plain": f"{folder}/tables/05/table_1.csv"})
     cell = nbformat.v4.new_code_cell("1", outputs=[shown], metadata={"papermill": {"duration": 1}})
-    book = nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {"output_path": str(folder)}})
+    images = tmp_path / 'of "mine"'  # the dataset's folder, outside of the study
+    named = nbformat.v4.new_output("stream", name="stderr", text=f"{images}/case001.png: 1-bit\n")
+    given = nbformat.v4.new_code_cell(f"data = {str(images)!r}", outputs=[named])
+    book = nbformat.v4.new_notebook(cells=[cell, given], metadata={"papermill": {
+        "output_path": str(folder), "parameters": {"study": smoke_study.name, "data": str(images)}}})
     for name in ("05_overall_performance", "04_train_fold/unet_fold_0_seed_0", "04_train_fold/xbusnet_fold_0_seed_0"):
         (folder / "notebooks" / name).parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(book, folder / "notebooks" / f"{name}.ipynb")
@@ -72,6 +76,8 @@ def test_everything_but_weights_maps_and_paths(study, tmp_path):
     assert json.loads((out / "config.json").read_text())["profile"] == "smoke"
     text = (out / "notebooks" / "05_overall_performance.ipynb").read_text()
     assert str(tmp_path) not in text and "papermill" not in text and "outputs/smoke-study/tables" in text
+    given = nbformat.reads(text, as_version=4).cells[1]
+    assert given.source == "data = 'DATA'" and given.outputs[0]["text"] == "DATA/case001.png: 1-bit\n"
     shown = nbformat.reads(text, as_version=4).cells[0].outputs[0]["data"]["image/png"]
     assert Image.open(io.BytesIO(base64.b64decode(shown))).mode == "P"  # a palette
     assert len((out / "figures" / "05" / "plot.png").read_bytes()) < len(png())

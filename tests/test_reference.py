@@ -128,6 +128,16 @@ def test_readme_and_documentation_lead_somewhere():
                 assert heading in slugs, f"{page}: {target}"
 
 
+def test_nothing_names_a_folder_of_one_machine():
+    """An absolute path with two folders or more; addresses, and paths in words such as prediction/mask, are none."""
+    path = re.compile(r"""(?<![\w./:~<*}])/(?:[\w.-]+/)+[\w.-]+""")
+    picture = re.compile(r"[\w+/=]{200,}")  # base64, which has slashes of its own
+    found = [f"{file.relative_to(REPOSITORY)}: {hit[0]}" for file in (REPOSITORY / "outputs" / "reference").rglob("*.*")
+             if file.suffix in (".ipynb", ".csv", ".md", ".json")
+             for hit in path.finditer(picture.sub("", file.read_text(encoding="utf-8")))]
+    assert not found, found[:5]
+
+
 @pytest.mark.parametrize("study", ["blu-160", "blu-160-fold-0"])
 def test_no_metadata_of_blu_is_kept(study):
     assert list(rows("cases.csv", study)[0]) == ["case_id", "width_px", "height_px", "long_side_px", "long_side_mm",

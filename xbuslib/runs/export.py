@@ -91,10 +91,17 @@ def _figures(study: Study, kind: str) -> list[Path]:
 
 
 def _notebook(file: Path, place: Path) -> None:
-    """A copy without the paths of one machine, its pictures in fewer colours."""
+    """A copy without the paths of one machine, its pictures in fewer colours.
+
+    A folder that was given as a parameter, such as the dataset's, becomes the parameter's name in capitals.
+    """
     text = file.read_text(encoding="utf-8")
-    for root, name in ((outputs_root(), "outputs"), (REPOSITORY, ".")):
-        text = text.replace(str(root), name)
+    given = nbformat.reads(text, as_version=4).metadata.get("papermill", {}).get("parameters", {})
+    paths = {str(outputs_root()): "outputs", str(REPOSITORY): "."} | {
+        value: name.upper() for name, value in given.items()
+        if isinstance(value, str) and Path(value).is_absolute() and Path(value).name}
+    for path in sorted(paths, key=len, reverse=True):  # the longest first: one may lie in another
+        text = text.replace(json.dumps(path)[1:-1], paths[path])  # as JSON writes it
     book = nbformat.reads(text, as_version=4)
     book.metadata.pop("papermill", None)
     for cell in book.cells:
