@@ -19,7 +19,7 @@ from tests.faults.machine import small_disk
 from tests.faults.study import SMALL, STAGES, Ended, run, sums
 from xbuslib.errors import StudyError, machine_fault, machine_faults
 from xbuslib.files import lock, write_whole
-from xbuslib.workflow import leash, notebooks
+from xbuslib.workflow import notebooks, parent
 
 FOLD = ["fold", "--system", "unet", *SMALL]
 
@@ -164,16 +164,16 @@ def test_a_kernel_that_dies_or_hangs_is_said(cell, hours, words, tmp_path, monke
 
 STUDY = """
 import os, subprocess, sys
-from xbuslib.workflow import leash
-job = "from xbuslib.workflow import leash; leash.follow(); print('here', flush=True); import time; time.sleep(60)"
-subprocess.run([sys.executable, "-c", job], env=os.environ | leash.hold())
+from xbuslib.workflow import parent
+job = "from xbuslib.workflow import parent; parent.follow(); print('here', flush=True); import time; time.sleep(60)"
+subprocess.run([sys.executable, "-c", job], env=os.environ | parent.mark())
 """
 
 
 def test_a_job_ends_soon_after_the_study_that_started_it_was_killed():
     study = subprocess.Popen([sys.executable, "-c", STUDY], stdout=subprocess.PIPE, cwd=REPOSITORY, text=True)
     assert study.stdout.readline() == "here\n"  # the job, which has the pipe too
-    time.sleep(2 * leash.EVERY)
+    time.sleep(2 * parent.EVERY)
     assert study.poll() is None
     study.kill()
     began = time.monotonic()
@@ -182,6 +182,6 @@ def test_a_job_ends_soon_after_the_study_that_started_it_was_killed():
 
 
 def test_without_a_study_nothing_is_followed(monkeypatch):
-    monkeypatch.delenv(leash.VARIABLE, raising=False)
-    leash.follow()
-    assert leash.hold()[leash.VARIABLE].split()[0] == str(os.getpid())
+    monkeypatch.delenv(parent.VARIABLE, raising=False)
+    parent.follow()
+    assert parent.mark()[parent.VARIABLE].split()[0] == str(os.getpid())

@@ -1,5 +1,5 @@
 from xbuslib.cli import main
-from xbuslib.workflow import leash
+from xbuslib.workflow import parent
 
-leash.follow()
+parent.follow()
 main()

@@ -69,9 +69,9 @@ def lock(path: Path) -> Iterator[None]:
     """
     with machine_faults(f"cannot write to {path.parent}", ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.name}.lock"))
-        lock.acquire()
+        beside = FileLock(path.with_name(f".{path.name}.lock"))
+        beside.acquire()
     try:
         yield
     finally:
-        lock.release()
+        beside.release()

@@ -7,6 +7,7 @@ fails by AssertionError where a case was dropped in silence; any other exception
 import io
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -150,37 +151,30 @@ PICTURE = st.tuples(st.sampled_from(sorted(FILES)), st.integers(0, 9), SEED).map
 
 def read_picture(drawn: tuple[str, bytes], folder: Path) -> None:
     """A changed picture is grey values of a size, or refused by name."""
-    path = folder / f"a.{drawn[0]}"
-    path.write_bytes(drawn[1])
-    try:
-        found = pictures.decode(path)
-    except StudyError as error:
-        assert "a." in str(error), "a refusal that does not name the file"
-        raise
-    assert found.grey.dtype == np.uint8 and found.grey.ndim == 2
+    grey = read_changed(pictures.decode, "picture", drawn, folder).grey
+    assert grey.dtype == np.uint8 and grey.ndim == 2
 
 
 def read_mask(drawn: tuple[str, bytes], folder: Path) -> None:
     """A changed mask is a lesion of its size, or refused by name."""
-    path = folder / f"m.{drawn[0]}"
+    lesion = read_changed(masks.read, "mask", drawn, folder).pixels
+    assert lesion.dtype == bool and lesion.ndim == 2
+
+
+def read_changed(reader: Callable[[Path], object], name: str, drawn: tuple[str, bytes], folder: Path) -> object:
+    """What `reader` makes of the bytes `drawn`, a file of that suffix; a refusal has to name the file."""
+    path = folder / f"{name}.{drawn[0]}"
     path.write_bytes(drawn[1])
     try:
-        found = masks.read(path)
+        return reader(path)
     except StudyError as error:
-        assert "m." in str(error), "a refusal that does not name the file"
+        assert f"{name}." in str(error), "a refusal that does not name the file"
         raise
-    assert found.pixels.dtype == bool and found.pixels.ndim == 2
 
 
 def read_dicom(seed: int, folder: Path) -> None:
     """A changed DICOM file is a picture, or refused by name."""
-    path = folder / "d.dcm"
-    path.write_bytes(mutated(DICOM, seed))
-    try:
-        found = reading.read(path)
-    except StudyError as error:
-        assert "d.dcm" in str(error), "a refusal that does not name the file"
-        raise
+    found = read_changed(reading.read, "dicom", ("dcm", mutated(DICOM, seed)), folder)
     assert found.grey.dtype == np.uint8 and found.grey.ndim == 2
     reading.with_lesion(found, np.ones(found.grey.shape, bool))
 

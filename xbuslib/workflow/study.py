@@ -16,13 +16,13 @@ from xbuslib.config import Config, resolve
 from xbuslib.errors import StudyError
 from xbuslib.files import REPOSITORY, outputs_root, write_whole
 from xbuslib.runs.record import ALL
-from xbuslib.workflow import leash, request
+from xbuslib.workflow import parent, request
 from xbuslib.workflow.notebooks import analyses
 from xbuslib.workflow.request import Request
 
 PROFILES = REPOSITORY / "workflow" / "profiles"  # how jobs are run: on this machine, or on a Slurm cluster
 NOTEBOOKS = ["01_explore_data", "02_design_prompts", "03_model_anatomy"]
-PATIENCE = 2  # seconds for the jobs of a study whose command was killed to end (leash.py)
+PATIENCE = 2  # seconds for the jobs of a study whose command was killed to end (parent.py)
 QUEUED = 100  # Slurm jobs at once: more than eleven systems on five folds; the cluster has its own limit
 
 
@@ -125,7 +125,7 @@ def run_study(settings: Settings, at_once: int, *, gpus: list[str], slurm: Path 
     if dry_run:
         _write_settings(settings, folder)
         return subprocess.run([*command, "--dry-run"], env=environment, check=False).returncode == 0
-    environment |= {} if slurm else leash.hold()  # jobs of a cluster are the queue's
+    environment |= {} if slurm else parent.mark()  # jobs of a cluster are the queue's
     try:
         with FileLock(folder / ".study.lock", timeout=PATIENCE):
             _write_settings(settings, folder)

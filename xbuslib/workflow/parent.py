@@ -6,11 +6,11 @@ import threading
 import time
 from pathlib import Path
 
-VARIABLE = "XBUS_LEASH"  # "process id, its start time": the study that this process is a job of
-EVERY = 0.3  # seconds between looks
+VARIABLE = "XBUS_PARENT"  # "process id, its start time": the study that this process is a job of
+EVERY = 0.3  # seconds between checks
 
 
-def hold() -> dict[str, str]:
+def mark() -> dict[str, str]:
     """The variable that ties jobs to this process; nothing where the system does not say when a process began."""
     began = _began(os.getpid())
     return {VARIABLE: f"{os.getpid()} {began}"} if began else {}
@@ -19,7 +19,7 @@ def hold() -> dict[str, str]:
 def follow() -> None:
     """End this process soon after the study that it is a job of has ended; does nothing outside of a study.
 
-    A killed process cannot tell its jobs, so each of them looks.
+    A killed process cannot tell its jobs, so each of them checks.
     """
     pid, _, began = os.environ.get(VARIABLE, "").partition(" ")
     if pid.isdecimal() and int(pid) != os.getpid():
