@@ -97,6 +97,9 @@ def test_what_is_in_it(system, one, both):
     assert config["model_type"] == "xbusnet" and config["runs"] == ["fold_0/seed_0", "fold_1/seed_0"]
     text = "".join(path.read_text() for path in one.iterdir() if path.suffix in (".md", ".json", ".csv"))
     assert str(both[0].parents[3]) not in text  # no path of this machine
+    seen, published_as = (pd.read_csv(folder / "seen.csv", dtype=str) for folder in (both[0], one))
+    assert not any(name in text for name in seen["case_id"])  # the file names of a hospital may name its patients
+    pd.testing.assert_frame_equal(published_as.drop(columns="case_id"), seen.drop(columns="case_id"))
 
 
 def test_the_card_has_the_scores_of_both_families(system, both):

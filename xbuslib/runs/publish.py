@@ -50,6 +50,8 @@ def publish(folders: list[Path], out: Path) -> Path:
             place.mkdir(parents=True, exist_ok=True)
             for name in RUN_FILES:
                 shutil.copyfile(folder / name, place / name)
+            seen = pd.read_csv(folder / SEEN, dtype=str)  # file names may name patients; the guard needs the hashes
+            seen.assign(case_id=[f"image {n + 1}" for n in range(len(seen))]).to_csv(place / SEEN, index=False)
         (partial / "config.json").write_text(json.dumps(_config(runs), indent=1, ensure_ascii=False) + "\n")
         (partial / "README.md").write_text(card(folders, runs), encoding="utf-8")
         files = sorted(path for path in partial.rglob("*") if path.is_file())
