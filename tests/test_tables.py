@@ -275,3 +275,8 @@ def test_a_partial_study_uses_what_is_there(study):
     assert row["folds"] == 1 and np.isnan(row["dice_sd"])
     left = len(column(partial, "unet", 0, "dice"))
     assert paper_tables.table_2(partial).set_index("system").loc["unet", "n"].sum() == left
+
+
+@pytest.mark.parametrize("value, digits, text", [(0.0126, 3, "+0.013"), (-0.0126, 2, "−0.01"), (-0.0004, 3, "0.000")])
+def test_a_signed_number_has_a_minus_sign_and_zero_has_none(value, digits, text):
+    assert tables.signed(value, digits) == text

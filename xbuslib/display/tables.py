@@ -115,6 +115,12 @@ def latex(frame: pd.DataFrame, caption: str, name: str, within: str | None = Non
         *([rf"\par\footnotesize {NOTE.translate(LATEX)}"] if _marked(frame).any() else []), r"\end{table}"]) + "\n"
 
 
+def signed(value: float, digits: int = 3) -> str:
+    """ "+0.012" or "−0.012", with a minus sign; "0.000" without one."""
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
+
+
 def _shown(frame: pd.DataFrame) -> list[str]:
     """Columns with a place of their own: a registry name gives way to the paper's, an SD goes into its mean's cell."""
     hidden = {"uses_reference", "default", *(["system"] if "paper_name" in frame or "against_name" in frame else []),

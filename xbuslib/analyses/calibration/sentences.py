@@ -25,9 +25,9 @@ def calibrated(near: pd.DataFrame, wide: pd.DataFrame, temperatures: pd.DataFram
 
 def thresholds(peaks: pd.DataFrame, threshold: float) -> str:
     """Whether another threshold would have given more Dice; peaks: reliability.sweep_summary."""
-    flat, most = (peaks["gain_there"] < 0.01).sum(), peaks.loc[peaks["gain_there"].idxmax()]
-    return (f"For {flat} of {len(peaks)} systems no threshold would give 0.01 more Dice than {threshold:g} does; the "
-            f"most would be gained by {most['paper_name']} ({most['gain_there']:.3f} at {most['highest_at']:g}).")
+    better, most = (peaks["gain_there"] >= 0.01).sum(), peaks.loc[peaks["gain_there"].idxmax()]
+    return (f"Another threshold than {threshold:g} would raise Dice by at least 0.01 for {better} of {len(peaks)} "
+            f"systems; the largest gain is that of {most['paper_name']} ({most['gain_there']:.3f} at {most['highest_at']:g}).")
 
 
 def distances(millimetres: pd.DataFrame) -> str:
@@ -59,8 +59,9 @@ def normal_images(areas: pd.DataFrame) -> str:
     """How many systems mark something where there is nothing; areas: detection.false_area_summary."""
     if areas.empty:
         return "This dataset has no normal images."
-    return (f"{areas['any_prediction'].gt(0).sum()} of {len(areas)} systems mark something on at least one of the "
-            f"{areas['normals'].max()} normal images.")
+    normals = areas["normals"].max()
+    where = "the normal image" if normals == 1 else f"at least one of the {normals} normal images"
+    return f"{areas['any_prediction'].gt(0).sum()} of {len(areas)} systems mark something on {where}."
 
 
 def other_orders(dice: pd.Series, others: pd.DataFrame) -> str:

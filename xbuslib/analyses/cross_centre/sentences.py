@@ -2,12 +2,14 @@
 
 import pandas as pd
 
+from xbuslib.display.tables import signed
+
 
 def verdict(row) -> str:
     """One system at one target; row of drop.drops."""
     sure = "lower" if row.high < 0 else "higher" if row.low > 0 else "not significantly different"
     return (f"**{row.paper_name}** {row.at_target:.3f} there, {row.in_domain:.3f} in its own study: "
-            f"{row.difference:+.3f} (95 % interval {row.low:+.3f} to {row.high:+.3f}), {sure}")
+            f"{signed(row.difference)} (95 % interval {signed(row.low)} to {signed(row.high)}), {sure}")
 
 
 def verdicts(drops: pd.DataFrame) -> str:
@@ -19,7 +21,8 @@ def verdicts(drops: pd.DataFrame) -> str:
 def largest(groups: pd.DataFrame) -> str:
     """The largest drop of any group with an interval, by target; groups: drop.by_group."""
     worst = groups.dropna(subset="low").sort_values("difference").groupby("target", sort=False).head(1)
-    named = "; ".join(f"{row.target}: {row.paper_name} on {row.by} {row.group} ({row.difference:+.3f}, 95 % interval "
-                      f"{row.low:+.3f} to {row.high:+.3f}, n = {row.n_target})" for row in worst.itertuples())
+    named = "; ".join(f"{row.target}: {row.paper_name} on {row.by} {row.group} ({signed(row.difference)}, 95 % "
+                      f"interval {signed(row.low)} to {signed(row.high)}, n = {row.n_target})"
+                      for row in worst.itertuples())
     return (f"The largest drop of any group with an interval, by target: {named or 'no group is large enough'}. Of "
             f"{len(groups)} groups the largest is partly chance.")

@@ -20,7 +20,7 @@ from xbuslib.data.catalogue import SIZE_BINS
 from xbuslib.display import style
 from xbuslib.display.strips import strips
 from xbuslib.display.style import OTHER, OWN
-from xbuslib.display.tables import HEADERS
+from xbuslib.display.tables import HEADERS, signed
 from xbuslib.evaluation.aggregation import fold_means
 from xbuslib.evaluation.statistics import drawn_rows
 from xbuslib.models import registry
@@ -111,7 +111,7 @@ def forest(tests: pd.DataFrame, label: str) -> Figure:
                                   squeeze=False)
     for axis, metric in zip(axes.flat, metrics, strict=False):
         part = tests[tests["metric"] == metric]
-        notes = [f"{p_value(row.p_holm)}, r = {_signed(row.rank_biserial, 2)}" for row in part.itertuples()]
+        notes = [f"{p_value(row.p_holm)}, r = {signed(row.rank_biserial, 2)}" for row in part.itertuples()]
         _intervals(axis, part["mean_difference"], part["low"], part["high"], notes)
         axis.set(xlabel=f"difference in {HEADERS[metric]} per image (95 % interval)")
     style.name_rows(axes[0, 0], names.values())
@@ -232,7 +232,3 @@ def _intervals(axis: Axes, mean: pd.Series, low: pd.Series, high: pd.Series, not
     axis.axvline(0, color="0.3", linewidth=1)
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.grid(axis="x")
-
-
-def _signed(value: float, places: int) -> str:
-    return f"{value:+.{places}f}".replace("-", "−")

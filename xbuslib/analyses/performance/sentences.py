@@ -3,6 +3,7 @@
 import pandas as pd
 
 from xbuslib.data.catalogue import SIZE_BINS
+from xbuslib.display.tables import signed
 from xbuslib.evaluation.statistics import compare
 
 SIGNIFICANT = 0.05  # of p adjusted by Holm
@@ -13,12 +14,6 @@ def p_value(p: float) -> str:
     if p < 0.001:
         return "p < 0.001"
     return f"p = {p:.2f}" if p >= 0.01 else f"p = {p:.3f}"
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """ "+0.012" or "−0.012", with a minus sign; "0.000" without one."""
-    rounded = round(value, digits)
-    return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
 
 
 def ranking(overall: pd.DataFrame) -> str:

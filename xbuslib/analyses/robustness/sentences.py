@@ -3,6 +3,7 @@
 import pandas as pd
 
 from xbuslib.analyses.robustness.robustness import FLIP
+from xbuslib.display.tables import signed
 
 BASELINES = {"reference": "Starting from size and location of the reference mask",
              "first_pass": "Starting from the model's own first pass", "none": "Starting from the attributes alone"}
@@ -15,7 +16,7 @@ def least_and_most(table: pd.DataFrame) -> str:
 
 def _ends(part: pd.DataFrame) -> str:
     clear, low, high = part[(part["low"] > 0) | (part["high"] < 0)], part["change"].idxmin(), part["change"].idxmax()
-    ends = [f"*{part['variation'][i]}* ({part['change'][i]:+z.3f})" for i in (low, high)]
+    ends = [f"*{part['variation'][i]}* ({signed(part['change'][i])})" for i in (low, high)]
     named = f": {', '.join(clear['variation'])}" if len(clear) else ""
     return (f"- {BASELINES[part['baseline'].iloc[0]]}, the mean change of Dice runs from {ends[0]} to {ends[1]}; "
             f"{len(clear)} of {len(part)} intervals leave out zero{named}.")
@@ -26,7 +27,7 @@ def turned(decisions: pd.DataFrame) -> str:
     return " ".join(
         f"{BASELINES[row.baseline]}, at least one of {row.wrong_prompts} wrong prompts changes Dice by over {FLIP} "
         f"for **{row.any:.0%}** of the {row.n} images (95 % interval {row.low:.0%} to {row.high:.0%}); the mean change "
-        f"over all of them is {row.change:+z.3f}." for row in decisions.itertuples())
+        f"over all of them is {signed(row.change)}." for row in decisions.itertuples())
 
 
 def by_size(table: pd.DataFrame) -> str:
@@ -34,7 +35,7 @@ def by_size(table: pd.DataFrame) -> str:
     wrong = table[table["wrong"]]
     return "\n".join(
         f"- {BASELINES[baseline]}, mean over the wrong prompts: " + "; ".join(
-            f"{size} lesions {some['change'].mean():+z.3f} (n = {some['n'].max()})"
+            f"{size} lesions {signed(some['change'].mean())} (n = {some['n'].max()})"
             for size, some in part.groupby("size", sort=False)) + "."
         for baseline, part in wrong.groupby("baseline", sort=False))
 
