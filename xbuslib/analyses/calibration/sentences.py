@@ -27,7 +27,8 @@ def thresholds(peaks: pd.DataFrame, threshold: float) -> str:
     """Whether another threshold would have given more Dice; peaks: reliability.sweep_summary."""
     better, most = (peaks["gain_there"] >= 0.01).sum(), peaks.loc[peaks["gain_there"].idxmax()]
     return (f"Another threshold than {threshold:g} would raise Dice by at least 0.01 for {better} of {len(peaks)} "
-            f"systems; the largest gain is that of {most['paper_name']} ({most['gain_there']:.3f} at {most['highest_at']:g}).")
+            f"systems; the largest gain is that of {most['paper_name']} ({most['gain_there']:.3f} at "
+            f"{most['highest_at']:g}).")
 
 
 def distances(millimetres: pd.DataFrame) -> str:
