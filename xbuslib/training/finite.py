@@ -7,7 +7,7 @@ from torch import Tensor
 
 from xbuslib.errors import StudyError
 
-NAMED = 20  # cases shown in the message; a batch of the paper's protocol has 16
+NAMED = 20  # cases shown in the message; the largest batch of a recipe, CLIP-TNseg's official one, has 16
 
 
 class Step(NamedTuple):
