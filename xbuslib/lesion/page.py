@@ -94,7 +94,7 @@ def measured(report: Report) -> list[tuple[str, str, str]]:
          f"{measure.PARALLEL:g}° and wider than tall"),
         ("Aspect", f"{lesion.aspect:.2f}, {'taller' if lesion.taller_than_wide else 'not taller'} than wide",
          f"height {length(lesion.height, lesion.unit)} over width {length(lesion.width, lesion.unit)}"),
-        ("Place", f"{lesion.quadrant} quadrant", "of the frame, by the centroid"),
+        ("Location", f"{lesion.quadrant} quadrant", "of the frame, by the centroid"),
     ]
     if lesion.solidity is None:
         return [*rows, ("Boundary regularity", "not measured", f"fewer than {measure.OUTLINE} pixels")]

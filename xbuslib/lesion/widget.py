@@ -28,7 +28,7 @@ EXAMPLES, SEED = 4, 2  # studies draw their phantom from seeds 0 and 1, so no mo
 NOT_GIVEN, AUTOMATIC = "not given", "automatic (first pass)"
 WORDS = {"shape": SHAPES, "margin": MARGINS, "birads": BIRADS}
 FIXED = {"size": SIZES, "quadrant": QUADRANTS}
-LABELS = {"shape": "Shape", "margin": "Margin", "birads": "BI-RADS", "size": "Size", "quadrant": "Place"}
+LABELS = {"shape": "Shape", "margin": "Margin", "birads": "BI-RADS", "size": "Size", "quadrant": "Location"}
 
 
 class Example(NamedTuple):
