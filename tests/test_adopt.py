@@ -220,8 +220,8 @@ def test_it_is_in_table_1_with_its_paired_tests_and_said_to_be_adopted(held, smo
     assert table.loc["nnunet", "dice"] == pytest.approx(np.mean(by_fold), abs=1e-6)
     assert set(exhibits.table_2(held)["system"]) >= {"a-mask", "nnunet"}
     assert {"a-mask", "nnunet"} <= set(compare_all(held)["against"])
-    assert "Adopted: predictions of nnU-Net (probability maps), not trained here." in facts(held)
-    assert "adopted: predictions of a-mask (masks), not trained here" in held.label
+    assert "- Adopted, not trained here: a-mask (masks), nnU-Net (probability maps)." in facts(held)
+    assert ", adopted, not trained here: a-mask (masks), nnU-Net (probability maps)" in held.label
 
 
 def test_a_fold_that_was_not_adopted_is_missing(study, smoke_study, tmp_path):

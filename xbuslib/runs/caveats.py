@@ -54,9 +54,10 @@ def trained(runs: list[dict]) -> list[dict]:
 
 
 def adoptions(runs: list[dict]) -> list[str]:
-    """ "adopted: predictions of nnU-Net (masks), not trained here" for each adopted system."""
+    """One text on all adopted systems, "adopted, not trained here: nnU-Net (masks)"; none where there is none."""
     found = {run["system"]: run["adopted"] for run in runs if run.get("adopted")}
-    return [f"adopted: predictions of {one['label']} ({one['kind']}), not trained here" for one in found.values()]
+    named = ", ".join(f"{one['label']} ({one['kind']})" for one in found.values())
+    return [f"adopted, not trained here: {named}"] if found else []
 
 
 def short(runs: list[dict]) -> str:
