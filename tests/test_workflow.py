@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 from itertools import combinations
+from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
@@ -17,6 +19,9 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.test_report import check_page
+from xbuslib.errors import StudyError
+from xbuslib.workflow import study as workflow_study
+from xbuslib.workflow.request import request
 
 
 def study(outputs, phantom_root, *more):
@@ -133,3 +138,39 @@ def test_other_settings_under_the_same_name_are_refused(outputs, phantom_root):
     done = study(outputs, phantom_root, "--set", "iterations=3")
     assert done.returncode == 1 and "holds a run with other settings" in done.stderr and "Traceback" not in done.stderr
     assert run_files(outputs) == before
+
+
+# ---- a second command beside a study at work ----------------------------------------------------------------------
+
+
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_command_with_other_settings_changes_nothing_of_a_study_at_work(phantom_root, tmp_path, monkeypatch):
+    """Snakemake is replaced by a function that gives the second command while the first is at work."""
+    monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path))
+    monkeypatch.setattr(workflow_study, "PATIENCE", 0.1)
+    given = {"data": str(phantom_root), "profile": "smoke", "study": "s", "systems": "unet", "folds": "0"}
+    first = workflow_study.settle(request(given))
+    second = workflow_study.settle(request(given | {"seeds": "1"}))  # checked before the first one begins
+    before, ran = files_of(tmp_path / "s"), []
+
+    def snakemake(command, **_):
+        ran.append(command)
+        if "--dry-run" in command:
+            return SimpleNamespace(returncode=0)
+        at_work = files_of(tmp_path / "s")
+        assert b"seeds:\n- 0" in at_work[Path("study.yaml")] and json.loads(at_work[Path("study.json")])["seeds"] == [0]
+        with pytest.raises(StudyError, match="study s is already running"):
+            workflow_study.run_study(*second, gpus=[])
+        with pytest.raises(StudyError, match="study s is already running"):
+            workflow_study.settle(request(given | {"set": {"image_size": 96}}))
+        assert workflow_study.run_study(*second, gpus=[], dry_run=True)
+        assert files_of(tmp_path / "s") == at_work
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(workflow_study, "subprocess", SimpleNamespace(run=snakemake))
+    assert workflow_study.run_study(*second, gpus=[], dry_run=True) and files_of(tmp_path / "s") == before
+    assert workflow_study.run_study(*first, gpus=[]) is False and len(ran) == 3
+    assert request({}, tmp_path / "s" / "study.yaml").seeds == [0]

@@ -7,14 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from xbuslib.config import Config, resolve
-from xbuslib.errors import StudyError
-from xbuslib.files import REPOSITORY, outputs_root, write_whole
+from xbuslib.errors import StudyError, machine_faults
+from xbuslib.files import ELSEWHERE, REPOSITORY, outputs_root, write_whole
 from xbuslib.runs.record import ALL
 from xbuslib.workflow import parent, request
 from xbuslib.workflow.notebooks import analyses
@@ -44,6 +47,7 @@ class Settings(BaseModel):
     threads: int
     notebooks: list[str]  # run once per study, beside the folds
     analyses: dict[str, dict[str, str]]  # run once per study, after all folds, each with its parameters
+    _request: Request = PrivateAttr()  # what these follow from, for study.yaml
 
 
 def settle(wanted: Request) -> tuple[Settings, int]:
@@ -51,7 +55,7 @@ def settle(wanted: Request) -> tuple[Settings, int]:
 
     By default each GPU takes one fold; on CPUs the small profiles train one fold per core and `paper`, which needs
     the memory and the cores, one fold at a time. On a cluster the queue decides, and its profile says how many cores
-    a job gets. The study file that repeats the study is written to its folder.
+    a job gets. Of the study's folder only the decoded images are written.
     """
     from xbuslib.runs.source import open_source
     from xbuslib.training import recipes
@@ -63,7 +67,9 @@ def settle(wanted: Request) -> tuple[Settings, int]:
     cores = len(os.sched_getaffinity(0))
     at_once = wanted.jobs or len(wanted.gpus) or (QUEUED if slurm else 1 if config.size == "paper" else cores)
     data, fold_lists = (str(Path(place).resolve()) if place else "" for place in (wanted.data, wanted.fold_lists))
-    source = open_source(wanted.dataset, data, fold_lists, config, wanted.name)
+    there = (outputs_root() / wanted.name).is_dir()
+    with _alone(wanted.name) if there else nullcontext():  # the images of a study at work are not decoded anew
+        source = open_source(wanted.dataset, data, fold_lists, config, wanted.name)
     known, everything = sorted(set(source.fold_of)), wanted.folds == ALL
     numbers = [ALL] if everything else wanted.folds if isinstance(wanted.folds, list) else known
     wrong = [fold for fold in numbers if fold not in (*known, ALL)]
@@ -80,8 +86,7 @@ def settle(wanted: Request) -> tuple[Settings, int]:
         threads=max(1, cores // at_once), notebooks=[] if everything else NOTEBOOKS,  # nothing is scored then
         analyses={} if everything else analyses(wanted.name, wanted.dataset, data, systems))
     _refuse_other_settings(settings, config, source)
-    with write_whole(outputs_root() / wanted.name / "study.yaml") as partial:
-        request.write(wanted, partial)
+    settings._request = wanted
     return settings, at_once
 
 
@@ -111,39 +116,60 @@ def slurm_profile(wanted: Request) -> Path | None:
 
 def run_study(settings: Settings, at_once: int, *, gpus: list[str], slurm: Path | None = None,
         dry_run: bool = False) -> bool:
-    """Run Snakemake on `settings`; True if there was something to do. Raises StudyError if a job failed.
+    """Run Snakemake on `settings`; True if there was something to do.
 
-    `slurm` is the profile folder of a cluster; without one the jobs run here.
+    Leaves study.json and study.yaml, the study file that repeats the study, in its folder; a dry run leaves neither.
+    `slurm` is the profile folder of a cluster; without one the jobs run here. Raises StudyError if a job failed, or if
+    a command of the same study is at work, of which nothing is changed.
     """
     folder = outputs_root() / settings.study
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "workflow" / "Snakefile"),
-               "--directory", str(folder), "--configfile", str(folder / "study.json"),
-               "--profile", str(slurm or PROFILES / "local"),
+               "--directory", str(folder), "--profile", str(slurm or PROFILES / "local"),
                "--nolock",  # our own lock below: it cannot outlive a killed process
                *(["--jobs", str(at_once)] if slurm else ["--cores", str(at_once * settings.threads)])]
     environment = os.environ | {"XBUS_OUTPUTS": str(outputs_root()), "XBUS_GPUS": "" if slurm else ",".join(gpus)}
     if dry_run:
-        _write_settings(settings, folder)
-        return subprocess.run([*command, "--dry-run"], env=environment, check=False).returncode == 0
+        with tempfile.TemporaryDirectory() as place:
+            command += ["--configfile", str(_write_settings(settings, Path(place))), "--dry-run"]
+            return subprocess.run(command, env=environment, check=False).returncode == 0
     environment |= {} if slurm else parent.mark()  # jobs of a cluster are the queue's
-    try:
-        with FileLock(folder / ".study.lock", timeout=PATIENCE):
-            _write_settings(settings, folder)
-            before = _made(folder)
-            if subprocess.run(command, env=environment, check=False).returncode != 0:
-                raise StudyError(
-                    "these jobs failed:\n" + "\n".join(f"  {job}" for job in _undone(settings, folder)[:30])
-                    + f"\nTheir executed notebooks are in {folder / 'notebooks'}. The same command goes on with what "
-                    f"is left; `xbuslib report {settings.study} --partial` shows what is there."
-                    + (f" Slurm's own logs are in {folder / '.snakemake' / 'slurm_logs'}." if slurm else ""))
-    except Timeout:
-        raise StudyError(f"study {settings.study} is already running; wait for it, or give another --study") from None
+    with _alone(settings.study):
+        command += ["--configfile", str(_write_settings(settings, folder))]
+        before = _made(folder)
+        if subprocess.run(command, env=environment, check=False).returncode != 0:
+            raise StudyError(
+                "these jobs failed:\n" + "\n".join(f"  {job}" for job in _undone(settings, folder)[:30])
+                + f"\nTheir executed notebooks are in {folder / 'notebooks'}. The same command goes on with what "
+                f"is left; `xbuslib report {settings.study} --partial` shows what is there."
+                + (f" Slurm's own logs are in {folder / '.snakemake' / 'slurm_logs'}." if slurm else ""))
     return _made(folder) != before
 
 
-def _write_settings(settings: Settings, folder: Path) -> None:
-    with write_whole(folder / "study.json") as partial:
+@contextmanager
+def _alone(study: str) -> Iterator[None]:
+    """Hold the study's lock. Raises StudyError if another command of the same study is at work."""
+    folder = outputs_root() / study
+    lock = FileLock(folder / ".study.lock", timeout=PATIENCE)
+    with machine_faults(f"cannot write to {folder}", ELSEWHERE):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise StudyError(f"study {study} is already running; wait for it, or give another --study") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write_settings(settings: Settings, folder: Path) -> Path:
+    """Write study.json and study.yaml into `folder`; returns the first, which the Snakefile reads."""
+    with write_whole(folder / "study.yaml") as partial:
+        request.write(settings._request, partial)
+    path = folder / "study.json"
+    with write_whole(path) as partial:
         partial.write_text(json.dumps(settings.model_dump(), indent=1) + "\n")
+    return path
 
 
 def _made(folder: Path) -> dict[Path, int]:
