@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from xbuslib.analyses import exploration
+from xbuslib.data import catalogue, check
 from xbuslib.display import style
 
 
@@ -55,3 +56,23 @@ def test_the_answer_counts(several, said):
     assert "left out of training and scores (1)" in text and said in text
     assert "5.0 to 12.0 mm long (median 7.0 mm) and fill 30.0% of the image on average" in text
     assert "1 are at most 110 long, 1 up to 250 and 1 longer." in text
+
+
+def test_files_that_were_left_out_of_several_datasets_are_reported_once(tmp_path, phantom_root):
+    """BUSI's loader leaves files out whose names are neither an image's nor a mask's."""
+    (tmp_path / "phantom").symlink_to(phantom_root)
+    (tmp_path / "busi" / "benign").mkdir(parents=True)
+    mask = np.zeros((60, 80), np.uint8)
+    mask[20:40, 20:50] = 255
+    for name in ("benign (1)", "benign (1)_mask", "<b>copy", "notes (2)"):
+        Image.fromarray(mask).save(tmp_path / "busi" / "benign" / f"{name}.png")
+    left_out = ["busi: 2 picture file(s) are neither image nor mask by their names and were left out (first: "
+                "benign/<b>copy.png)"]
+    table = catalogue.load("phantom+busi", tmp_path)
+    assert table.attrs["left_out"] == left_out and len(table) == 21
+    notes = check.check("phantom+busi", tmp_path)["notes"]
+    assert [note for note in notes if "left out" in note] == left_out
+    sizes = pd.DataFrame({"long_side_px": [9.0], "fraction": [0.5]})
+    text = exploration.answer("both", table, sizes, 0, "px")
+    assert "; nothing else" not in text
+    assert text.count("Other files: busi: 2 picture file(s) are neither") == 1 and "benign/&lt;b&gt;copy" in text

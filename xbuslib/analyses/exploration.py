@@ -1,5 +1,6 @@
 """Pictures of a dataset: sizes, classes, places, gaps, and the images themselves with their outlines."""
 
+import html
 from pathlib import Path
 
 import numpy as np
@@ -136,18 +137,20 @@ def _panel(axis: Axes, case, title: str) -> int:
 def answer(label: str, table: pd.DataFrame, sizes: pd.DataFrame, several: int, unit: str) -> str:
     """What the dataset holds and what was left out, as Markdown.
 
-    table: the case table; sizes: long_side_<unit>, long_side_px, fraction, one row per lesion; several: number of
-    images with a second annotated region.
+    table: the case table of catalogue.load, whose attrs["left_out"] is given; sizes: long_side_<unit>, long_side_px,
+    fraction, one row per lesion; several: number of images with a second annotated region.
     """
     counts, sides = table["pathology"].value_counts(), sizes[f"long_side_{unit}"]
     normal = counts.get("normal", 0)
     regions = (f"The {several} images with a second annotated region are kept." if several else
                "No image has a second annotated region.")
+    files = [html.escape(sentence, quote=False) for sentence in table.attrs.get("left_out", [])]
+    rest = f". Other files: {'; '.join(files)}." if files else "; nothing else is."
     short, middle, long = size_bins(list(sizes["long_side_px"])).values()
     return (f"**The dataset ({label}) holds {len(table)} images of {table['patient_id'].nunique()} patients; the "
             f"{len(sizes)} with a lesion are used** ({counts.get('benign', 0)} benign, {counts.get('malignant', 0)} "
-            f"malignant). Normal images, which have no lesion, are left out of training and scores ({normal}); nothing "
-            f"else is. {regions} The lesions are {sides.min():.1f} to {sides.max():.1f} {unit} long (median "
+            f"malignant). Normal images, which have no lesion, are left out of training and scores ({normal}){rest} "
+            f"{regions} The lesions are {sides.min():.1f} to {sides.max():.1f} {unit} long (median "
             f"{sides.median():.1f} {unit}) and fill {sizes['fraction'].mean():.1%} of the image on average; in "
             f"original pixels {short} are at most {SIZE_BINS[0]} long, {middle} up to {SIZE_BINS[1]} and {long} "
             "longer.")

@@ -62,6 +62,7 @@ def load(name: str, root: Path | str) -> "pd.DataFrame":
 
     Of several joined by "+", `root` holds a folder of each name; case_id and patient_id then begin with the name, and
     the column `dataset` holds it. What a dataset does not give (attributes, pixel size) is missing in its rows.
+    attrs["left_out"], where a loader gives it, holds a sentence on the files that it left out.
     Raises StudyError for an unknown name, a missing folder or a faulty table.
     """
     row = dataset(name)
@@ -80,7 +81,10 @@ def _joined(tables: "dict[str, pd.DataFrame]") -> "pd.DataFrame":
 
     parts = [table.assign(dataset=name, **{key: f"{name}_" + table[key] for key in ("case_id", "patient_id")})
              for name, table in tables.items()]
-    return validate(pd.concat(parts, ignore_index=True), JOIN.join(tables))
+    joined = validate(pd.concat(parts, ignore_index=True), JOIN.join(tables))
+    joined.attrs["left_out"] = [f"{name}: {sentence}" for name, table in tables.items()
+                                for sentence in table.attrs.get("left_out", [])]
+    return joined
 
 
 def data_root(name: str, data: str | Path | None, phantom_cases: int) -> Path:
