@@ -27,8 +27,10 @@ class Config(BaseModel):
     image_size: int = Field(352, ge=32, le=2048, multiple_of=32)  # Sec. 2.2; the encoders halve it five times
     folds: int = Field(5, ge=2, le=20)  # Sec. 2.3
     folds_seed: int = 0  # one split for every system and training seed
+    fold_by: Literal["patient", "dataset"] = "patient"  # "dataset": a fold for each of several, trained on the others
     # The training itself, by default as the recipe says (recipes.py): uniform is Sec. 2.3. A value given here wins.
-    iterations: int | None = Field(None, ge=1)
+    iterations: int | None = Field(None, ge=0)  # 0: scored as it starts, from the run of --start-from
+    train_images: int | None = Field(None, ge=2)  # so many of the training images, by one fixed order; None: all
     batch_size: int | None = Field(None, ge=2)  # batch normalisation needs two
     learning_rate: float | None = Field(None, gt=0)
     final_learning_rate: float | None = Field(None, ge=0)

@@ -145,7 +145,8 @@ def answer(run: dict, main: pd.DataFrame) -> str:
     missed = int((main["dice"] == 0).sum())
     return (f"**{run['paper_name']} reaches a mean lesion Dice of {main['dice'].mean():.3f}** (median "
             f"{main['dice'].median():.3f}) on the {len(main)} images of fold {run['fold']}, after "
-            f"{run['plan']['iterations']} iterations on {run['train_cases']} other images; "
+            + (f"{run['plan']['iterations']} iterations on {run['train_cases']} other images; "
+               if run["plan"]["iterations"] else "no training on this dataset; ")
             + {0: "no lesion was missed. ", 1: "one lesion was missed. "}.get(missed, f"{missed} lesions were missed. ")
             + f"As a mean over lesion and background the same masks score {main['dice_two_class'].mean():.3f}. "
             f"Prompt: {scoring(*run['scorings'][0])}.")

@@ -7,6 +7,7 @@ import hashlib
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
@@ -58,6 +59,19 @@ def read(folder: Path, cases: pd.DataFrame) -> pd.Series:
         raise StudyError(f"{folder}: {(assigned < 0).sum()} case(s) are in no fold "
                          f"(first: {assigned.index[assigned < 0][0]})")
     return assigned
+
+
+def subset(cases: pd.DataFrame, n: int | None) -> pd.DataFrame:
+    """`n` of the cases by one fixed order, so that fewer are a subset of more; all for None.
+
+    Raises StudyError if there are fewer.
+    """
+    if n is None:
+        return cases
+    if n > len(cases):
+        raise StudyError(f"train_images={n}, but there are {len(cases)} training images")
+    drawn = np.random.default_rng(0).permutation(len(cases))[:n]
+    return cases.iloc[np.sort(drawn)].reset_index(drop=True)
 
 
 def across(assigned: pd.Series, pairs: pd.DataFrame) -> pd.DataFrame:

@@ -60,6 +60,8 @@ def load(folder: Path, system: System, wanted: dict) -> list[dict]:
                          + "\n".join(f"  {fault}" for fault in faults[:20])
                          + (f"\n  … and {len(faults) - 20} more" if len(faults) > 20 else ""))
     system.load_state_dict(state, strict=False)
+    if not run["plan"]["iterations"]:  # it is its own ancestor unchanged
+        return run["ancestors"]
     return [*run.get("ancestors", []), {
         "system": run["system"], "study": run["study"], "dataset": run["dataset"], "images": run["train_cases"],
         "fold": run["fold"], "seed": run["seed"], "identity": run["identity"],

@@ -87,6 +87,18 @@ def starts(runs: list[dict]) -> list[str]:
                       zip(names, zip(*images, strict=True), strict=True)) for names, images in found.items()]
 
 
+def training(run: dict) -> dict:
+    """How one run was trained: recipe, iterations, train_images of its own dataset, images_before of others, and
+    seen_before in words, "none" for nothing; "adopted" and empty cells for predictions that were made elsewhere."""
+    if run.get("adopted"):
+        return {"recipe": "adopted", "iterations": None, "train_images": None, "images_before": None,
+                "seen_before": None}
+    return {"recipe": run["plan"]["recipe"], "iterations": run["plan"]["iterations"],
+            "train_images": run["train_cases"] if run["plan"]["iterations"] else 0,
+            "images_before": sum(ancestor["images"] for ancestor in run.get("ancestors", [])),
+            "seen_before": "; ".join(starts([run])) or "none"}
+
+
 def iterations(runs: list[dict]) -> str:
     """ "1000 iterations", or "1250 to 20000 iterations" where the recipe differs by system."""
     lengths = sorted({run["plan"]["iterations"] for run in runs})

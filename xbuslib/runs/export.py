@@ -16,11 +16,12 @@ from xbuslib.data import images
 from xbuslib.evaluation.metrics import PAPER, RELEASED
 from xbuslib.files import REPOSITORY, outputs_root, write_folder
 from xbuslib.models import registry
+from xbuslib.runs import caveats
 from xbuslib.runs.study import Study, open_study
 
 COLOURS = 256  # of a picture: a third of the bytes, and no colour of our figures changes by more than 5 %
-RUN = ("system", "fold", "seed", "commit", "dirty", "device", "precision", "peak_memory_gb", "protocol", "identity",
-       "dataset_fingerprint", "folds_checksum", "trainable", "frozen")
+RUN = ("system", "dataset", "fold", "seed", "commit", "dirty", "device", "precision", "peak_memory_gb", "protocol",
+       "identity", "dataset_fingerprint", "folds_checksum", "trainable", "frozen")
 
 
 def export(name: str, folder: Path, data: bool = True) -> Path:
@@ -53,7 +54,7 @@ def _tables(study: Study, folder: Path, data: bool) -> None:
     columns = list(study.cases) if data else ["case_id", *images.MEASURES, "fold"]
     study.cases[columns].sort_values("case_id").to_csv(folder / "cases.csv", index=False)
     pd.DataFrame([{key: run[key] for key in RUN} | {
-        "train_s": run["seconds"]["train"], "total_s": run["seconds"]["total"],
+        **caveats.training(run), "train_s": run["seconds"]["train"], "total_s": run["seconds"]["total"],
         "weights": registry.encoder_label(run["weights"]), "created": run["created"],
     } for run in study.records]).to_csv(folder / "runs.csv", index=False)
     (folder / "config.json").write_text(json.dumps(study.facts["config"], indent=1) + "\n")

@@ -11,7 +11,7 @@ import torch
 
 from xbuslib.config import Config
 from xbuslib.data import images
-from xbuslib.errors import machine_faults
+from xbuslib.errors import StudyError, machine_faults
 from xbuslib.evaluation import metrics
 from xbuslib.inference.predict import Predictor, at_native_size, encode, images_of
 from xbuslib.models import precision, registry, weights
@@ -38,18 +38,24 @@ def begin(system: str, fold: int | str, config: Config, source: Source, *, study
           start_from: str | Path = "") -> Start:
     """Build `system` for one fold, its weights drawn from `seed`, loaded, or taken from the run `start_from`.
 
-    Raises StudyError for an unknown system or fold, weights that are not found, or an ancestor that does not fit or
-    has seen a validation image.
+    Without iterations it stays what it started from, with the size classes that it was trained with. Raises StudyError
+    for an unknown system or fold, weights that are not found, or an ancestor that does not fit or has seen a
+    validation image.
     """
     train_cases, val_cases = source.split(fold)
     plan = recipes.plan(system, config, len(train_cases))
+    if not plan.iterations and not start_from:
+        raise StudyError("iterations=0 scores what other images have taught a system: give --start-from a run that was "
+                         "trained on them")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)  # weights that are not loaded are drawn at random
     model = registry.build(system, config)
     if config.weights == "partial":
         weights.require_something_found(model.weights_record)
     train, frozen = count(model)
-    edges = words.size_edges(source.prepared.long_sides[source.prepared.rows(train_cases["case_id"])])
+    ancestor = ancestors.find(Path(start_from), system, seed) if start_from else None
+    edges = (words.size_edges(source.prepared.long_sides[source.prepared.rows(train_cases["case_id"])])
+             if plan.iterations else record.read(ancestor)["size_edges_px"])
     run = source.identity() | {
         "system": system, "paper_name": registry.entry(system).paper, "study": study, "fold": fold, "seed": seed,
         "protocol": identity.PROTOCOL, "config": config.model_dump(), "plan": plan.record(),
@@ -58,9 +64,8 @@ def begin(system: str, fold: int | str, config: Config, source: Source, *, study
         "weights": model.weights_record, "frozen_checksum": frozen_checksum(model),
         "precision": precision.name(plan.amp, device),
     }
-    seen = source.pictures(train_cases)
-    if start_from:
-        ancestor = ancestors.find(Path(start_from), system, seed)
+    seen = source.pictures(train_cases if plan.iterations else train_cases.iloc[:0])
+    if ancestor:
         ancestors.guard(ancestor, source.pictures(val_cases))
         run["ancestors"] = ancestors.load(ancestor, model, run)
         seen = pd.concat([ancestors.seen(ancestor), seen], ignore_index=True)

@@ -15,8 +15,8 @@ PROTOCOL = 2
 DATA = ("dataset", "dataset_fingerprint", "folds_checksum")
 # Settings whose effect is compared where it shows: in the data and folds, in the plan, or in the weights' checksums.
 SHOWN_ELSEWHERE = {
-    "phantom_cases", "folds", "folds_seed", "weights", "recipe", "iterations", "batch_size", "learning_rate",
-    "final_learning_rate", "weight_decay", "drop_spatial", "drop_attributes", "amp",
+    "phantom_cases", "folds", "folds_seed", "fold_by", "train_images", "weights", "recipe", "iterations", "batch_size",
+    "learning_rate", "final_learning_rate", "weight_decay", "drop_spatial", "drop_attributes", "amp",
 }
 OF_EPOCHS = ("plan: iterations", "plan: schedule")  # of official recipes, which count epochs, by the size of the fold
 

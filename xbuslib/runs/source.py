@@ -26,6 +26,7 @@ class Source:
     prepared: images.Prepared
     fold_of: pd.Series  # case_id: validation fold
     pictures_file: Path  # where the hashes of the lesions' images are kept
+    train_images: int | None = None  # so many of a fold's training images are used; None: all
 
     def pictures(self, cases: pd.DataFrame) -> pd.DataFrame:
         """Hashes of the images of some lesions (repeats.pictures) with their dataset; those of all are kept."""
@@ -39,13 +40,15 @@ class Source:
                 "folds_checksum": folds.checksum(self.fold_of)}
 
     def split(self, fold: int | str) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """(training cases, validation cases) of one fold; every lesion and none of fold "all"."""
-        if fold == record.ALL:
-            return self.cases, self.cases.iloc[:0]
-        inside = self.cases["case_id"].map(self.fold_of) == fold
-        if not inside.any():
+        """(training cases, validation cases) of one fold; every lesion and none of fold "all".
+
+        Raises StudyError for a fold that is not there, or if it has fewer than `train_images`.
+        """
+        inside = pd.Series(False, index=self.cases.index)
+        if fold != record.ALL and not (inside := self.cases["case_id"].map(self.fold_of) == fold).any():
             raise StudyError(f"there is no fold {fold}; the folds are 0 … {self.fold_of.max()}")
-        return self.cases[~inside].reset_index(drop=True), self.cases[inside].reset_index(drop=True)
+        train, validation = (self.cases[rows].reset_index(drop=True) for rows in (~inside, inside))
+        return folds.subset(train, self.train_images), validation
 
 
 def open_source(dataset: str, data: str | Path | None, fold_lists: str | Path | None, config: Config,
@@ -59,7 +62,7 @@ def open_source(dataset: str, data: str | Path | None, fold_lists: str | Path | 
     cases = lesions(table)
     kept = path.with_name(f"{dataset}_pictures.csv")
     fold_of = _folds(cases, fold_lists, config, repeats.within(_hashes(cases, kept, prepared.fingerprint)))
-    return Source(dataset, root, table, cases, prepared, fold_of, kept)
+    return Source(dataset, root, table, cases, prepared, fold_of, kept, config.train_images)
 
 
 def prepare(given: dict, done: Path | None) -> str:
@@ -83,14 +86,30 @@ def _hashes(cases: pd.DataFrame, kept: Path, fingerprint: str) -> pd.DataFrame:
 
 def _folds(cases: pd.DataFrame, fold_lists: str | Path | None, config: Config, pairs: pd.DataFrame) -> pd.Series:
     """Validation folds, made or read; what repeated pictures mean for them is reported."""
+    if config.fold_by == "dataset":
+        return _by_dataset(cases, fold_lists, pairs)
     if not fold_lists:
         if len(pairs):
             remark(f"{len(pairs)} pair(s) of images are equal or look alike; each pair shares a fold "
                    "(xbuslib data check names them)")
         return folds.split(cases, config.folds, config.folds_seed, repeats.groups(cases, pairs))
     fold_of = folds.read(Path(fold_lists), cases)
+    _report_apart(str(fold_lists), fold_of, pairs)
+    return fold_of
+
+
+def _by_dataset(cases: pd.DataFrame, fold_lists: str | Path | None, pairs: pd.DataFrame) -> pd.Series:
+    """A fold for each of several datasets, in the order of their names in `--dataset`."""
+    if fold_lists or "dataset" not in cases:
+        raise StudyError("fold_by=dataset leaves one of several datasets out: give two or more, such as "
+                         "--dataset busbra+busi, and no fold lists")
+    fold_of = pd.Series(pd.factorize(cases["dataset"])[0], index=cases["case_id"], name="fold")
+    _report_apart("fold_by=dataset", fold_of, pairs)
+    return fold_of
+
+
+def _report_apart(who: str, fold_of: pd.Series, pairs: pd.DataFrame) -> None:
     if len(apart := folds.across(fold_of, pairs)):
         first = apart.iloc[0]
-        remark(f"{fold_lists}: {len(apart)} pair(s) of images that are equal or look alike are in different folds "
+        remark(f"{who}: {len(apart)} pair(s) of images that are equal or look alike are in different folds "
                f"(first: {first['one']} and {first['other']}); their scores are too good")
-    return fold_of

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from xbuslib.config import Config
 from xbuslib.data.cases import lesions
+from xbuslib.data.folds import subset
 from xbuslib.data.images import Prepared
 from xbuslib.errors import StudyError
 from xbuslib.inference.predict import Predictor, images_of
@@ -116,7 +117,7 @@ def every_run(study: Study, table: pd.DataFrame, training: bool = True) -> Itera
     for row in track(runs.itertuples(), "predicting again", len(runs)):
         trained = Trained.load(Path(row.folder))
         run, validated = trained.run, record.probabilities(trained.folder).keys()
-        learnt = lesions(table[~table["case_id"].isin(validated)])
+        learnt = subset(lesions(table[~table["case_id"].isin(validated)]), run["config"].get("train_images"))
         if len(learnt) != run["train_cases"]:
             raise StudyError(f"{row.folder} was trained on {run['train_cases']} images, but {len(learnt)} lesions of "
                              "the dataset were not validated by it; run the fold again")

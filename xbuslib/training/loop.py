@@ -167,7 +167,7 @@ def history_table(plan: Plan, losses: list[Tensor]) -> pd.DataFrame:
     rates = {"learning_rate" if name == "other" else f"learning_rate_{name}": [plan.rate(step, name) for step in steps]
              for name in sorted(plan.rates, key=lambda name: name != "other")}
     return pd.DataFrame({"iteration": np.arange(1, plan.iterations + 1),
-                         "loss": torch.stack(losses).cpu().numpy()} | rates)
+                         "loss": torch.stack(losses).cpu().numpy() if losses else np.empty(0, np.float32)} | rates)
 
 
 def save_checkpoint(path: Path, system: System, optimiser, generator: torch.Generator, state: dict,

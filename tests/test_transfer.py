@@ -1,0 +1,229 @@
+"""Steps of training side by side (notebook 15): what is compared, by hand-computed numbers, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from xbuslib.analyses.transfer import elsewhere, gains, rehearsal, sentences
+from xbuslib.analyses.transfer.steps import described, facts, open_steps
+from xbuslib.config import resolve
+from xbuslib.errors import StudyError
+from xbuslib.evaluation.metrics import PAPER, RELEASED
+from xbuslib.runs import record
+from xbuslib.runs.export import export
+from xbuslib.runs.fold import run_fold
+from xbuslib.runs.source import open_source
+from xbuslib.runs.study import open_study
+from xbuslib.runs.trained import Trained
+
+TINY = resolve("smoke", ["iterations=2", "phantom_cases=16", "folds=2"])
+CASES = pd.DataFrame({"case_id": ["a", "b", "c", "d"], "fold": [0, 0, 1, 1], "long_side_px": [60, 110, 111, 400]})
+DICE = {"first": [0.2, 0.0, 0.6, 0.8], "last": [0.5, 0.3, 0.0, 0.9]}  # of a, b, c, d
+SAME = {"dataset": "phantom", "dataset_fingerprint": "f", "folds_checksum": "c", "protocol": 2}
+
+
+def exported(folder: Path, dice: list[float], system: str = "unet", nothing: float = 0.0, **run) -> str:
+    """An exported study of four images on two folds; `nothing`: how much lower Dice is without size and location."""
+    told = {"recipe": "uniform", "iterations": 5, "train_images": 2, "images_before": 0, "seen_before": "none"}
+    runs = [{"system": system, "fold": fold, "seed": 0, **SAME, **told, **run} for fold in (0, 1)]
+    scores = dict.fromkeys(PAPER + RELEASED, 0.5)
+    rows = [{"system": system, "policy": policy, "attributes": "none", "fold": case.fold, "seed": 0,
+             "case_id": case.case_id, "default": policy == "first_pass"} | scores | {"dice": value - lower}
+            for policy, lower in (("first_pass", 0.0), ("none", nothing))
+            for case, value in zip(CASES.itertuples(), dice, strict=True)]
+    folder.mkdir()
+    pd.DataFrame(runs).to_csv(folder / "runs.csv", index=False)
+    pd.DataFrame(rows).to_csv(folder / "per_image.csv", index=False)
+    CASES.to_csv(folder / "cases.csv", index=False)
+    (folder / "config.json").write_text(json.dumps({"profile": "quick", "image_size": 64, "threshold": 0.5}))
+    return str(folder)
+
+
+@pytest.fixture
+def names(tmp_path, outputs):
+    last = {"recipe": "strong", "iterations": 3, "images_before": 30, "seen_before": "BUS-BRA, 30 images"}
+    return [exported(tmp_path / "first", DICE["first"], nothing=0.1),
+            exported(tmp_path / "last", DICE["last"], nothing=-0.05, **last)]
+
+
+def test_means_and_paired_differences_by_hand(names):
+    steps = open_steps(names)
+    assert [step.label for step in steps] == ["uniform", "strong, from BUS-BRA"]
+    table = gains.table(steps, gains.distances(steps, ""))
+    assert table["dice"].tolist() == pytest.approx([(0.1 + 0.7) / 2, (0.4 + 0.45) / 2])
+    assert table["dice_sd"].tolist() == pytest.approx([0.6 / 2**0.5, 0.05 / 2**0.5])
+    assert table["missed"].tolist() == [1, 1] and table["dice_median"].tolist() == pytest.approx([0.4, 0.4])
+    assert table["hd95"].isna().all() and table["seen_before"].tolist() == ["none", "BUS-BRA, 30 images"]
+    change, = gains.changes(steps).itertuples()
+    assert change.mean_difference == pytest.approx((0.3 + 0.3 - 0.6 + 0.1) / 4) and change.n == 4
+    assert (change.step, change.compared_with) == ("strong, from BUS-BRA", "uniform") and change.low < 0 < change.high
+    told = sentences.answer(table, gains.changes(steps))
+    assert "**UNet reaches a mean lesion Dice of 0.425** (strong, from BUS-BRA)" in told and "0.425 (+0.025" in told
+    assert "misses 1 of 4 lesions at the first step and 1 at the last" in sentences.misses(table)
+    assert "that it finds is 0.567" in sentences.misses(table)  # (0.5 + 0.3 + 0.9) / 3
+
+
+def test_three_steps_are_compared_in_order_and_the_last_with_the_first(names, tmp_path):
+    middle = exported(tmp_path / "middle", [0.4, 0.2, 0.8, 1.0], recipe="strong")
+    changed = gains.changes(open_steps([names[0], middle, names[1]]))
+    pairs = list(zip(changed["step"], changed["compared_with"], strict=True))
+    assert pairs == [("strong", "uniform"), ("strong, from BUS-BRA", "strong"), ("strong, from BUS-BRA", "uniform")]
+    assert changed["mean_difference"].tolist() == pytest.approx([0.2, -0.175, 0.025])
+    assert (changed["p_holm"] >= changed["p"]).all() and changed["p_holm"].max() > changed["p"].min()
+
+
+def test_sizes_are_those_of_table_2(names):
+    sized = gains.by_size(open_steps(names))
+    first = sized[sized["step"] == "uniform"].set_index("bin")
+    assert first["n"].to_dict() == {"≤ 110 px": 2, "111–250 px": 1, "> 250 px": 1}  # 110 belongs to the lower bin
+    assert first["dice"].to_dict() == pytest.approx({"≤ 110 px": 0.1, "111–250 px": 0.6, "> 250 px": 0.8})
+    assert first["missed"].to_dict() == {"≤ 110 px": 1, "111–250 px": 0, "> 250 px": 0}
+
+
+def test_what_the_prompt_adds_at_each_step(names):
+    found = gains.by_prompt(open_steps(names)).set_index(["step", "prompt"])
+    assert found["mean_difference"].dropna().to_dict() == pytest.approx(
+        {("uniform", "first pass"): 0.1, ("strong, from BUS-BRA", "first pass"): -0.05})
+    assert not found["uses_reference"].any()
+
+
+def test_the_learning_curve_has_one_recipe(names, tmp_path):
+    alone = {"recipe": "strong", "iterations": 0, "train_images": 0, "images_before": 30, "seen_before": "B, 30 images"}
+    middle = [exported(tmp_path / "none", [0.1] * 4, **alone), exported(tmp_path / "own", [0.3] * 4, recipe="strong")]
+    steps = open_steps([names[0], *middle, names[1]])
+    assert steps[1].label == "B alone"
+    points = gains.curve(steps)
+    assert list(zip(points["train_images"], points["images_before"], points["dice"].round(3), strict=True)) == [
+        (0, 30, 0.1), (2, 0, 0.3), (2, 30, 0.425)]  # the uniform step is no point of a curve of `strong`
+    assert described(steps)["training images per fold"].tolist() == ["2", "0", "2", "2"]
+    assert gains.curve(open_steps(names)).empty  # one point is no curve
+
+
+def test_only_folds_that_all_steps_share(names):
+    rows = pd.read_csv(f"{names[1]}/per_image.csv")
+    rows[rows["fold"] == 1].to_csv(f"{names[1]}/per_image.csv", index=False)
+    steps = open_steps(names)
+    assert gains.table(steps, gains.distances(steps, ""))["dice"].tolist() == pytest.approx([0.7, 0.45])
+    assert facts(steps) == "simulated phantom, profile quick, 64 px, 1 fold, seed 0"
+
+
+@pytest.mark.parametrize(("file", "column", "value", "message"), [
+    ("runs.csv", "folds_checksum", "other", "folds checksum c and other"),
+    ("runs.csv", "dataset_fingerprint", "other", "dataset fingerprint f and other"),
+    ("runs.csv", "seen_before", None, "lacks seen_before.*Export the study again"),
+    ("per_image.csv", "system", "ukan", "last has no run of unet")])
+def test_what_cannot_be_compared_is_refused(names, file, column, value, message):
+    table = pd.read_csv(f"{names[1]}/{file}")
+    (table.drop(columns=column) if value is None else table.assign(**{column: value})).to_csv(
+        f"{names[1]}/{file}", index=False)
+    with pytest.raises(StudyError, match=message):
+        open_steps(names)
+
+
+def test_unknown_names_are_refused(names, tmp_path):
+    with pytest.raises(StudyError, match="there is no system unett"):
+        open_steps(names, "unett")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StudyError, match="neither a study under .* nor a folder of `xbuslib export`"):
+        open_steps([names[0], str(tmp_path / "empty")])
+    assert rehearsal.studies("nowhere", "", "") == ([], [])
+    assert rehearsal.studies("nowhere", "a, b", "c") == (["a", "b"], ["c"])
+    assert elsewhere.scores(open_steps(names)).empty  # exports have no weights
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """UNet on all of scanner B, and the phantom's fold 0 scored from there without training."""
+    folder = tmp_path_factory.mktemp("outputs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XBUS_OUTPUTS", str(folder))
+        run_fold("unet", "all", TINY, open_source("phantom_b", "", "", TINY, "elsewhere"), study="elsewhere")
+        untrained = TINY.model_copy(update={"iterations": 0})
+        for fold in (0, 1):
+            run_fold("unet", fold, untrained, open_source("phantom", "", "", untrained, "alone"), study="alone",
+                     start_from=folder / "elsewhere")
+    return folder
+
+
+@pytest.fixture
+def here(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path / "outputs", symlinks=True)
+    monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path / "outputs"
+
+
+def test_without_iterations_a_run_predicts_what_its_ancestor_does(here):
+    path, start = (here / name / "runs" / "unet" / fold / "seed_0" for name, fold in (("alone", "fold_0"),
+                                                                                     ("elsewhere", "fold_all")))
+    run, before, study = record.read(path), record.read(start), open_study("alone")
+    cases = study.cases[study.cases["fold"] == 0].reset_index(drop=True)
+    expected = Trained.load(start).predict(cases, study.prepared, "none", "none")
+    maps = record.probabilities(path)
+    assert np.abs(np.stack([maps[case] for case in cases["case_id"]]) - np.asarray(expected)).max() < 1e-3
+    assert run["size_edges_px"] == before["size_edges_px"] and pd.read_csv(path / "history.csv").empty
+    assert set(pd.read_csv(path / "seen.csv")["dataset"]) == {"phantom_b"}
+    assert study.seen_before == {"unet": f"simulated phantom of scanner B, {before['train_cases']} images"}
+
+
+def test_an_untrained_run_is_no_ancestor_of_its_own(here):
+    source = open_source("phantom", "", "", TINY, "mine")
+    path = run_fold("unet", 0, TINY, source, study="mine",
+                    start_from=here / "alone" / "runs" / "unet" / "fold_0" / "seed_0")
+    assert [ancestor["study"] for ancestor in record.read(path)["ancestors"]] == ["elsewhere"]
+
+
+def test_no_iterations_need_a_start(here):
+    config = TINY.model_copy(update={"iterations": 0})
+    with pytest.raises(StudyError, match="iterations=0 scores .* give --start-from"):
+        run_fold("unet", 0, config, open_source("phantom", "", "", config, "none"), study="none")
+
+
+def test_fewer_training_images_are_a_subset_of_more(here):
+    found = []
+    for n in (2, 5, None):
+        config = TINY.model_copy(update={"train_images": n})
+        train, validation = open_source("phantom", "", "", config, "mine").split(0)
+        found.append(set(train["case_id"]))
+        assert n in (None, len(train)) and not found[-1] & set(validation["case_id"])
+    assert found[0] < found[1] < found[2]
+    config = TINY.model_copy(update={"train_images": 2})
+    path = run_fold("unet", 0, config, open_source("phantom", "", "", config, "few"), study="few")
+    assert record.read(path)["train_cases"] == 2 and set(pd.read_csv(path / "seen.csv")["case_id"]) == found[0]
+    config = TINY.model_copy(update={"train_images": 99})
+    with pytest.raises(StudyError, match=r"train_images=99, but there are \d+ training images"):
+        open_source("phantom", "", "", config, "mine").split(0)
+
+
+def test_one_dataset_left_out(here):
+    config = TINY.model_copy(update={"fold_by": "dataset"})
+    source = open_source("phantom_b+phantom", "", "", config, "lodo")
+    train, validation = source.split(0)
+    assert set(train["dataset"]) == {"phantom"} and set(validation["dataset"]) == {"phantom_b"}
+    assert sorted(source.fold_of.unique()) == [0, 1] and len(train) + len(validation) == len(source.cases)
+    with pytest.raises(StudyError, match="fold_by=dataset leaves one of several datasets out"):
+        open_source("phantom", "", "", config, "mine")
+
+
+def test_an_export_is_a_step_like_its_study(here, tmp_path):
+    export("alone", tmp_path / "kept", data=False)
+    study, kept = open_steps(["alone"])[0], open_steps([str(tmp_path / "kept")])[0]
+    assert kept.study is None and kept.label == study.label == "scanner B alone"
+    keys = ["system", "policy", "attributes", "fold", "case_id"]
+    ours, theirs = (step.rows.sort_values(keys)[[*keys, *PAPER, "paper_name"]].reset_index(drop=True)
+                    for step in (study, kept))
+    pd.testing.assert_frame_equal(ours, theirs, check_dtype=False, atol=1e-6)
+    assert kept.runs["images_before"].tolist() == study.runs["images_before"].tolist()
+    both = open_steps(["alone", str(tmp_path / "kept")])
+    assert [step.label for step in both] == ["scanner B alone (alone)", "scanner B alone (kept)"]
+
+
+def test_at_another_hospital_an_image_that_was_trained_on_is_refused(here):
+    steps = open_steps(["alone"])
+    found = elsewhere.scores(steps, "phantom-B")
+    assert found["n_target"].tolist() == [9] and found["step"].tolist() == ["scanner B alone"]
+    with pytest.raises(StudyError, match="has been trained on images"):
+        elsewhere.scores(steps, "phantom_b")

@@ -1,0 +1,164 @@
+"""What each step brings: means, paired differences with intervals, by size, by prompt, and the learning curve."""
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from xbuslib.analyses.calibration import boundaries
+from xbuslib.analyses.transfer.steps import Step
+from xbuslib.data import catalogue
+from xbuslib.errors import StudyError
+from xbuslib.evaluation.aggregation import over_folds
+from xbuslib.evaluation.metrics import PAPER
+from xbuslib.evaluation.statistics import compare, holm
+from xbuslib.progress import remark
+from xbuslib.runs.study import open_study
+
+BINS = ("≤ 110 px", "111–250 px", "> 250 px")  # catalogue.SIZE_BINS, as in Table 2
+SCORINGS = {("first_pass", "metadata"): "first pass, attributes", ("first_pass", "none"): "first pass",
+            ("none", "metadata"): "attributes", ("none", "none"): "nothing",
+            ("reference", "metadata"): "reference mask, attributes"}
+
+
+def table(steps: list[Step], contours: pd.DataFrame) -> pd.DataFrame:
+    """A row per system and step, default scorings: folds, n, mean ± SD over folds, median Dice, missed, HD95.
+
+    contours: `distances`; HD95 in mm is missing where it has not got the step.
+    """
+    rows = []
+    for step in steps:
+        means = over_folds(step.default, ["paper_name", "system"], PAPER)
+        images = _images(step, ["system", "case_id"])
+        by = images.groupby(level="system", sort=False)
+        own = contours[contours["step"] == step.label] if len(contours) else contours
+        far = (over_folds(own.dropna(subset="pixel_mm"), ["system"], ["hd95"]).set_index("system") if len(own)
+               else pd.DataFrame(columns=["hd95", "hd95_sd"]))
+        before = step.runs.groupby("system")["seen_before"].agg(lambda texts: "; ".join(dict.fromkeys(texts.dropna())))
+        rows.append(means.assign(
+            step=step.label, n=means["system"].map(by.size()), dice_median=means["system"].map(by["dice"].median()),
+            missed=means["system"].map(by["missed"].sum()), hd95=means["system"].map(far["hd95"]).astype(float),
+            hd95_sd=means["system"].map(far["hd95_sd"]).astype(float), seen_before=means["system"].map(before)))
+    columns = ["paper_name", "system", "step", "folds", "n", *(m + s for m in PAPER for s in ("", "_sd")),
+               "dice_median", "missed", "hd95", "hd95_sd", "seen_before"]
+    found = pd.concat(rows, ignore_index=True)[columns]
+    order = {system: i for i, system in enumerate(steps[0].default["system"].unique())}
+    return found.sort_values("system", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+
+
+def changes(steps: list[Step], metric: str = "dice") -> pd.DataFrame:
+    """Each step minus the one before it, and the last minus the first, image by image (statistics.compare).
+
+    Columns paper_name, system, step, compared_with, n, mean_difference, low, high, p, p_holm over all rows of a
+    system, rank_biserial.
+    """
+    rows = []
+    for system in _systems(steps):
+        own = [step for step in steps if system in set(step.rows["system"])]
+        pairs = [*pairwise(own)] + ([(own[0], own[-1])] if len(own) > 2 else [])
+        found = [_paired(system, before, after, metric) for before, after in pairs]
+        adjusted = holm(pd.Series([row["p"] for row in found])) if found else []
+        rows += [row | {"p_holm": p} for row, p in zip(found, adjusted, strict=True)]
+    columns = ["paper_name", "system", "step", "compared_with", "n", "mean_difference", "low", "high", "p", "p_holm",
+               "rank_biserial"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _paired(system: str, before: Step, after: Step, metric: str) -> dict:
+    parts = [step.default[step.default["system"] == system].assign(system=step.label) for step in (before, after)]
+    found = compare(pd.concat(parts), after.label, before.label, metric)
+    return {"paper_name": parts[0]["paper_name"].iloc[0], "system": system, "step": after.label,
+            "compared_with": before.label} | found | {"system": system}
+
+
+def by_size(steps: list[Step]) -> pd.DataFrame:
+    """Dice, misses and number of lesions by size bin: paper_name, system, step, bin, n, dice, dice_sd, missed."""
+    sides = pd.concat([step.cases for step in steps]).drop_duplicates("case_id").set_index("case_id")["long_side_px"]
+    rows = []
+    for step in steps:
+        images = _images(step, ["paper_name", "system", "case_id"]).reset_index()
+        codes = np.searchsorted(catalogue.SIZE_BINS, images["case_id"].map(sides), side="left")
+        images["bin"] = pd.Categorical.from_codes(codes, BINS, ordered=True)
+        by = images.groupby(["paper_name", "system", "bin"], sort=False, observed=True)
+        rows.append(by.agg(n=("dice", "size"), dice=("dice", "mean"), dice_sd=("dice", "std"),
+                           missed=("missed", "sum")).reset_index().assign(step=step.label))
+    found = pd.concat(rows, ignore_index=True)
+    return found[["paper_name", "system", "step", "bin", "n", "dice", "dice_sd", "missed"]].sort_values(
+        ["system", "bin"], kind="stable", ignore_index=True)
+
+
+def by_prompt(steps: list[Step]) -> pd.DataFrame:
+    """What the prompt adds at each step, for systems that read one: a row per system, step and scoring.
+
+    Columns paper_name, system, step, prompt, uses_reference, dice, dice_sd (over folds), mean_difference to a prompt
+    that says nothing with its 95 % interval low … high.
+    """
+    rows = []
+    for step in steps:
+        for system, own in step.rows.groupby("system", sort=False):
+            if "none none" not in set(own["policy"] + " " + own["attributes"]) or own["policy"].nunique() == 1:
+                continue
+            prompts = [SCORINGS.get(pair) for pair in zip(own["policy"], own["attributes"], strict=True)]
+            named = own.assign(system=prompts).dropna(subset="system")
+            means = over_folds(named, ["system"], ["dice"]).set_index("system")
+            for (policy, _), prompt in SCORINGS.items():
+                if prompt in means.index:
+                    against = compare(named, prompt, "nothing", "dice") if prompt != "nothing" else {}
+                    rows.append({"paper_name": own["paper_name"].iloc[0], "system": system, "step": step.label,
+                                 "prompt": prompt, "uses_reference": policy == "reference",
+                                 "dice": means.loc[prompt, "dice"], "dice_sd": means.loc[prompt, "dice_sd"],
+                                 "mean_difference": against.get("mean_difference", np.nan),
+                                 "low": against.get("low", np.nan), "high": against.get("high", np.nan)})
+    return pd.DataFrame(rows, columns=["paper_name", "system", "step", "prompt", "uses_reference", "dice", "dice_sd",
+                                       "mean_difference", "low", "high"])
+
+
+def curve(steps: list[Step]) -> pd.DataFrame:
+    """The learning curve: a point per system and step of the last step's recipe, on the folds that all points share.
+
+    Columns paper_name, system, images_before (of other hospitals), train_images (of a fold of the dataset itself),
+    folds, n, dice, missed, step.
+    """
+    rows, recipe = [], steps[-1].runs["recipe"].iloc[0]
+    for step in steps:
+        runs = step.runs.set_index(["system", "fold", "seed"])
+        for system, own in step.default.groupby("system", sort=False):
+            if recipe not in set(step.runs["recipe"]):
+                continue
+            part = runs.loc[[key for key in runs.index if key[0] == system and key[1] in set(own["fold"])]]
+            rows.append({"paper_name": own["paper_name"].iloc[0], "system": system,
+                         "images_before": int(part["images_before"].max()),
+                         "train_images": round(part["train_images"].mean()), "folds": own["fold"].nunique(),
+                         "n": own["case_id"].nunique(), "dice": over_folds(own, ["system"], ["dice"])["dice"].iloc[0],
+                         "missed": float((own.groupby("case_id")["dice"].mean() == 0).sum()), "step": step.label})
+    columns = ["paper_name", "system", "images_before", "train_images", "folds", "n", "dice", "missed", "step"]
+    found = pd.DataFrame(rows, columns=columns).sort_values(["system", "train_images", "images_before"],
+                                                             ignore_index=True)
+    return found.groupby("system", sort=False).filter(lambda points: len(points) > 1).reset_index(drop=True)
+
+
+def distances(steps: list[Step], data: str) -> pd.DataFrame:
+    """HD95 in mm of every validated image, of the steps whose runs are there: step, system, fold, seed, case_id, hd95,
+    pixel_mm (boundaries.per_image); no rows where the dataset's files are not there, which is said."""
+    parts = []
+    for step in [step for step in steps if step.study is not None]:
+        try:
+            study = open_study(step.name, systems=list(step.rows["system"].unique()), partial=True)
+            found = boundaries.per_image(study, study.case_table(data))
+        except StudyError as error:
+            remark(f"no distances in millimetres for {step.name}: {error}")
+            continue
+        keys = step.default[["system", "fold", "seed", "case_id"]]
+        parts.append(found.merge(keys, on=list(keys)).assign(step=step.label))
+    columns = ["step", "system", "pixel_mm", "hd95"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def _images(step: Step, by: list[str]) -> pd.DataFrame:
+    """dice and missed (without any overlap) of each image, means over seeds."""
+    rows = step.default.assign(missed=(step.default["dice"] == 0).astype(float))
+    return rows.groupby(by, sort=False)[["dice", "missed"]].mean()
+
+
+def _systems(steps: list[Step]) -> list[str]:
+    return list(dict.fromkeys(system for step in steps for system in step.rows["system"].unique()))

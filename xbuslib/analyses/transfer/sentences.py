@@ -1,0 +1,58 @@
+"""What the steps bring, in sentences whose numbers are computed: the short answer of notebook 15."""
+
+import pandas as pd
+
+from xbuslib.display.tables import signed
+
+
+def answer(overall: pd.DataFrame, changed: pd.DataFrame) -> str:
+    """A line per system; overall: gains.table, changed: gains.changes."""
+    lines = []
+    for system, rows in overall.groupby("system", sort=False):
+        name, chain = rows["paper_name"].iloc[0], [f"{rows['step'].iloc[0]}: {rows['dice'].iloc[0]:.3f}"]
+        for row in rows.iloc[1:].itertuples():
+            change = changed[(changed["system"] == system) & (changed["step"] == row.step)].iloc[0]
+            chain.append(f"{row.step}: {row.dice:.3f} ({signed(change.mean_difference)}, 95 % {signed(change.low)} to "
+                         f"{signed(change.high)})")
+        best = rows.loc[rows["dice"].idxmax()]
+        lines.append(f"- **{name} reaches a mean lesion Dice of {best.dice:.3f}** ({best.step}). By step, with the "
+                     f"difference to the step before: {'; '.join(chain)}.")
+    return "\n".join(lines)
+
+
+def misses(overall: pd.DataFrame) -> str:
+    """Lesions missed altogether at the first step and the last, and what they cost."""
+    parts = []
+    for _, rows in overall.groupby("system", sort=False):
+        first, last = rows.iloc[0], rows.iloc[-1]
+        found = last.dice / (1 - last.missed / last.n) if last.missed < last.n else 0.0
+        parts.append(f"{last.paper_name} misses {first.missed:g} of {first.n} lesions at the first step and "
+                     f"{last.missed:g} at the last, where its mean over the lesions that it finds is {found:.3f}")
+    return "; ".join(parts) + "."
+
+
+def prompt(prompted: pd.DataFrame) -> str:
+    """What its own first pass and the attributes add at the first step and the last; prompted: gains.by_prompt."""
+    rows = prompted[prompted["prompt"] == "first pass, attributes"]
+    if rows.empty:
+        return "No system of these steps reads a prompt."
+    parts = []
+    for _, own in rows.groupby("system", sort=False):
+        ends = own.iloc[[0, -1]] if len(own) > 1 else own
+        parts.append(f"{own['paper_name'].iloc[0]}: " + "; ".join(
+            f"{row.step} {signed(row.mean_difference)} (95 % {signed(row.low)} to {signed(row.high)})"
+            for row in ends.itertuples()))
+    return ("What a prompt from the first pass and the attributes adds to one that says nothing, in Dice: "
+            + ". ".join(parts) + ".")
+
+
+def alone(name: str) -> str:
+    """For a study with nothing beside it: how to make the steps."""
+    return (f"Study {name} has no other study of the same images and folds beside it here. Train the steps, then "
+            "execute this notebook again with their names:\n\n"
+            "```bash\n"
+            "./run_all.sh --dataset OTHER --data DIR --folds all --set recipe=strong --study elsewhere\n"
+            "./run_all.sh --dataset … --set recipe=strong --study strong\n"
+            "./run_all.sh --dataset … --set recipe=strong --study transfer --start-from outputs/elsewhere\n"
+            f"xbuslib notebook 15_transfer --output 15.ipynb -p study={name} -p steps=strong,transfer\n"
+            "```")
