@@ -1,9 +1,11 @@
 """Another hospital: the second scanner's physics, prompts there, and drops with intervals checked by other means."""
 
 import hashlib
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,10 +16,14 @@ from typer.testing import CliRunner
 
 from tests.conftest import REAL_DATA
 from tests.test_figures_study import overlaps
+from tests.test_repeats import PLANTED, dataset
 from xbuslib.analyses.cross_centre import datasets, figures, predictions, targets
 from xbuslib.analyses.cross_centre import drop as cd
 from xbuslib.cli import app
+from xbuslib.config import resolve
+from xbuslib.data import images
 from xbuslib.data.cases import lesions
+from xbuslib.data.catalogue import load
 from xbuslib.data.phantom import acoustics as acoustics
 from xbuslib.data.phantom import phantom
 from xbuslib.data.phantom import scanners as scanners
@@ -220,6 +226,31 @@ def test_impossible_targets_are_refused(study, hospital, phantom_root):
     with pytest.raises(StudyError, match="no run of ukan"):
         predictions.choose_systems(study, "ukan")
     assert predictions.choose_systems(study, "xbusnet, unet,ukan") == ["unet", "xbusnet"]
+
+
+COPIES = {  # of the study's images, as PLANTED makes them: what the refusal says of each
+    "renamed": "equal pixels", "recompressed": r"\d+ of 256 bits of their hashes differ",
+    "5 % smaller": r"\d+ of 256 bits of their hashes differ", "brightened": r"\d+ of 256 bits of their hashes differ",
+    "mirrored": r"\d+ of 256 bits of their hashes differ, one of them mirrored"}
+
+
+def test_a_target_with_copies_of_the_studys_images_is_refused_and_each_is_named(phantom_root, tmp_path, outputs):
+    """Copied files of the study among other patients' images of the same simulator; no run is needed for this."""
+    table = load("phantom", phantom_root)
+    own = lesions(table)
+    study = SimpleNamespace(name="s", facts={"config": resolve("smoke").model_dump(), "dataset": "phantom"}, cases=own,
+                            prepared=images.prepare(table, 64, outputs / "own"), folder=outputs / "s")
+    others = [("malignant", number, Image.fromarray(phantom.simulate(number, 3, (300, 400)).image))
+              for number in range(1, 5)]
+    copies = [("benign", number, PLANTED[what][0](Image.open(own["image"][number]).convert("L")))
+              for number, what in enumerate(COPIES)]
+    with pytest.raises(StudyError, match="5 of 9 images of BUSI .* are in study s itself") as refused:
+        targets.open_targets(study, "busi", str(dataset(tmp_path / "both", others + copies)))
+    named = [line for line in str(refused.value).splitlines() if line.startswith("  ")]
+    for number, (line, how) in enumerate(zip(sorted(named), COPIES.values(), strict=True)):
+        assert re.fullmatch(rf"  benign \({number}\) and {own['case_id'][number]} of the study: {how}", line), line
+    target, = targets.open_targets(study, "busi", str(dataset(tmp_path / "others", others)))
+    assert list(target.cases["case_id"]) == [f"malignant ({number})" for number in range(1, 5)]
 
 
 def test_systems_without_a_choice(study):

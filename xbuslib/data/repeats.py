@@ -7,6 +7,7 @@ compare (none among 1540 real ones): it is compared by its pixels only.
 """
 
 import hashlib
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,13 +57,18 @@ def pictures(cases: pd.DataFrame, kept: Path | None = None, fingerprint: str = "
             return table[[*COLUMNS, MIRRORED]]
     with ThreadPoolExecutor(THREADS) as pool:
         images = track(pool.map(read_grey, cases["image"]), "comparing pictures", len(cases))
-        rows = [(digest(image), difference_hash(image), difference_hash(image[:, ::-1])) for image in images]
-    table = pd.DataFrame(rows, columns=[*COLUMNS[1:], MIRRORED])
-    table.insert(0, "case_id", cases["case_id"].to_numpy(str))
+        table = hashes(cases["case_id"], images)
     if kept:
         with write_whole(kept) as partial:
             table.assign(fingerprint=fingerprint).to_csv(partial, index=False)
     return table
+
+
+def hashes(case_ids: Iterable[str], images: Iterable[np.ndarray]) -> pd.DataFrame:
+    """The table of `pictures`, of (H, W) uint8 images in memory."""
+    rows = [(str(case), digest(image), difference_hash(image), difference_hash(image[:, ::-1]))
+            for case, image in zip(case_ids, images, strict=True)]
+    return pd.DataFrame(rows, columns=[*COLUMNS, MIRRORED])
 
 
 def pairs(first: pd.DataFrame, second: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -82,16 +88,17 @@ def pairs(first: pd.DataFrame, second: pd.DataFrame | None = None) -> pd.DataFra
 
 
 def within(table: pd.DataFrame) -> pd.DataFrame:
-    """`pairs` of one dataset, with the column mirrored, and below them those that look alike if one is mirrored."""
-    return _with_mirrored(table, None)
+    """`with_mirrored` of one dataset."""
+    return with_mirrored(table)
 
 
 def between(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     """The repeated pictures of two datasets, as `described` has them; one, other: their case tables."""
-    return described(one, _with_mirrored(pictures(one), pictures(other)), other)
+    return described(one, with_mirrored(pictures(one), pictures(other)), other)
 
 
-def _with_mirrored(first: pd.DataFrame, second: pd.DataFrame | None) -> pd.DataFrame:
+def with_mirrored(first: pd.DataFrame, second: pd.DataFrame | None = None) -> pd.DataFrame:
+    """`pairs`, with the column mirrored, and below them those that look alike if one is mirrored."""
     direct, other = pairs(first, second), first if second is None else second
     close = _distance(first, other, _bits(other[MIRRORED]))
     rows, columns = np.nonzero(np.triu(close <= ALIKE, 1) if second is None else close <= ALIKE)

@@ -1,6 +1,5 @@
 """Other hospitals: the datasets that a study's trained runs are taken to, decoded at the study's size."""
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass, replace
@@ -11,13 +10,14 @@ import numpy as np
 import pandas as pd
 
 from xbuslib.config import Config
-from xbuslib.data import catalogue, images
+from xbuslib.data import catalogue, images, repeats
 from xbuslib.data.cases import lesions
 from xbuslib.data.catalogue import data_root, phantom_root
 from xbuslib.errors import StudyError
 from xbuslib.runs.study import Study
 
 REAL = [name for name, row in catalogue.DATASETS.items() if not row.simulated]
+MOST = 20  # pairs of repeated images that a message names
 PHANTOM_SEED = 1  # of the phantom's other patients: the study's own are drawn from seed 0
 
 
@@ -69,21 +69,22 @@ def open_targets(study: Study, names: str = "", folders: str = "") -> list[Targe
     Where both give pixel sizes, lengths are converted to the study's pixels, by the ratio of the two medians, so that
     "small" is as many millimetres at both; one ratio for all, since the classes were trained in pixels of all images.
     Where either gives none, lengths stay in the pixels of the other dataset.
-    Raises StudyError for unknown names, folders that do not fit, or images that the study has itself.
+    Raises StudyError for unknown names, folders that do not fit, or images that equal, or look like, one of the study.
     """
     wanted, places = ([part.strip() for part in text.split(",") if part.strip()] for text in (names, folders))
     wanted = wanted or available(study)
     if places and len(places) != len(wanted):
         raise StudyError(f"{len(wanted)} target(s) ({', '.join(wanted)}) and {len(places)} folder(s) in target_data; "
                          "give one folder for each, in the same order")
-    targets = [_open(study, *pair) for pair in zip(wanted, places or [""] * len(wanted), strict=True)]
+    own = repeats.hashes(study.prepared.case_ids, study.prepared.images)
+    targets = [_open(study, own, *pair) for pair in zip(wanted, places or [""] * len(wanted), strict=True)]
     if len({target.label for target in targets}) < len(targets):
         raise StudyError(f"the targets {', '.join(t.label for t in targets)} share a name; name each once, from "
                          "folders of different names")
     return targets
 
 
-def _open(study: Study, name: str, folder: str) -> Target:
+def _open(study: Study, own: pd.DataFrame, name: str, folder: str) -> Target:
     config = Config(**study.facts["config"])
     dataset, _, scanner = name.partition("-")
     if dataset not in catalogue.DATASETS or (scanner and (dataset != "phantom" or folder)):
@@ -98,7 +99,7 @@ def _open(study: Study, name: str, folder: str) -> Target:
     cases = lesions(catalogue.load(dataset, root))
     file = study.folder / "prepared" / f"target_{_slug(label)}_{config.image_size}"
     prepared = images.prepare(cases, config.image_size, file)
-    _refuse_known_images(study, prepared, label)
+    _refuse_known_images(study.name, own, prepared, label)
     ratio = float(cases["pixel_mm"].astype(float).median() / study.cases["pixel_mm"].astype(float).median())
     return Target(label, dataset, cases, prepared, ratio if np.isfinite(ratio) else None)
 
@@ -107,11 +108,16 @@ def _slug(label: str) -> str:
     return re.sub(r"\W+", "_", label).strip("_")
 
 
-def _refuse_known_images(study: Study, prepared: images.Prepared, label: str) -> None:
-    own = {hashlib.sha256(image.tobytes()).digest() for image in study.prepared.images}
-    known = [case for case, image in zip(prepared.case_ids, prepared.images, strict=True)
-             if hashlib.sha256(image.tobytes()).digest() in own]
-    if known:
-        raise StudyError(f"{len(known)} of {len(prepared.case_ids)} images of {label} are in study {study.name} itself "
-                         f"(such as {known[0]}): a model is not tested on what it was trained on. "
-                         "Take them out, or choose another target.")
+def _refuse_known_images(study: str, own: pd.DataFrame, prepared: images.Prepared, label: str) -> None:
+    """own: hashes of the study's images, at the size of `prepared`."""
+    pairs = repeats.with_mirrored(repeats.hashes(prepared.case_ids, prepared.images), own)
+    if pairs.empty:
+        return
+    shown = [f"  {pair.one} and {pair.other} of the study: "
+             + ("equal pixels" if pair.bits < 0 else f"{pair.bits} of {repeats.SIDE**2} bits of their hashes differ")
+             + (", one of them mirrored" if pair.mirrored else "")
+             for pair in pairs.sort_values("bits", kind="stable").head(MOST).itertuples()]
+    more = [f"  … and {len(pairs) - MOST} more pairs"] if len(pairs) > MOST else []
+    raise StudyError(f"{pairs['one'].nunique()} of {len(prepared.case_ids)} images of {label} are in study {study} "
+                     "itself, or look like one of its images: a model is not tested on what it was trained on. "
+                     "Take them out, or choose another target.\n" + "\n".join(shown + more))
