@@ -13,6 +13,7 @@ from xbuslib.analyses import repeats as shown
 from xbuslib.data import folds, repeats
 from xbuslib.data.cases import lesions
 from xbuslib.data.catalogue import load
+from xbuslib.data.images import read_grey
 
 
 def as_jpeg(image, quality):
@@ -146,3 +147,44 @@ def test_repeats_between_two_datasets(originals, tmp_path):
         ["benign (3)", "malignant (8)", "alike", "malignant"],
         ["benign (4)", "malignant (10)", "mirrored", "malignant"]]
     assert repeats.within(repeats.pictures(one.iloc[:0])).empty
+
+
+def test_the_pairs_of_an_opened_dataset_in_words_and_in_a_figure(originals, tmp_path, outputs):
+    """What notebook 01 shows, of six planted pairs; one of them is a lesion's image among the normal ones."""
+    from xbuslib.config import resolve
+    from xbuslib.runs.source import open_source
+
+    changed = [lambda image: image, lambda image: as_jpeg(image, 80), PLANTED["brightened"][0], PLANTED["mirrored"][0],
+               lambda image: image]
+    root = dataset(tmp_path / "d", [("benign", n, originals[n]) for n in range(1, 9)]
+                   + [("malignant", n, change(originals[n])) for n, change in enumerate(changed, 1)]
+                   + [("normal", 1, originals[8]), ("normal", 2, originals[0])])
+    for number in (1, 2):
+        Image.new("L", originals[0].size).save(root / "normal" / f"normal ({number})_mask.png")
+    source = open_source("busi", root, None, resolve("smoke", ["folds=4"]), "s")
+    pairs = shown.of_source(source)
+    assert pairs.equals(shown.find("busi", root)) and pairs["bits"].is_monotonic_increasing
+    assert list(pairs["what"][:3]) == ["equal pixels"] * 3 and set(pairs["what"][3:]) == {"alike", "mirrored"}
+    assert {*zip(pairs["one"], pairs["other"], strict=True)} == {
+        *((f"benign ({n})", f"malignant ({n})") for n in range(1, 6)), ("benign (8)", "normal (1)")}
+
+    text = shown.in_words(pairs, source.fold_of)
+    assert text.startswith("**6 pair(s) of images show the same picture twice** (3 equal pixels, 2 alike, 1 mirrored), "
+                           "6 of them under two classes. No pair is divided between two folds.")
+    differ = pairs.set_index("one")["bits"]["benign (3)"]
+    assert text.count("<details>") == 1
+    assert f"| benign (3) | benign | malignant (3) | malignant | alike | {differ} |" in text
+    apart = source.fold_of.copy()
+    apart["malignant (2)"] = 1 - apart["benign (2)"] % 2
+    assert "1 pair(s) are divided between two folds, so that a system" in shown.in_words(pairs, apart)
+    none = shown.in_words(pairs.iloc[:0], apart)
+    assert none == "No two images are equal or look alike, not even with one of them mirrored."
+
+    figure = shown.first_pairs(pairs, "BUSI")
+    panels = [axis for axis in figure.axes if axis.images]
+    assert len(panels) == 8 and figure.get_suptitle() == "Repeated images: the 4 of 6 pairs most alike"
+    for panel, name in zip(panels, pairs[["one", "other"]].head(4).to_numpy().ravel(), strict=True):
+        assert panel.get_title().startswith(name)
+    assert panels[6].get_title().endswith(f"{pairs['what'][3]}, {pairs['bits'][3]} of 256 bits differ")
+    assert np.array_equal(panels[7].images[0].get_array(), read_grey(pairs["other_image"][3]))
+    figure.savefig(tmp_path / "figure.png")
