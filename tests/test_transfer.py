@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xbuslib.analyses.transfer import elsewhere, gains, rehearsal, sentences
+from xbuslib.analyses.transfer import elsewhere, first_pass, gains, rehearsal, sentences
 from xbuslib.analyses.transfer.steps import described, facts, open_steps
 from xbuslib.config import resolve
 from xbuslib.errors import StudyError
@@ -28,7 +28,8 @@ SAME = {"dataset": "phantom", "dataset_fingerprint": "f", "folds_checksum": "c",
 
 def exported(folder: Path, dice: list[float], system: str = "unet", nothing: float = 0.0, **run) -> str:
     """An exported study of four images on two folds; `nothing`: how much lower Dice is without size and location."""
-    told = {"recipe": "uniform", "iterations": 5, "train_images": 2, "images_before": 0, "seen_before": "none"}
+    told = {"recipe": "uniform", "iterations": 5, "train_images": 2, "images_before": 0, "seen_before": "none",
+            "weights": "", "commit": "abc"}
     runs = [{"system": system, "fold": fold, "seed": 0, **SAME, **told, **run} for fold in (0, 1)]
     scores = dict.fromkeys(PAPER + RELEASED, 0.5)
     rows = [{"system": system, "policy": policy, "attributes": "none", "fold": case.fold, "seed": 0,
@@ -108,7 +109,7 @@ def test_only_folds_that_all_steps_share(names):
     rows[rows["fold"] == 1].to_csv(f"{names[1]}/per_image.csv", index=False)
     steps = open_steps(names)
     assert gains.table(steps, gains.distances(steps, ""))["dice"].tolist() == pytest.approx([0.7, 0.45])
-    assert facts(steps) == "simulated phantom, profile quick, 64 px, 1 fold, seed 0"
+    assert facts(steps) == "simulated phantom, profile quick, 64 px, no pretrained encoder, 1 fold, seed 0"
 
 
 @pytest.mark.parametrize(("file", "column", "value", "message"), [
@@ -130,8 +131,9 @@ def test_unknown_names_are_refused(names, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(StudyError, match="neither a study under .* nor a folder of `xbuslib export`"):
         open_steps([names[0], str(tmp_path / "empty")])
-    assert rehearsal.studies("nowhere", "", "") == ([], [])
-    assert rehearsal.studies("nowhere", "a, b", "c") == (["a", "b"], ["c"])
+    assert rehearsal.studies("nowhere", "", "") == (["nowhere"], [])
+    assert rehearsal.studies("nowhere", "a, b", "c") == (["nowhere", "a", "b"], ["c"])
+    assert rehearsal.studies("nowhere", "a, nowhere, b", "") == (["a", "nowhere", "b"], [])
     assert elsewhere.scores(open_steps(names)).empty  # exports have no weights
 
 
@@ -227,3 +229,49 @@ def test_at_another_hospital_an_image_that_was_trained_on_is_refused(here):
     assert found["n_target"].tolist() == [9] and found["step"].tolist() == ["scanner B alone"]
     with pytest.raises(StudyError, match="has been trained on images"):
         elsewhere.scores(steps, "phantom_b")
+
+
+def test_traces_of_a_missed_lesion(here):
+    folder = here / "alone" / "runs" / "unet" / "fold_0" / "seed_0"
+    rows, prepared = pd.read_csv(folder / "per_image.csv", keep_default_na=False), open_study("alone").prepared
+    case = rows["case_id"].iloc[0]
+    rows["dice"] = np.where(rows["case_id"] == case, 0.0, 0.5)
+    rows.to_csv(folder / "per_image.csv", index=False)
+    maps, mask = record.probabilities(folder), prepared.masks[prepared.rows([case])[0]]
+    maps[case][:] = 0.1
+    maps[case][tuple(np.argwhere(mask)[0])], maps[case][tuple(np.argwhere(~mask)[0])] = 0.3, 0.6
+    np.savez_compressed(folder / "probabilities.npz", case_ids=np.array(list(maps)),
+                        probabilities=np.stack(list(maps.values())).astype(np.float16))
+    step, = open_steps(["alone"])
+    found = gains.missed_lesions(step)
+    row = found[found["case_id"] == case].iloc[0]
+    assert (row["inside"], row["outside"]) == pytest.approx((0.3, 0.6), abs=1e-3)
+    assert row["marked"] == pytest.approx(1 / mask.size) and set(found["case_id"]) == set(
+        step.default.loc[step.default["dice"] == 0, "case_id"])
+    assert "Of the 1 misses of the last step, 1 would be touched at half" in sentences.traces(
+        found[found["case_id"] == case], 0.5)
+
+
+def test_what_the_first_pass_says(two_folds, monkeypatch, tmp_path):
+    shutil.copytree(two_folds.parents[2], tmp_path / "outputs", symlinks=True)
+    monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path / "outputs"))
+    said = {"a small lesion in the upper left": 0.2, "a large lesion in the upper left": 0.9,
+            "a lesion of unknown size": 0.4}
+    for folder in (tmp_path / "outputs" / "two" / "runs" / "xbusnet").glob("fold_*/seed_0"):
+        rows = pd.read_csv(folder / "per_image.csv", keep_default_na=False)
+        cases = list(dict.fromkeys(rows["case_id"]))
+        texts = {case: list(said)[i % 3] for i, case in enumerate(cases)}
+        first = rows["policy"] == "first_pass"
+        rows.loc[first, "global_text"] = rows.loc[first, "case_id"].map(texts)
+        rows.loc[~first, "global_text"] = "a large lesion in the upper right quadrant of the image"
+        rows["dice"] = np.where(first, rows["case_id"].map(texts).map(said), 0.5)
+        rows.to_csv(folder / "per_image.csv", index=False)
+    steps = open_steps(["two"])
+    row, = first_pass.table(steps).itertuples()
+    small = sum(i % 3 == 0 for fold in (0, 1) for i in range((steps[0].cases["fold"] == fold).sum()))
+    large = sum(i % 3 == 1 for fold in (0, 1) for i in range((steps[0].cases["fold"] == fold).sum()))
+    assert row.n == small + large  # where the first pass finds no size there is none to compare
+    assert row.size_smaller == pytest.approx(small / row.n) and row.size_larger == 0 and row.location_right == 0
+    assert (row.dice_right, row.dice_wrong, row.dice_wrong_silent) == pytest.approx((0.9, 0.2, 0.5))
+    told = first_pass.sentence(first_pass.table(steps))
+    assert "where it is wrong, 0.200, and 0.500 with a prompt that leaves" in told

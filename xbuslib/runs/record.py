@@ -141,7 +141,8 @@ def scored(study: str) -> pd.DataFrame:
     listed = listed[listed["fold"] != ALL].reset_index(drop=True)
     if listed.empty:
         raise StudyError(f"the runs of study {study!r} were trained on every lesion (--folds {ALL}), so nothing is "
-                         "left to score them on; give them to --start-from, to `xbuslib predict` or to notebook 14")
+                         "left to score them on; give them to `xbuslib predict`, or to --start-from on another "
+                         "dataset, with --set iterations=0 to score them there as they are")
     return listed
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from xbuslib.analyses.cross_centre.targets import Target
+from xbuslib.data import repeats
 from xbuslib.data.images import Prepared
 from xbuslib.errors import StudyError
 from xbuslib.evaluation import metrics
@@ -19,7 +20,7 @@ from xbuslib.inference.predict import images_of
 from xbuslib.models import registry
 from xbuslib.progress import remark, track
 from xbuslib.prompts import words
-from xbuslib.runs import record
+from xbuslib.runs import ancestors, record
 from xbuslib.runs.study import Study
 from xbuslib.runs.trained import Trained
 
@@ -51,9 +52,11 @@ def predict_target(study: Study, target: Target, systems: list[str]) -> tuple[pd
     """Every run of `systems` on every case of `target`.
 
     Returns rows of system, policy, attributes, paper_name, default, fold, seed, case_id and both metric families; and
-    {system: (n, S, S)} fold ensembles, the mean probability of all its runs in the default scoring.
+    {system: (n, S, S)} fold ensembles, the mean probability of all its runs in the default scoring. Raises StudyError
+    if a run started from weights that had been trained on images of the target.
     """
     parts, ensembles = [], {}
+    _refuse_seen(study, target, systems)
     for system in systems:
         own = study.runs[study.runs["system"] == system]
         total = 0.0
@@ -64,6 +67,15 @@ def predict_target(study: Study, target: Target, systems: list[str]) -> tuple[pd
             total = total + maps
         ensembles[system] = record.halved(total / len(own), study.facts["config"]["threshold"])  # half the memory
     return pd.concat(parts, ignore_index=True), ensembles
+
+
+def _refuse_seen(study: Study, target: Target, systems: list[str]) -> None:
+    """What the study itself was trained on is refused where targets are opened; this is about its ancestors."""
+    runs = study.runs[study.runs["system"].isin(systems)]
+    folders = [folder for folder in map(Path, runs["folder"]) if record.read(folder).get("ancestors")]
+    pictures = repeats.pictures(target.cases) if folders else None
+    for folder in folders:
+        ancestors.guard(folder, pictures)
 
 
 def predict_run(folder: Path, cases: pd.DataFrame, prepared: Prepared) -> tuple[pd.DataFrame, np.ndarray]:

@@ -1,14 +1,12 @@
 """The runs of every step at a hospital that none of them was trained on."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 
 from xbuslib.analyses.cross_centre import drop, predictions, targets
 from xbuslib.analyses.transfer.steps import Step
-from xbuslib.data import catalogue, repeats
-from xbuslib.runs import ancestors
+from xbuslib.data import catalogue
 from xbuslib.runs.study import Study, open_study
 
 COLUMNS = ["target", "paper_name", "system", "step", "n_target", "in_domain", "at_target", "difference", "low", "high",
@@ -19,18 +17,15 @@ def scores(steps: list[Step], names: str = "", folders: str = "") -> pd.DataFram
     """Default scorings of the steps whose runs are kept here, on the targets `names` in `folders`: COLUMNS.
 
     Both as in notebook 14; without names scanner B with other patients for a phantom, no target else. The interval is
-    that of the difference to the images of the study. Raises StudyError for a target whose images a run has seen.
+    that of the difference to the images of the study. Raises StudyError as they do.
     """
     kept = [step for step in steps if step.study is not None]
     if not kept or not (names or catalogue.dataset(kept[0].study.facts["dataset"]).simulated):
         return pd.DataFrame(columns=COLUMNS)
     parts = []
     for target in targets.open_targets(kept[0].study, names or "phantom-B", folders):
-        pictures = repeats.pictures(target.cases)
         for step in kept:
             study = _shared(step)
-            for folder in study.runs["folder"]:
-                ancestors.guard(Path(folder), pictures)
             found, _ = predictions.predict_target(study, target, study.systems)
             parts.append(drop.drops(predictions.in_domain(study, study.systems), predictions.at_target(target, found))
                          .query("default").assign(step=step.label))

@@ -1,6 +1,7 @@
 """What each step brings: means, paired differences with intervals, by size, by prompt, and the learning curve."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from xbuslib.evaluation.aggregation import over_folds
 from xbuslib.evaluation.metrics import PAPER
 from xbuslib.evaluation.statistics import compare, holm
 from xbuslib.progress import remark
+from xbuslib.runs import record
 from xbuslib.runs.study import open_study
 
 BINS = ("≤ 110 px", "111–250 px", "> 250 px")  # catalogue.SIZE_BINS, as in Table 2
@@ -152,6 +154,29 @@ def distances(steps: list[Step], data: str) -> pd.DataFrame:
         parts.append(found.merge(keys, on=list(keys)).assign(step=step.label))
     columns = ["step", "system", "pixel_mm", "hd95"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def missed_lesions(step: Step) -> pd.DataFrame:
+    """The lesions without any overlap at one step, in any of its runs: is there a trace of them in the map?
+
+    Columns paper_name, system, case_id, long_side_px, inside and outside (highest probability in the reference mask and
+    around it), marked (share of the frame above the threshold); no rows for an export, which has no maps.
+    """
+    columns = ["paper_name", "system", "case_id", "long_side_px", "inside", "outside", "marked"]
+    if step.study is None:
+        return pd.DataFrame(columns=columns)
+    sides, rows = step.cases.set_index("case_id")["long_side_px"], []
+    runs = step.study.runs.set_index(["system", "fold", "seed"])["folder"]
+    lost = step.default[step.default["dice"] == 0]
+    for (system, fold, seed), part in lost.groupby(["system", "fold", "seed"], sort=False):
+        maps = record.probabilities(Path(runs[system, fold, seed]))
+        masks = dict(zip(part["case_id"], step.study.prepared.masks[step.study.prepared.rows(part["case_id"])],
+                         strict=True))
+        rows += [{"paper_name": row.paper_name, "system": system, "case_id": row.case_id,
+                  "long_side_px": sides[row.case_id], "inside": maps[row.case_id][masks[row.case_id]].max(),
+                  "outside": maps[row.case_id][~masks[row.case_id]].max(),
+                  "marked": (maps[row.case_id] >= step.config["threshold"]).mean()} for row in part.itertuples()]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _images(step: Step, by: list[str]) -> pd.DataFrame:

@@ -17,17 +17,18 @@ FOLDS = 2  # enough to show the tables; intervals are over images
 
 
 def studies(name: str, steps: str, curve: str, data: str = "") -> tuple[list[str], list[str]]:
-    """Names of the other steps and of the further studies of the learning curve of notebook 15.
+    """Names of the steps, in order, and of the further studies of the learning curve of notebook 15.
 
-    As given, by commas; without any those trained here for a study of the phantom, none for another.
+    As given, by commas, the study `name` first unless it is among them; without any, for a study of the phantom, those
+    trained here; none for another.
     """
-    given = [[part.strip() for part in text.split(",") if part.strip()] for text in (steps, curve)]
-    if any(given) or not (outputs_root() / name / "runs").is_dir():
-        return given[0], given[1]
+    given, further = ([part.strip() for part in text.split(",") if part.strip()] for text in (steps, curve))
+    if given or further or not (outputs_root() / name / "runs").is_dir():
+        return [*([] if name in given else [name]), *given], further
     study = open_study(name, partial=True)
     if study.facts["dataset"] != "phantom" or not _systems(study):
-        return [], []
-    return train_steps(study, data), train_curve(study, data)
+        return [name], []
+    return [name, *train_steps(study, data)], train_curve(study, data)
 
 
 def train_steps(study: Study, data: str = "") -> list[str]:

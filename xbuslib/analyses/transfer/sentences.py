@@ -31,6 +31,16 @@ def misses(overall: pd.DataFrame) -> str:
     return "; ".join(parts) + "."
 
 
+def traces(lost: pd.DataFrame, threshold: float) -> str:
+    """Of the missed lesions, how many would be touched at half of the threshold; lost: gains.missed_lesions."""
+    if lost.empty:
+        return "No lesion is missed at the last step, or its maps are not here."
+    touched = int((lost["inside"] >= threshold / 2).sum())
+    nothing = int((lost["marked"] == 0).sum())
+    return (f"Of the {len(lost)} misses of the last step, {touched} would be touched at half of the threshold "
+            f"({threshold / 2:g}), and in {nothing} of them nothing at all is marked; in the others something else is.")
+
+
 def prompt(prompted: pd.DataFrame) -> str:
     """What its own first pass and the attributes add at the first step and the last; prompted: gains.by_prompt."""
     rows = prompted[prompted["prompt"] == "first pass, attributes"]

@@ -15,7 +15,8 @@ from xbuslib.runs.study import Study, open_study
 
 BY_DEFAULT = ("uresnet", "xbusnet")  # of steps with more systems: the local branch's encoder alone, and the whole
 SAME = ("dataset", "dataset_fingerprint", "folds_checksum", "protocol")  # in all steps that are compared
-RUN = ["system", "fold", "seed", *SAME, "recipe", "iterations", "train_images", "images_before", "seen_before"]
+RUN = ["system", "fold", "seed", *SAME, "recipe", "iterations", "train_images", "images_before", "seen_before",
+       "weights", "commit"]
 ROW = ["system", "policy", "attributes", "fold", "seed", "case_id", "default", *PAPER, *RELEASED]
 
 
@@ -53,14 +54,14 @@ def open_steps(names: list[str], systems: str = "") -> list[Step]:
     chosen = wanted or set(BY_DEFAULT) & there or there
     patients = _patients(steps)
     steps = [replace(step, rows=_shared(steps, step.rows, chosen).assign(
-        patient_id=lambda rows: rows["case_id"].map(patients).fillna(rows["case_id"]))) for step in steps]
+        patient_id=lambda rows: [patients.get(case, case) for case in rows["case_id"]])) for step in steps]
     if empty := [step.name for step in steps if step.rows.empty]:
         raise StudyError(f"{empty[0]} has no run of {' or '.join(sorted(chosen))} on a fold of the other steps")
     return _distinct([replace(step, label=_label(step.runs[step.runs["system"].isin(chosen)])) for step in steps])
 
 
 def described(steps: list[Step]) -> pd.DataFrame:
-    """A row per step: step, recipe, iterations, training images per fold, seen before, results."""
+    """A row per step: step, recipe, iterations, batch, training images per fold, seen before, results, commit."""
     rows = []
     for step in steps:
         own = step.runs[step.runs["system"].isin(step.rows["system"])]
@@ -68,24 +69,27 @@ def described(steps: list[Step]) -> pd.DataFrame:
         rows.append({"step": step.label, "recipe": _several(own["recipe"]), "iterations": _several(own["iterations"]),
                      "batch": step.config.get("batch_size") or "recipe's",
                      "training images per fold": " to ".join(map(str, images[:1] + images[1:][-1:])),
-                     "seen_before": _several(own["seen_before"]), "results": step.name})
+                     "seen_before": _several(own["seen_before"]),
+                     "results": step.name, "commit": _several(own["commit"].str[:8])})
     return pd.DataFrame(rows)
 
 
 def facts(steps: list[Step]) -> str:
     """What a caption says of all steps together."""
-    first, runs = steps[0], pd.concat([step.runs for step in steps])
+    first, runs = steps[0], pd.concat([step.runs[step.runs["system"].isin(step.rows["system"])] for step in steps])
     folds = max(step.rows["fold"].nunique() for step in steps)
+    encoders = max(runs["weights"].dropna(), key=len, default="") or "no pretrained encoder"
     return (f"{catalogue.label(first.runs['dataset'].iloc[0])}, profile {first.config['profile']}, "
-            f"{first.config['image_size']} px, {folds} fold{'s' * (folds > 1)}, seed "
-            f"{', '.join(map(str, sorted(runs['seed'].unique())))}")
+            f"{first.config['image_size']} px, {encoders}, {folds} fold{'s' * (folds > 1)}, "
+            f"seed {', '.join(map(str, sorted(runs['seed'].unique())))}")
 
 
 def _open(name: str) -> Step:
     if Path(name).is_dir() and not (outputs_root() / name / "runs").is_dir():
         return _exported(Path(name))
     study = open_study(name, partial=True)
-    runs = pd.DataFrame([{key: run.get(key) for key in ("system", "fold", "seed", *SAME)} | caveats.training(run)
+    runs = pd.DataFrame([{key: run.get(key) for key in ("system", "fold", "seed", *SAME, "commit")}
+                         | caveats.training(run) | {"weights": registry.encoder_label(run["weights"])}
                          for run in study.records])
     return Step(study.name, "", runs[RUN], study.per_image[[*ROW, "paper_name"]], study.cases, study.facts["config"],
                 study)

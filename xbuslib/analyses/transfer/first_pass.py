@@ -1,0 +1,72 @@
+"""How often the first pass names the right size and location, and what a wrong size costs."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from xbuslib.analyses.transfer.steps import Step
+from xbuslib.prompts.words import QUADRANTS, SIZES
+
+COLUMNS = ["paper_name", "system", "step", "n", "size_right", "size_larger", "size_smaller", "location_right",
+           "dice_right", "dice_wrong", "dice_wrong_silent"]
+
+
+def table(steps: list[Step]) -> pd.DataFrame:
+    """A row per step and system whose prompt has a text on size and location, of runs that are kept here: COLUMNS.
+
+    Shares of the n images whose first pass names the size class of the reference mask, a larger or a smaller one, and
+    its quadrant; mean Dice where the size is right and where it is wrong, and there with a prompt that says neither
+    size nor location.
+    """
+    rows = []
+    for step in steps:
+        for system, own in _prompts(step).groupby("system", sort=False):
+            said, true = (own[column].map(SIZES.index) for column in ("size", "size_true"))
+            wrong = said != true
+            rows.append({"paper_name": own["paper_name"].iloc[0], "system": system, "step": step.label, "n": len(own),
+                         "size_right": (said == true).mean(), "size_larger": (said > true).mean(),
+                         "size_smaller": (said < true).mean(),
+                         "location_right": (own["location"] == own["location_true"]).mean(),
+                         "dice_right": own.loc[~wrong, "dice"].mean(), "dice_wrong": own.loc[wrong, "dice"].mean(),
+                         "dice_wrong_silent": own.loc[wrong, "dice_silent"].mean()})
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def sentence(found: pd.DataFrame) -> str:
+    """The first pass of the last step in words; found: `table`'s."""
+    if found.empty:
+        return ""
+    row = found.iloc[-1]
+    return (f"The first pass of the last step names the right size class in {row.size_right:.0%} of {row.n} images (a "
+            f"larger one in {row.size_larger:.0%}, a smaller one in {row.size_smaller:.0%}) and the right quadrant in "
+            f"{row.location_right:.0%}. Where the size is right, the mean Dice is {row.dice_right:.3f}; where it is "
+            f"wrong, {row.dice_wrong:.3f}, and {row.dice_wrong_silent:.3f} with a prompt that leaves size and location "
+            "out.")
+
+
+def _prompts(step: Step) -> pd.DataFrame:
+    """system, paper_name, dice, dice_silent, size, location, size_true, location_true of every image and run."""
+    parts = [pd.DataFrame(columns=["system"])]
+    runs = [] if step.study is None else step.study.runs[step.study.runs["fold"].isin(step.rows["fold"])].itertuples()
+    names = step.rows.drop_duplicates("system").set_index("system")["paper_name"]
+    for run in runs:
+        rows = pd.read_csv(Path(run.folder) / "per_image.csv", keep_default_na=False)
+        if run.system not in names or "global_text" not in rows or "reference" not in set(rows["policy"]):
+            continue
+        full = rows["attributes"].iloc[0]  # that of the default scoring, which comes first
+        by = {policy: part.set_index("case_id") for policy, part in rows[rows["attributes"] == full].groupby("policy")}
+        said, true = by["first_pass"]["global_text"], by["reference"]["global_text"]
+        parts.append(pd.DataFrame({
+            "system": run.system, "paper_name": names[run.system], "dice": by["first_pass"]["dice"],
+            "dice_silent": by["none"]["dice"], "size": said.map(_size), "location": said.map(_location),
+            "size_true": true.map(_size), "location_true": true.map(_location)}).dropna(subset=["size"]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _size(text: str) -> str | float:
+    return next((size for size in SIZES if size in text.split()), np.nan)
+
+
+def _location(text: str) -> str | float:
+    return next((name for name in QUADRANTS if name in text), np.nan)
