@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from xbuslib import cli
 from xbuslib.analyses.performance import exhibits, paper_tables
 from xbuslib.config import resolve
-from xbuslib.data import catalogue, repeats
+from xbuslib.data import catalogue, check, repeats
 from xbuslib.display.tables import markdown
 from xbuslib.errors import StudyError
 from xbuslib.runs import caveats, record
@@ -145,6 +145,17 @@ def test_several_datasets_as_one(here):
     for name, message in (("phantom+blue", "blue"), ("phantom+phantom", "twice")):
         with pytest.raises(StudyError, match=message):
             catalogue.data_root(name, "", 16)
+
+
+def test_further_masks_are_looked_for_beside_their_own_image(here, monkeypatch):
+    root = catalogue.data_root("phantom+phantom_b", "", 16)
+    table = catalogue.load("phantom+phantom_b", root)
+    last = table.index[-1]
+    table["other_masks"] = np.nan  # as of a dataset without the column
+    table["other_masks"] = table["other_masks"].astype(object)
+    table.loc[last, "other_masks"] = f"{Path(table['image'][last]).name}&nowhere.png"
+    monkeypatch.setattr(catalogue, "load", lambda *_: table)
+    assert check.check("phantom+phantom_b", root)["problems"] == [f"{table['case_id'][last]}: no file nowhere.png"]
 
 
 def test_what_another_dataset_lacks_is_missing(here, tmp_path):

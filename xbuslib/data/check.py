@@ -30,9 +30,9 @@ def check(name: str, root: Path) -> dict:
             problems.append(f"{row.case_id}: {error}")
     pairs = repeats.described(table, repeats.within(repeats.pictures(table.loc[readable])))
     if "other_masks" in table:
-        folder = Path(table["image"].iloc[0]).parent
-        problems += [f"{row.case_id}: no file {name}" for row in table.itertuples() if row.other_masks
-                     for name in row.other_masks.split("&") if not (folder / name).is_file()]
+        problems += [f"{row.case_id}: no file {name}" for row in table.itertuples()
+                     if isinstance(row.other_masks, str)  # missing where another dataset has no such column
+                     for name in row.other_masks.split("&") if not (Path(row.image).parent / name).is_file()]
     normal = table["pathology"] == "normal"
     columns = [table[name].notna() for name in ("other_masks", "more_masks") if name in table]  # BLU's, BUSI's
     several = columns[0] if columns else normal & False

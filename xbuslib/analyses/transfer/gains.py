@@ -141,7 +141,7 @@ def curve(steps: list[Step]) -> pd.DataFrame:
 
 def distances(steps: list[Step], data: str) -> pd.DataFrame:
     """HD95 in mm of every validated image, of the steps whose runs are there: step, system, fold, seed, case_id, hd95,
-    pixel_mm (boundaries.per_image); no rows where the dataset's files are not there, which is said."""
+    pixel_mm (boundaries.per_image); no rows, and a remark, where the dataset's files are not there."""
     parts = []
     for step in [step for step in steps if step.study is not None]:
         try:
