@@ -22,11 +22,11 @@ def table(steps: list[Step]) -> pd.DataFrame:
     rows = []
     for step in steps:
         for system, own in _prompts(step).groupby("system", sort=False):
-            said, true = (own[column].map(SIZES.index) for column in ("size", "size_true"))
-            wrong = said != true
+            estimated, true = (own[column].map(SIZES.index) for column in ("size", "size_true"))
+            wrong = estimated != true
             rows.append({"paper_name": own["paper_name"].iloc[0], "system": system, "step": step.label, "n": len(own),
-                         "size_right": (said == true).mean(), "size_larger": (said > true).mean(),
-                         "size_smaller": (said < true).mean(),
+                         "size_right": (estimated == true).mean(), "size_larger": (estimated > true).mean(),
+                         "size_smaller": (estimated < true).mean(),
                          "location_right": (own["location"] == own["location_true"]).mean(),
                          "dice_right": own.loc[~wrong, "dice"].mean(), "dice_wrong": own.loc[wrong, "dice"].mean(),
                          "dice_wrong_silent": own.loc[wrong, "dice_silent"].mean()})
@@ -56,10 +56,10 @@ def _prompts(step: Step) -> pd.DataFrame:
             continue
         full = rows["attributes"].iloc[0]  # that of the default scoring, which comes first
         by = {policy: part.set_index("case_id") for policy, part in rows[rows["attributes"] == full].groupby("policy")}
-        said, true = by["first_pass"]["global_text"], by["reference"]["global_text"]
+        estimated, true = by["first_pass"]["global_text"], by["reference"]["global_text"]
         parts.append(pd.DataFrame({
             "system": run.system, "paper_name": names[run.system], "dice": by["first_pass"]["dice"],
-            "dice_silent": by["none"]["dice"], "size": said.map(_size), "location": said.map(_location),
+            "dice_silent": by["none"]["dice"], "size": estimated.map(_size), "location": estimated.map(_location),
             "size_true": true.map(_size), "location_true": true.map(_location)}).dropna(subset=["size"]))
     return pd.concat(parts, ignore_index=True)
 
