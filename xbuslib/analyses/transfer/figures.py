@@ -89,7 +89,7 @@ def learning_curve(points: pd.DataFrame, label: str) -> Figure | None:
     if points.empty:
         return None
     systems = dict(points[["system", "paper_name"]].drop_duplicates().itertuples(index=False))
-    numbers = sorted(points["train_images"].unique())
+    numbers, most = sorted(points["train_images"].unique()), max(1, points["images_before"].max())
     figure, axes = style.subplots(1, len(systems), size=(1.6 + 3.9 * len(systems), 3.9), sharey=True, squeeze=False)
     for axis, (system, name) in zip(axes[0], systems.items(), strict=True):
         part = points[points["system"] == system]
@@ -100,6 +100,7 @@ def learning_curve(points: pd.DataFrame, label: str) -> Figure | None:
         folds = int(part["folds"].max())
         axis.set_title(f"{name}, {folds} fold{'s' * (folds > 1)}", fontsize=9)
         axis.set_xlabel("training images of other hospitals")
+        axis.set_xlim(-0.05 * most, 1.05 * most)
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.grid()
     axes[0, 0].set_ylabel("mean lesion Dice")
@@ -133,13 +134,13 @@ def cases_figure(steps: list[Step], system: str, label: str) -> Figure | None:
             axis.contour(mask, levels=[0.5], colors="white", linewidths=0.8)
             axis.set_title(f"Dice {score[case]:.2f}", fontsize=8)
     for axis, name in zip(axes[:, 0], ["image", *(step.label for step in shown)], strict=True):
-        axis.set_ylabel(textwrap.fill(name, 18), fontsize=8.5)
+        axis.set_ylabel(textwrap.fill(name, 18, break_on_hyphens=False), fontsize=8.5)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     error_legend(figure)
     name = shown[0].default.loc[shown[0].default["system"] == system, "paper_name"].iloc[0]
-    return style.titled(figure, f"{name}: what changed from the first step to the last", label)
+    return style.titled(figure, f"{name}: what changed from {shown[0].label} to {shown[-1].label}", label)
 
 
 def _maps(step: Step, system: str, cases: set[str]) -> dict[str, np.ndarray]:

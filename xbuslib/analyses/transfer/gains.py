@@ -173,7 +173,7 @@ def missed_lesions(step: Step) -> pd.DataFrame:
         masks = dict(zip(part["case_id"], step.study.prepared.masks[step.study.prepared.rows(part["case_id"])],
                          strict=True))
         rows += [{"paper_name": row.paper_name, "system": system, "case_id": row.case_id,
-                  "long_side_px": sides[row.case_id], "inside": maps[row.case_id][masks[row.case_id]].max(),
+                  "long_side_px": int(sides[row.case_id]), "inside": maps[row.case_id][masks[row.case_id]].max(),
                   "outside": maps[row.case_id][~masks[row.case_id]].max(),
                   "marked": (maps[row.case_id] >= step.config["threshold"]).mean()} for row in part.itertuples()]
     return pd.DataFrame(rows, columns=columns)
