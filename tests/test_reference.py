@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY
 from xbuslib.models import registry
 
 FOLDER = REPOSITORY / "outputs" / "reference"
-RUNS = {"phantom-quick": (60, 12), "blu-160": (10, 7)}  # runs; least number of rows of Table 1
+RUNS = {"phantom-quick": (60, 12), "blu-160": (10, 7), "blu-160-transfer": (10, 7)}  # runs; least rows of Table 1
 
 
 def rows(file, study="phantom-quick"):
@@ -66,6 +66,40 @@ def test_the_readme_shows_the_table_of_blu():
              for row in table]
     assert len(shown) == 7 and all(f"| {text} |" in readme for text in shown)
     assert rows("runs.csv", "blu-160")[0]["commit"][:8] in readme
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_the_steps_of_training_are_shown_with_what_was_seen_before(page):
+    """Every row of the notebook's table; the trained steps follow from the kept scores by plain arithmetic."""
+    table = rows("tables/15/overall.csv", "blu-160-transfer")
+    assert len(table) == 6
+    for row in table:
+        scores = r" \| ".join(f"{float(row[m]):.3f} ± {float(row[m + '_sd']):.3f}" for m in ("dice", "iou"))
+        shown = rf"\| {row['paper_name']} \| [^|]+ \| {row['seen_before']} \| [^|]+ \| {scores} \| "
+        assert re.search(rf"{shown}{float(row['missed']):.0f} \|", text_of(page)), shown
+        kept = {"uniform": "blu-160", "strong, from BUS-BRA": "blu-160-transfer"}.get(row["step"])
+        folds = defaultdict(list)
+        for image in rows("per_image.csv", kept) if kept else ():
+            if image["system"] == row["system"] and image["default"] == "True":
+                folds[image["fold"]].append(float(image["dice"]))
+        if kept:
+            means = [statistics.fmean(values) for values in folds.values()]
+            assert float(row["dice"]) == pytest.approx(statistics.fmean(means), abs=2e-6)
+
+
+def test_the_finding_on_other_hospitals_is_that_of_the_notebook():
+    readme, step = " ".join(text_of("README.md").split()), "strong, from BUS-BRA"
+    change = {row["system"]: row for row in rows("tables/15/changes.csv", "blu-160-transfer")
+              if row["compared_with"] == "uniform" and row["step"] == step}
+    last = {row["system"]: float(row["dice"]) for row in rows("tables/15/overall.csv", "blu-160-transfer")
+            if row["step"] == step}
+    for name, system in (("U-ResNet reaches", "uresnet"), ("XBusNet", "xbusnet")):
+        row = change[system]
+        assert (f"{name} {last[system]:.3f} ({signed(row['mean_difference'])}, 95 % {signed(row['low'])} to "
+                f"{signed(row['high'])})") in readme
+    first = next(row for row in rows("tables/15/first_pass.csv", "blu-160-transfer") if row["step"] == step)
+    right, there, elsewhere = (float(first[key]) for key in ("size_right", "dice_right", "dice_wrong"))
+    assert f"in {right:.0%} of the images; its Dice is {there:.3f} there and {elsewhere:.3f} elsewhere" in readme
 
 
 def signed(value: str) -> str:
