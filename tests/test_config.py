@@ -24,7 +24,7 @@ def test_overrides():
 
 
 @pytest.mark.parametrize("override, message", [
-    ("iteratons=4", "iteratons: no such setting"), ("iterations=0", "iterations: .*greater than or equal to 1"),
+    ("iteratons=4", "iteratons: no such setting"), ("iterations=-1", "iterations: .*greater than or equal to 0"),
     ("image_size=100", "image_size: .*multiple of 32"), ("iterations", "not of the form key=value"),
     ("recipe=best", "recipe: .*'uniform', 'official' or 'strong'"),
     ("weights=best", "weights: .*'pretrained', 'partial' or 'random'"),

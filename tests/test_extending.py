@@ -127,7 +127,7 @@ def test_the_page_from_its_first_file_to_the_report(copy, clinic):
     study, html = page.parent.parent, page.read_text()
     assert "stopped with an error" not in html and "Not executed" not in html and "Left over" not in html
     sections = {part[:2]: part for part in html.split('<section id="notebook-')[1:]}
-    assert list(sections) == ["01", "02", "03", *(f"{number:02}" for number in range(4, 15)), "17"]
+    assert list(sections) == ["01", "02", "03", *(f"{number:02}" for number in range(4, 16)), "17"]
     table_1 = sections["05"].split('id="tables-05-table_1_systems"')[1].split("</table>")[0]
     assert re.search(r"<td[^>]*>PromptLab</td>", table_1)
     assert "Our clinic" in html.split("</header>")[0]
