@@ -80,9 +80,9 @@ def test_three_steps_are_compared_in_order_and_the_last_with_the_first(names, tm
 def test_sizes_are_those_of_table_2(names):
     sized = gains.by_size(open_steps(names))
     first = sized[sized["step"] == "uniform"].set_index("bin")
-    assert first["n"].to_dict() == {"≤ 110 px": 2, "111–250 px": 1, "> 250 px": 1}  # 110 belongs to the lower bin
-    assert first["dice"].to_dict() == pytest.approx({"≤ 110 px": 0.1, "111–250 px": 0.6, "> 250 px": 0.8})
-    assert first["missed"].to_dict() == {"≤ 110 px": 1, "111–250 px": 0, "> 250 px": 0}
+    assert first["n"].to_dict() == {"≤ 110": 2, "111–250": 1, "> 250": 1}  # 110 belongs to the lower bin
+    assert first["dice"].to_dict() == pytest.approx({"≤ 110": 0.1, "111–250": 0.6, "> 250": 0.8})
+    assert first["missed"].to_dict() == {"≤ 110": 1, "111–250": 0, "> 250": 0}
 
 
 def test_what_the_prompt_adds_at_each_step(names):

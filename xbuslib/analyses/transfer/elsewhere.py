@@ -1,13 +1,10 @@
 """The runs of every step at a hospital that none of them was trained on."""
 
-from dataclasses import replace
-
 import pandas as pd
 
 from xbuslib.analyses.cross_centre import drop, predictions, targets
 from xbuslib.analyses.transfer.steps import Step
 from xbuslib.data import catalogue
-from xbuslib.runs.study import Study, open_study
 
 COLUMNS = ["target", "paper_name", "system", "step", "n_target", "in_domain", "at_target", "difference", "low", "high",
            "missed_target"]
@@ -25,17 +22,9 @@ def scores(steps: list[Step], names: str = "", folders: str = "") -> pd.DataFram
     parts = []
     for target in targets.open_targets(kept[0].study, names or "phantom-B", folders):
         for step in kept:
-            study = _shared(step)
+            study = step.compared
             found, _ = predictions.predict_target(study, target, study.systems)
             parts.append(drop.drops(predictions.in_domain(study, study.systems), predictions.at_target(target, found))
                          .query("default").assign(step=step.label))
     return pd.concat(parts, ignore_index=True)[COLUMNS].sort_values(["target", "system"], kind="stable",
                                                                    ignore_index=True)
-
-
-def _shared(step: Step) -> Study:
-    """The study of a step with those of its runs that the steps are compared by."""
-    study = open_study(step.name, systems=list(step.rows["system"].unique()), partial=True)
-    folds = set(step.rows["fold"])
-    return replace(study, runs=study.runs[study.runs["fold"].isin(folds)].reset_index(drop=True),
-                   per_image=study.per_image[study.per_image["fold"].isin(folds)].reset_index(drop=True))

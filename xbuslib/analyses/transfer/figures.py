@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from xbuslib.analyses.transfer.gains import BINS
 from xbuslib.analyses.transfer.steps import Step
 from xbuslib.display import style
 from xbuslib.display.masks import error_legend, error_overlay
@@ -58,7 +57,7 @@ def steps_figure(steps: list[Step], changed: pd.DataFrame, label: str) -> Figure
 
 def size_figure(sized: pd.DataFrame, label: str) -> Figure:
     """A panel per size bin: mean Dice of every step and system; missed lesions as numbers beside the marks."""
-    bins = [name for name in BINS if name in set(sized["bin"])]
+    bins = list(sized["bin"].cat.categories[sized["bin"].cat.categories.isin(sized["bin"])])
     names = list(dict.fromkeys(sized["step"]))
     systems = dict(sized[["system", "paper_name"]].drop_duplicates().itertuples(index=False))
     figure, axes = style.subplots(1, len(bins), size=(9.2, 1.9 + 0.62 * len(names)), sharey=True, squeeze=False)
@@ -70,7 +69,7 @@ def size_figure(sized: pd.DataFrame, label: str) -> Figure:
                 axis.plot(row.dice, y, style.MARKERS[i], color=_colour(system, i), markersize=7)
                 axis.annotate(f"{row.missed:g} missed", (row.dice, y), xytext=(7, 0), textcoords="offset points",
                               va="center", fontsize=7.5, color="0.35")
-        axis.set_title(f"{bin} ({part['n'].max()} lesions)", fontsize=9)
+        axis.set_title(f"{bin} px ({part['n'].max()} lesions)", fontsize=9)
         axis.set_xlim(0, 1.12)
         axis.set_xticks([0, 0.25, 0.5, 0.75, 1])
         axis.set_xlabel("mean lesion Dice")
@@ -146,7 +145,7 @@ def cases_figure(steps: list[Step], system: str, label: str) -> Figure | None:
 def _maps(step: Step, system: str, cases: set[str]) -> dict[str, np.ndarray]:
     """{case_id: (S, S) probabilities}, the mean over seeds."""
     found: dict[str, list[np.ndarray]] = {}
-    for folder in step.study.runs.loc[step.study.runs["system"] == system, "folder"]:
+    for folder in step.compared.runs.query("system == @system")["folder"]:
         for case, probabilities in record.probabilities(Path(folder)).items():
             if case in cases:
                 found.setdefault(case, []).append(probabilities)

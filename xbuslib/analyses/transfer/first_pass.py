@@ -47,12 +47,11 @@ def sentence(found: pd.DataFrame) -> str:
 
 def _prompts(step: Step) -> pd.DataFrame:
     """system, paper_name, dice, dice_silent, size, location, size_true, location_true of every image and run."""
-    parts = [pd.DataFrame(columns=["system"])]
-    runs = [] if step.study is None else step.study.runs[step.study.runs["fold"].isin(step.rows["fold"])].itertuples()
+    parts, runs = [], step.compared.runs.itertuples() if step.study else ()
     names = step.rows.drop_duplicates("system").set_index("system")["paper_name"]
     for run in runs:
         rows = pd.read_csv(Path(run.folder) / "per_image.csv", keep_default_na=False)
-        if run.system not in names or "global_text" not in rows or "reference" not in set(rows["policy"]):
+        if "global_text" not in rows or "reference" not in set(rows["policy"]):
             continue
         full = rows["attributes"].iloc[0]  # that of the default scoring, which comes first
         by = {policy: part.set_index("case_id") for policy, part in rows[rows["attributes"] == full].groupby("policy")}
@@ -61,7 +60,7 @@ def _prompts(step: Step) -> pd.DataFrame:
             "system": run.system, "paper_name": names[run.system], "dice": by["first_pass"]["dice"],
             "dice_silent": by["none"]["dice"], "size": estimated.map(_size), "location": estimated.map(_location),
             "size_true": true.map(_size), "location_true": true.map(_location)}).dropna(subset=["size"]))
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["system"])
 
 
 def _size(text: str) -> str | float:

@@ -7,17 +7,15 @@ import numpy as np
 import pandas as pd
 
 from xbuslib.analyses.calibration import boundaries
+from xbuslib.analyses.performance.paper_tables import size_bins
 from xbuslib.analyses.transfer.steps import Step
-from xbuslib.data import catalogue
 from xbuslib.errors import StudyError
 from xbuslib.evaluation.aggregation import over_folds
 from xbuslib.evaluation.metrics import PAPER
 from xbuslib.evaluation.statistics import compare, holm
 from xbuslib.progress import remark
 from xbuslib.runs import record
-from xbuslib.runs.study import open_study
 
-BINS = ("≤ 110 px", "111–250 px", "> 250 px")  # catalogue.SIZE_BINS, as in Table 2
 SCORINGS = {("first_pass", "metadata"): "first pass, attributes", ("first_pass", "none"): "first pass",
             ("none", "metadata"): "attributes", ("none", "none"): "nothing",
             ("reference", "metadata"): "reference mask, attributes"}
@@ -74,13 +72,16 @@ def _paired(system: str, before: Step, after: Step, metric: str) -> dict:
 
 
 def by_size(steps: list[Step]) -> pd.DataFrame:
-    """Dice, misses and number of lesions by size bin: paper_name, system, step, bin, n, dice, dice_sd, missed."""
+    """Dice and misses by the size bins of Table 2, in pixels.
+
+    Columns paper_name, system, step, bin, n, dice, dice_sd, missed.
+    """
     sides = pd.concat([step.cases for step in steps]).drop_duplicates("case_id").set_index("case_id")["long_side_px"]
-    rows = []
+    (edges, labels), rows = size_bins(sides, "pixels"), []
     for step in steps:
         images = _images(step, ["paper_name", "system", "case_id"]).reset_index()
-        codes = np.searchsorted(catalogue.SIZE_BINS, images["case_id"].map(sides), side="left")
-        images["bin"] = pd.Categorical.from_codes(codes, BINS, ordered=True)
+        codes = np.searchsorted(edges, images["case_id"].map(sides), side="left")  # an edge is of the lower bin
+        images["bin"] = pd.Categorical.from_codes(codes, labels, ordered=True)
         by = images.groupby(["paper_name", "system", "bin"], sort=False, observed=True)
         rows.append(by.agg(n=("dice", "size"), dice=("dice", "mean"), dice_sd=("dice", "std"),
                            missed=("missed", "sum")).reset_index().assign(step=step.label))
@@ -122,11 +123,9 @@ def curve(steps: list[Step]) -> pd.DataFrame:
     folds, n, dice, missed, step.
     """
     rows, recipe = [], steps[-1].runs["recipe"].iloc[0]
-    for step in steps:
+    for step in [step for step in steps if recipe in set(step.runs["recipe"])]:
         runs = step.runs.set_index(["system", "fold", "seed"])
         for system, own in step.default.groupby("system", sort=False):
-            if recipe not in set(step.runs["recipe"]):
-                continue
             part = runs.loc[[key for key in runs.index if key[0] == system and key[1] in set(own["fold"])]]
             rows.append({"paper_name": own["paper_name"].iloc[0], "system": system,
                          "images_before": int(part["images_before"].max()),
@@ -145,13 +144,9 @@ def distances(steps: list[Step], data: str) -> pd.DataFrame:
     parts = []
     for step in [step for step in steps if step.study is not None]:
         try:
-            study = open_study(step.name, systems=list(step.rows["system"].unique()), partial=True)
-            found = boundaries.per_image(study, study.case_table(data))
+            parts.append(boundaries.per_image(step.compared, step.study.case_table(data)).assign(step=step.label))
         except StudyError as error:
             remark(f"no distances in millimetres for {step.name}: {error}")
-            continue
-        keys = step.default[["system", "fold", "seed", "case_id"]]
-        parts.append(found.merge(keys, on=list(keys)).assign(step=step.label))
     columns = ["step", "system", "pixel_mm", "hd95"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 

@@ -26,9 +26,17 @@ def studies(name: str, steps: str, curve: str, data: str = "") -> tuple[list[str
     if given or further or not (outputs_root() / name / "runs").is_dir():
         return [*([] if name in given else [name]), *given], further
     study = open_study(name, partial=True)
-    if study.facts["dataset"] != "phantom" or not _systems(study):
+    if not _possible(study, data):
         return [name], []
     return [name, *train_steps(study, data)], train_curve(study, data)
+
+
+def _possible(study: Study, data: str) -> bool:
+    """Whether the study is of the phantom, was trained, and has images and folds as they are made here."""
+    if study.facts["dataset"] != "phantom" or not _systems(study) or not study.facts["plan"]["iterations"]:
+        return False
+    made = open_source("phantom", data, None, Config(**study.facts["config"]), f"{study.name}-strong").identity()
+    return all(study.facts[key] == value for key, value in made.items())
 
 
 def train_steps(study: Study, data: str = "") -> list[str]:
@@ -81,4 +89,4 @@ def _folds(study: Study) -> list[int]:
 
 
 def _half(study: Study) -> int:
-    return max(1, study.records[0]["plan"]["iterations"] // 2)
+    return max(1, study.facts["plan"]["iterations"] // 2)

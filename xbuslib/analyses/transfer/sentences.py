@@ -14,6 +14,10 @@ def answer(overall: pd.DataFrame, changed: pd.DataFrame) -> str:
             change = changed[(changed["system"] == system) & (changed["step"] == row.step)].iloc[0]
             chain.append(f"{row.step}: {row.dice:.3f} ({signed(change.mean_difference)}, 95 % {signed(change.low)} to "
                          f"{signed(change.high)})")
+        whole = changed[(changed["system"] == system) & (changed["compared_with"] == rows["step"].iloc[0])]
+        if len(rows) > 2:
+            chain.append(f"in all {signed(whole['mean_difference'].iloc[-1])} (95 % {signed(whole['low'].iloc[-1])} to "
+                         f"{signed(whole['high'].iloc[-1])})")
         best = rows.loc[rows["dice"].idxmax()]
         lines.append(f"- **{name} reaches a mean lesion Dice of {best.dice:.3f}** ({best.step}). By step, with the "
                      f"difference to the step before: {'; '.join(chain)}.")

@@ -1,5 +1,6 @@
 """Steps of training: studies of the same images and folds, one after the other, read from results or from exports."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +37,15 @@ class Step:
     def default(self) -> pd.DataFrame:
         """The rows of each system's default scoring."""
         return self.rows[self.rows["default"]].reset_index(drop=True)
+
+    @property
+    def compared(self) -> Study | None:
+        """The study with those of its runs alone that are in `rows`; None for an export."""
+        if self.study is None:
+            return None
+        runs, rows = (part.merge(self.rows[["system", "fold"]].drop_duplicates(), on=["system", "fold"])
+                      for part in (self.study.runs, self.study.per_image))
+        return replace(self.study, runs=runs, per_image=rows)
 
 
 def open_steps(names: list[str], systems: str = "") -> list[Step]:
@@ -97,8 +107,6 @@ def _open(name: str) -> Step:
 
 def _exported(folder: Path) -> Step:
     """What `xbuslib export` wrote, such as the reference runs."""
-    import json
-
     try:
         texts = {"case_id": str, "patient_id": str}
         runs, rows, cases = (pd.read_csv(folder / f"{name}.csv", dtype=texts, keep_default_na=False, na_values=[""])
