@@ -1,5 +1,6 @@
 """Shared fixtures: a small simulated phantom, and real data where it is at hand."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,32 @@ def smoke_study(tmp_path_factory, phantom_root):
         held = open_study("smoke-study")
         assert held.folder.is_dir() and held.prepared is not None
     return held
+
+
+@pytest.fixture(scope="session")
+def elsewhere(tmp_path_factory):
+    """An outputs folder with the study `elsewhere`: UNet, two iterations on every lesion of 16 cases of scanner B.
+
+    Read-only, as `smoke_study` is; `here` is a copy.
+    """
+    from xbuslib.config import resolve
+    from xbuslib.runs.fold import run_fold
+    from xbuslib.runs.source import open_source
+
+    root = tmp_path_factory.mktemp("elsewhere")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XBUS_OUTPUTS", str(root))
+        config = resolve("smoke", ["iterations=2", "phantom_cases=16", "folds=2"])
+        run_fold("unet", "all", config, open_source("phantom_b", "", "", config, "elsewhere"), study="elsewhere")
+    return root
+
+
+@pytest.fixture
+def here(elsewhere, tmp_path, monkeypatch):
+    """A copy of `elsewhere` that a test may write to, as the outputs folder."""
+    shutil.copytree(elsewhere, tmp_path / "outputs", symlinks=True)
+    monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path / "outputs"
 
 
 @pytest.fixture(scope="session")

@@ -25,24 +25,6 @@ from xbuslib.runs.study import open_study
 TINY = resolve("smoke", ["iterations=2", "phantom_cases=16", "folds=2"])
 
 
-@pytest.fixture(scope="module")
-def outputs(tmp_path_factory):
-    """A folder with `elsewhere`, UNet trained on every lesion of scanner B."""
-    folder = tmp_path_factory.mktemp("outputs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XBUS_OUTPUTS", str(folder))
-        run_fold("unet", "all", TINY, open_source("phantom_b", "", "", TINY, "elsewhere"), study="elsewhere")
-    return folder
-
-
-@pytest.fixture
-def here(outputs, tmp_path, monkeypatch):
-    """A copy of `outputs` that a test may write to."""
-    shutil.copytree(outputs, tmp_path / "outputs", symlinks=True)
-    monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path / "outputs"))
-    return tmp_path / "outputs"
-
-
 def test_trained_on_everything_and_scored_on_nothing(here):
     folder = here / "elsewhere" / "runs" / "unet" / "fold_all" / "seed_0"
     run, cases = record.read(folder), catalogue.load("phantom_b", catalogue.data_root("phantom_b", "", 16))

@@ -125,6 +125,17 @@ def test_what_cannot_be_compared_is_refused(names, file, column, value, message)
         open_steps(names)
 
 
+def test_no_rehearsal_that_could_not_be_compared(two_folds, monkeypatch, tmp_path):
+    """The study's folder of 20 cases in another folder is the embedded phantom; with other folds it is not."""
+    shutil.copytree(two_folds.parents[2], tmp_path / "outputs", symlinks=True)
+    monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setattr(rehearsal, "_train", lambda study, suffix, *_, **__: suffix)
+    assert rehearsal.studies("two", "", "")[0] == ["two", "strong", "scanner-b", "transfer"]
+    for file in (tmp_path / "outputs" / "two" / "runs").rglob("run.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"folds_checksum": "other"}))
+    assert rehearsal.studies("two", "", "") == (["two"], [])
+
+
 def test_unknown_names_are_refused(names, tmp_path):
     with pytest.raises(StudyError, match="there is no system unett"):
         open_steps(names, "unett")
@@ -137,25 +148,14 @@ def test_unknown_names_are_refused(names, tmp_path):
     assert elsewhere.scores(open_steps(names)).empty  # exports have no weights
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """UNet on all of scanner B, and the phantom's fold 0 scored from there without training."""
-    folder = tmp_path_factory.mktemp("outputs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XBUS_OUTPUTS", str(folder))
-        run_fold("unet", "all", TINY, open_source("phantom_b", "", "", TINY, "elsewhere"), study="elsewhere")
-        untrained = TINY.model_copy(update={"iterations": 0})
-        for fold in (0, 1):
-            run_fold("unet", fold, untrained, open_source("phantom", "", "", untrained, "alone"), study="alone",
-                     start_from=folder / "elsewhere")
-    return folder
-
-
 @pytest.fixture
-def here(trained, tmp_path, monkeypatch):
-    shutil.copytree(trained, tmp_path / "outputs", symlinks=True)
-    monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path / "outputs"))
-    return tmp_path / "outputs"
+def here(here):
+    """With the phantom's two folds scored by the run on scanner B, without training."""
+    untrained = TINY.model_copy(update={"iterations": 0})
+    for fold in (0, 1):
+        run_fold("unet", fold, untrained, open_source("phantom", "", "", untrained, "alone"), study="alone",
+                 start_from=here / "elsewhere")
+    return here
 
 
 def test_without_iterations_a_run_predicts_what_its_ancestor_does(here):

@@ -152,8 +152,8 @@ def test_a_second_command_with_other_settings_changes_nothing_of_a_study_at_work
     monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path))
     monkeypatch.setattr(workflow_study, "PATIENCE", 0.1)
     given = {"data": str(phantom_root), "profile": "smoke", "study": "s", "systems": "unet", "folds": "0"}
-    first = workflow_study.settle(request(given))
-    second = workflow_study.settle(request(given | {"seeds": "1"}))  # checked before the first one begins
+    first, second = ((wanted, *workflow_study.settle(wanted))
+                     for wanted in (request(given), request(given | {"seeds": "1"})))  # both checked before one begins
     before, ran = files_of(tmp_path / "s"), []
 
     def snakemake(command, **_):
@@ -163,14 +163,14 @@ def test_a_second_command_with_other_settings_changes_nothing_of_a_study_at_work
         at_work = files_of(tmp_path / "s")
         assert b"seeds:\n- 0" in at_work[Path("study.yaml")] and json.loads(at_work[Path("study.json")])["seeds"] == [0]
         with pytest.raises(StudyError, match="study s is already running"):
-            workflow_study.run_study(*second, gpus=[])
+            workflow_study.run_study(*second)
         with pytest.raises(StudyError, match="study s is already running"):
             workflow_study.settle(request(given | {"set": {"image_size": 96}}))
-        assert workflow_study.run_study(*second, gpus=[], dry_run=True)
+        assert workflow_study.run_study(*second, dry_run=True)
         assert files_of(tmp_path / "s") == at_work
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(workflow_study, "subprocess", SimpleNamespace(run=snakemake))
-    assert workflow_study.run_study(*second, gpus=[], dry_run=True) and files_of(tmp_path / "s") == before
-    assert workflow_study.run_study(*first, gpus=[]) is False and len(ran) == 3
+    assert workflow_study.run_study(*second, dry_run=True) and files_of(tmp_path / "s") == before
+    assert workflow_study.run_study(*first) is False and len(ran) == 3
     assert request({}, tmp_path / "s" / "study.yaml").seeds == [0]

@@ -73,7 +73,6 @@ def study(context: typer.Context, dataset: Dataset = "phantom", data: Data = "",
     from xbuslib.workflow.outcome import say_results
     from xbuslib.workflow.request import request
     from xbuslib.workflow.study import run_study, settle
-    from xbuslib.workflow.study import slurm_profile as cluster
 
     given = {FLAGS.get(key, key): value for key, value in context.params.items() if key not in (
         "config", "dry_run", "as_json") and context.get_parameter_source(key).name != "DEFAULT"}
@@ -81,7 +80,7 @@ def study(context: typer.Context, dataset: Dataset = "phantom", data: Data = "",
         given["set"] = parse_overrides(given["set"])
     wanted = request(given, config)
     settings, at_once = settle(wanted)
-    worked = run_study(settings, at_once, gpus=wanted.gpus, slurm=cluster(wanted), dry_run=dry_run)
+    worked = run_study(wanted, settings, at_once, dry_run)
     if not dry_run:
         say_results(settings, worked, as_json)
 

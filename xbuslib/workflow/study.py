@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict
 
 from xbuslib.config import Config, resolve
 from xbuslib.errors import StudyError, machine_faults
@@ -47,7 +47,6 @@ class Settings(BaseModel):
     threads: int
     notebooks: list[str]  # run once per study, beside the folds
     analyses: dict[str, dict[str, str]]  # run once per study, after all folds, each with its parameters
-    _request: Request = PrivateAttr()  # what these follow from, for study.yaml
 
 
 def settle(wanted: Request) -> tuple[Settings, int]:
@@ -86,7 +85,6 @@ def settle(wanted: Request) -> tuple[Settings, int]:
         threads=max(1, cores // at_once), notebooks=[] if everything else NOTEBOOKS,  # nothing is scored then
         analyses={} if everything else analyses(wanted.name, wanted.dataset, data, systems))
     _refuse_other_settings(settings, config, source)
-    settings._request = wanted
     return settings, at_once
 
 
@@ -114,27 +112,26 @@ def slurm_profile(wanted: Request) -> Path | None:
     return Path(wanted.slurm_profile) if wanted.slurm_profile else PROFILES / "slurm" if wanted.slurm else None
 
 
-def run_study(settings: Settings, at_once: int, *, gpus: list[str], slurm: Path | None = None,
-        dry_run: bool = False) -> bool:
-    """Run Snakemake on `settings`; True if there was something to do.
+def run_study(wanted: Request, settings: Settings, at_once: int, dry_run: bool = False) -> bool:
+    """Run Snakemake on what `settle` made of `wanted`; True if there was something to do.
 
     Leaves study.json and study.yaml, the study file that repeats the study, in its folder; a dry run leaves neither.
-    `slurm` is the profile folder of a cluster; without one the jobs run here. Raises StudyError if a job failed, or if
-    a command of the same study is at work, of which nothing is changed.
+    Raises StudyError if a job failed, or if a command of the same study is at work, of which nothing is changed.
     """
-    folder = outputs_root() / settings.study
+    folder, slurm = outputs_root() / settings.study, slurm_profile(wanted)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "workflow" / "Snakefile"),
                "--directory", str(folder), "--profile", str(slurm or PROFILES / "local"),
                "--nolock",  # our own lock below: it cannot outlive a killed process
                *(["--jobs", str(at_once)] if slurm else ["--cores", str(at_once * settings.threads)])]
-    environment = os.environ | {"XBUS_OUTPUTS": str(outputs_root()), "XBUS_GPUS": "" if slurm else ",".join(gpus)}
+    environment = os.environ | {"XBUS_OUTPUTS": str(outputs_root()),
+                                "XBUS_GPUS": "" if slurm else ",".join(wanted.gpus)}
     if dry_run:
         with tempfile.TemporaryDirectory() as place:
-            command += ["--configfile", str(_write_settings(settings, Path(place))), "--dry-run"]
+            command += ["--configfile", str(_write_settings(wanted, settings, Path(place))), "--dry-run"]
             return subprocess.run(command, env=environment, check=False).returncode == 0
     environment |= {} if slurm else parent.mark()  # jobs of a cluster are the queue's
     with _alone(settings.study):
-        command += ["--configfile", str(_write_settings(settings, folder))]
+        command += ["--configfile", str(_write_settings(wanted, settings, folder))]
         before = _made(folder)
         if subprocess.run(command, env=environment, check=False).returncode != 0:
             raise StudyError(
@@ -162,10 +159,10 @@ def _alone(study: str) -> Iterator[None]:
         lock.release()
 
 
-def _write_settings(settings: Settings, folder: Path) -> Path:
+def _write_settings(wanted: Request, settings: Settings, folder: Path) -> Path:
     """Write study.json and study.yaml into `folder`; returns the first, which the Snakefile reads."""
     with write_whole(folder / "study.yaml") as partial:
-        request.write(settings._request, partial)
+        request.write(wanted, partial)
     path = folder / "study.json"
     with write_whole(path) as partial:
         partial.write_text(json.dumps(settings.model_dump(), indent=1) + "\n")
