@@ -21,7 +21,7 @@ def test_defaults_are_those_of_the_command():
 
 
 @pytest.mark.parametrize("text, numbers", [("0", [0]), ("0-4", [0, 1, 2, 3, 4]), ("0,2,5-7", [0, 2, 5, 6, 7]),
-                                           (" 3 , 1 ", [1, 3])])
+                                           (" 3 , 1 ", [1, 3]), ("7-7", [7]), ("0-999", list(range(1000)))])
 def test_numbers_and_ranges(text, numbers):
     assert whole_numbers(text, "--seeds") == numbers == request({"seeds": text}).seeds
 
@@ -30,6 +30,22 @@ def test_numbers_and_ranges(text, numbers):
 def test_what_is_no_number_is_refused(text):
     with pytest.raises(StudyError, match="is no list of numbers"):
         request({"seeds": text})
+
+
+@pytest.mark.parametrize("key", ["seeds", "folds"])
+@pytest.mark.parametrize("asked, words", [("1-0", "the range 1-0 counts down; write the smaller number first"),
+                                          ("4,0-99999999999", "0-99999999999 has more than 1000 numbers"),
+                                          ([], r"\[\] is no list of numbers"), ([0, -1], "is no list of numbers")])
+def test_numbers_that_nobody_means_are_refused(key, asked, words):
+    """Not read as every fold, and not counted up to."""
+    with pytest.raises(StudyError, match=f"(?s)cannot be run as asked.*{key}: .*{words}"):
+        request({key: asked})
+
+
+@pytest.mark.parametrize("none", [[], "", " , "])
+def test_no_system_is_refused(none):
+    with pytest.raises(StudyError, match="systems: no system is named; the systems are unet, "):
+        request({"systems": none})
 
 
 def test_all_faults_are_in_one_message(tmp_path):

@@ -359,7 +359,7 @@ SETTINGS = st.tuples(
 KEY = st.sampled_from([*request.Request.model_fields, "datset"]) | TEXT
 ENTRY = st.one_of(
     VALUE,
-    st.sampled_from(["phantom", "blu", "busi", "smoke", "quick", "xbusnet", "all", "0-2", "0,1", "1-0"]),
+    st.sampled_from(["phantom", "blu", "busi", "smoke", "quick", "xbusnet", "all", "0-2", "1-0", "0-999999999"]),
     st.dictionaries(SETTING, VALUE, max_size=2),
     st.lists(TEXT | st.sampled_from(["unet"]), max_size=2),
 )
@@ -370,8 +370,8 @@ FAIR = st.fixed_dictionaries(
         "profile": st.sampled_from(list(config.PROFILES)),
         "study": TEXT,
         "systems": st.sampled_from(["all", "unet", "unet, xbusnet"]),
-        "seeds": st.sampled_from([0, "0-2", [1, 2]]),
-        "folds": st.sampled_from(["0,1", 0, [1]]),
+        "seeds": st.sampled_from([0, "0-2", [1, 2], [], "2-0"]),
+        "folds": st.sampled_from(["0,1", 0, [1], [], "1-0"]),
         "jobs": st.integers(0, 4),
         "set": st.just({"iterations": 4}),
     },

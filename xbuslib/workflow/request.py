@@ -12,6 +12,8 @@ from xbuslib.errors import StudyError, unknown
 from xbuslib.models import registry
 from xbuslib.runs.record import ALL
 
+LONGEST = 1000  # numbers in a range of seeds or folds: more than anybody trains; a slip of a digit fills no memory
+
 
 class Request(BaseModel):
     """The request for one study. Keys are those of `./run_all.sh --help`; what is left out has the flag's default."""
@@ -48,6 +50,13 @@ class Request(BaseModel):
             return value
         if isinstance(value, str) and value:
             return whole_numbers(value, f"--{info.field_name}")
+        return value
+
+    @field_validator("seeds", "folds")
+    @classmethod
+    def _some(cls, value):
+        if value == [] or (isinstance(value, list) and min(value) < 0):
+            raise ValueError(f"{value} is no list of numbers such as 0,2 or 0-4")
         return value
 
     @field_validator("dataset", "profile", "systems")
@@ -105,17 +114,26 @@ def write(found: Request, path: Path) -> None:
 
 
 def whole_numbers(text: str, option: str) -> list[int]:
-    """[0, 2, 3, 4] from "0,2-4". Raises ValueError for anything else."""
+    """[0, 2, 3, 4] from "0,2-4".
+
+    Raises ValueError for anything else, and for a range that counts down or holds more than 1000 numbers.
+    """
     numbers = []
     for part in text.split(","):
         if not (found := re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)):
             what = "neither a folder nor numbers" if option == "--folds" else "no list of numbers"
             raise ValueError(f"{option} {text!r} is {what} such as 0,2 or 0-4")
-        numbers += range(int(found[1]), int(found[2] or found[1]) + 1)
+        first, last = int(found[1]), int(found[2] or found[1])
+        if not 0 <= last - first < LONGEST:
+            raise ValueError(f"{option} {text!r}: the range {part.strip()} " + (
+                "counts down; write the smaller number first" if last < first else f"has more than {LONGEST} numbers"))
+        numbers += range(first, last + 1)
     return sorted(set(numbers))
 
 
 def _systems(names: list[str]) -> list[str]:
+    if not names:
+        raise ValueError("no system is named; the systems are " + ", ".join(registry.names()))
     try:
         return [registry.checked(name) for name in names]
     except StudyError as error:
