@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -174,3 +175,31 @@ def test_a_second_command_with_other_settings_changes_nothing_of_a_study_at_work
     assert workflow_study.run_study(*second, dry_run=True) and files_of(tmp_path / "s") == before
     assert workflow_study.run_study(*first) is False and len(ran) == 3
     assert request({}, tmp_path / "s" / "study.yaml").seeds == [0]
+
+
+def test_results_dated_after_now_move_back_in_their_order(phantom_root, tmp_path, monkeypatch, capsys):
+    """As after a clock that was set back: Snakemake would remove a new run for being older than the decoded images."""
+    monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path))
+    asked = request({"data": str(phantom_root), "profile": "smoke", "study": "s", "systems": "unet", "folds": "0"})
+    settled = workflow_study.settle(asked)
+    names = ["prepared/ready.json", "runs/unet/fold_0/seed_0/run.json", "notebooks/05.done", "report/index.html"]
+    now = time.time()
+    for place, name in enumerate(names):
+        path = tmp_path / "s" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        os.utime(path, (now + 3600 + place, now + 3600 + place))
+    os.utime(tmp_path / "s" / names[0], (0, 0))  # of decoded images that were made again
+    dates = []
+
+    def snakemake(command, **_):
+        dates.extend((tmp_path / "s" / name).stat().st_mtime for name in names)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(workflow_study, "subprocess", SimpleNamespace(run=snakemake))
+    assert workflow_study.run_study(asked, *settled) is False
+    assert dates[0] == 0 and dates[1] == pytest.approx(now - 2, abs=60) and dates[-1] <= time.time()
+    assert dates[2] - dates[1] == pytest.approx(1, abs=1e-3) == dates[3] - dates[2]
+    assert "files of study s are dated up to 60 minutes from now" in capsys.readouterr().err
+    workflow_study.run_study(asked, *settled)
+    assert dates[4:] == dates[:4]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tests.faults.study import SMALL, STAGES, STUDY, Ended, command, run, sums
 
-DISK = "size=300m"  # several times a small study
+DISK = "size=600m"  # several times a small study with a training checkpoint
 NOTEBOOK = ["-p", f"study={STUDY}", "-p", "profile=smoke", "-p", 'overrides=["phantom_cases=12", "folds=2"]']
 
 

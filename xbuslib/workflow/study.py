@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -132,6 +133,7 @@ def run_study(wanted: Request, settings: Settings, at_once: int, dry_run: bool =
     environment |= {} if slurm else parent.mark()  # jobs of a cluster are the queue's
     with _alone(settings.study):
         command += ["--configfile", str(_write_settings(wanted, settings, folder))]
+        _date_back(folder)
         before = _made(folder)
         if subprocess.run(command, env=environment, check=False).returncode != 0:
             raise StudyError(
@@ -173,6 +175,20 @@ def _made(folder: Path) -> dict[Path, int]:
     """What Snakemake has made and when: the same before and after, there was nothing to do."""
     patterns = "runs/*/fold_*/seed_*/run.json", "notebooks/*.done", "report/index.html", "prepared/ready.json"
     return {path: path.stat().st_mtime_ns for pattern in patterns for path in folder.glob(pattern)}
+
+
+def _date_back(folder: Path) -> None:
+    """Files dated later than now, since the clock was set back: all move back by the same time, in their order.
+
+    Snakemake removes a new result that is older than what it rests on.
+    """
+    dates = _made(folder)
+    late = max(dates.values(), default=0) - time.time_ns()
+    if late > 0:
+        print(f"note: the clock was set back: files of study {folder.name} are dated up to {late / 6e10:.0f} minutes "
+              "from now; all dates of its results were moved back by that", file=sys.stderr)
+        for path, date in dates.items():
+            os.utime(path, ns=(max(0, date - late), max(0, date - late)))
 
 
 def _undone(settings: Settings, folder: Path) -> list[str]:
