@@ -12,9 +12,9 @@ def calibrated(near: pd.DataFrame, wide: pd.DataFrame, temperatures: pd.DataFram
     before, gain = near["ece before"], near["ece before"] - near["ece after"]
     inside = temperatures["temperature"].between(1.01 / RANGE, RANGE / 1.01)
     text = (f"Around the lesion, the predicted probability differs from the share of lesion pixels by "
-            f"**{before.min():.2f} ({before.idxmin()}) to {before.max():.2f} ({before.idxmax()})** on average (ECE); "
+            f"**{before.min():.3f} ({before.idxmin()}) to {before.max():.3f} ({before.idxmax()})** on average (ECE); "
             f"over the whole image by {wide['ece before'].min():.3f} to {wide['ece before'].max():.3f}. The mean "
-            f"temperature is over 1, so the system too confident, for {(near['temperature'] > 1).sum()} of "
+            f"temperature is above 1, which means too confident, for {(near['temperature'] > 1).sum()} of "
             f"{gain.count()} systems. Dividing the logits by it lowers the ECE of {(gain > 0).sum()} of {gain.count()} "
             f"systems on images that it was not fitted on, by {gain.median():.3f} in the median.")
     if not inside.all():
@@ -26,8 +26,8 @@ def calibrated(near: pd.DataFrame, wide: pd.DataFrame, temperatures: pd.DataFram
 def thresholds(peaks: pd.DataFrame, threshold: float) -> str:
     """Whether another threshold would have given more Dice; peaks: reliability.sweep_summary."""
     better, most = (peaks["gain_there"] >= 0.01).sum(), peaks.loc[peaks["gain_there"].idxmax()]
-    return (f"Another threshold than {threshold:g} would raise Dice by at least 0.01 for {better} of {len(peaks)} "
-            f"systems; the largest gain is that of {most['paper_name']} ({most['gain_there']:.3f} at "
+    return (f"Another threshold than {threshold:g} would raise Dice by at least 0.01 for {better or 'none'} of "
+            f"{len(peaks)} systems; the largest gain is that of {most['paper_name']} ({most['gain_there']:.3f} at "
             f"{most['highest_at']:g}).")
 
 
