@@ -39,11 +39,11 @@ def tally_kills(tree: Path, folder: Path, seed: int, wanted: int) -> int:
         made += some
         lost += len(some) if wrong else sum(kill.orphans > 0 for kill in some)
         for kill in some:
-            print(f"  {kill.stage}: {kill.who} killed {kill.after} s into it by `xbuslib {kill.by}`"
-                  f"{'' if kill.hit else ' (it was over before)'}, {kill.orphans} orphans", flush=True)
+            print(f"  {kill.stage}: {kill.who} killed {kill.after} s into it by `xbuslib {kill.by}`, {kill.orphans} "
+                  "orphans", flush=True)
         print(f"{len(made)} of {wanted}: " + (f"DIFFERENT: {wrong}" if wrong else "all tables identical"), flush=True)
-    counted = Counter((kill.stage, kill.who) for kill in made if kill.hit)
-    print("hit: " + ", ".join(f"{stage} ({who}) {n}" for (stage, who), n in sorted(counted.items())))
+    counted = Counter((kill.stage, kill.who) for kill in made)
+    print(", ".join(f"{stage} ({who}) {n}" for (stage, who), n in sorted(counted.items())))
     print(f"{len(made) - lost} of {len(made)} kills to identical tables and no orphan")
     return lost
 

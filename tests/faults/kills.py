@@ -9,6 +9,8 @@ from tests.faults import study
 from tests.faults.study import OF_FOLD, STAGES, clear, command, measured, run, sums
 
 SHARE = 0.9  # of a stage's usual time: later, it might be over before the kill
+TRIES = 8  # at half the time each, until a stage is killed before it is over
+RESULT = {"notebook": f"{study.STUDY}/notebooks", "report": f"{study.STUDY}/report", "export": "export"}
 
 
 class Kill(NamedTuple):
@@ -18,7 +20,6 @@ class Kill(NamedTuple):
     who: str  # "first": the process that was started; "all": it and everything it had started
     by: str  # the command
     after: float  # seconds into the stage
-    hit: bool  # the process was killed, not over before
     orphans: int
 
 
@@ -63,14 +64,21 @@ def rounds(tree: Path, folder: Path, known: Reference, seed: int, kills: int) ->
 
 
 def kill(tree: Path, outputs: Path, stage: str, by: str, who: str, after: float) -> Kill:
-    """Start the command and kill it `after` seconds into a stage. What an export needs is finished first."""
+    """Start the command and kill it `after` seconds into a stage. What an export needs is finished first.
+
+    A stage that is over before, or does not happen since its result is there, loses the result and happens again.
+    """
     if stage == "export":
         finish(tree, outputs, "study", None)
     flag = outputs.parent / f"{outputs.name}.{stage}.flag"
-    flag.unlink(missing_ok=True)
-    ended = run(tree, outputs, command("export" if stage == "export" else by, outputs),
-                {"at": STAGES[stage], "do": f"kill {who}", "delay": after, "flag": str(flag)})
-    return Kill(stage, who, by, round(after, 2), ended.code == -9, ended.orphans)
+    for tried in range(TRIES):
+        flag.unlink(missing_ok=True)
+        ended = run(tree, outputs, command("export" if stage == "export" else by, outputs),
+                    {"at": STAGES[stage], "do": f"kill {who}", "delay": after / 2**tried, "flag": str(flag)})
+        if ended.code == -9:
+            return Kill(stage, who, by, round(after / 2**tried, 2), ended.orphans)
+        clear(outputs / RESULT.get(stage, f"{study.STUDY}/runs"))
+    raise AssertionError(f"{stage} could not be killed in {TRIES} tries: {ended.said[-500:]}")
 
 
 def finish(tree: Path, outputs: Path, by: str, known: Reference | None) -> list[str]:
