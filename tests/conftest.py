@@ -54,7 +54,9 @@ def smoke_study(tmp_path_factory, phantom_root):
 
     Read-only; XBUS_OUTPUTS points to it only while it is made, so a test that reads files by study name copies it.
     """
+    from xbuslib.analyses.cross_centre import targets
     from xbuslib.config import resolve
+    from xbuslib.data import catalogue
     from xbuslib.runs.fold import run_fold
     from xbuslib.runs.source import open_source
     from xbuslib.runs.study import open_study
@@ -69,6 +71,10 @@ def smoke_study(tmp_path_factory, phantom_root):
                 run_fold(system, fold, config, source, study="smoke-study")
         held = open_study("smoke-study")
         assert held.folder.is_dir() and held.prepared is not None
+        # the other hospitals of notebooks 14 and 15, which a copy of this folder then need not make
+        catalogue.phantom_root(config.phantom_cases, catalogue.SCANNER_B_SEED, "B")
+        for scanner in "AB":
+            catalogue.phantom_root(config.phantom_cases // 2, targets.PHANTOM_SEED, scanner)
     return held
 
 
@@ -79,6 +85,7 @@ def elsewhere(tmp_path_factory):
     Read-only, as `smoke_study` is; `here` is a copy.
     """
     from xbuslib.config import resolve
+    from xbuslib.data import catalogue
     from xbuslib.runs.fold import run_fold
     from xbuslib.runs.source import open_source
 
@@ -87,6 +94,7 @@ def elsewhere(tmp_path_factory):
         patch.setenv("XBUS_OUTPUTS", str(root))
         config = resolve("smoke", ["iterations=2", "phantom_cases=16", "folds=2"])
         run_fold("unet", "all", config, open_source("phantom_b", "", "", config, "elsewhere"), study="elsewhere")
+        catalogue.phantom_root(config.phantom_cases)  # which a copy then need not make
     return root
 
 

@@ -145,6 +145,36 @@ def test_the_results_show_every_system_on_fold_0_of_blu():
         assert re.search(shown, page), shown
 
 
+def seeds(*studies: str) -> tuple[list[str], str]:
+    """Mean lesion Dice of `xbusnet`, policy first_pass, on fold 0 by seed, and its standard deviation over seeds."""
+    scores = defaultdict(list)
+    for row in (row for study in studies for row in rows("per_image.csv", study)):
+        if (row["system"], row["fold"], row["policy"], row["attributes"]) == ("xbusnet", "0", "first_pass", "metadata"):
+            scores[row["seed"]].append(float(row["dice"]))
+    assert sorted(scores) == ["0", "1", "2"] and len({len(values) for values in scores.values()}) == 1
+    means = [statistics.fmean(scores[seed]) for seed in sorted(scores)]
+    return [f"{mean:.3f}" for mean in means], f"{statistics.stdev(means):.3f}"
+
+
+def test_three_seeds_are_told_with_their_spread():
+    reliability, results = (" ".join(text_of(page).split()) for page in ("docs/reliability.md", "docs/results.md"))
+    (first, second, third), spread = seeds("blu-160-fold-0", "blu-160-seeds")
+    assert f"lesion Dice {first}, {second} and {third} on fold 0 of BLU" in reliability
+    assert f"standard deviation {spread})" in reliability
+    assert f"give {second} and {third}." in results and f"the standard deviation is {spread}" in results
+    four = [float(dice) for dice in re.findall(r"^\| `[\w-]+` \| [^|]+ \| ([\d.]+) \|", text_of("docs/results.md"),
+                                               re.MULTILINE)[:4]]
+    assert four[0] - four[3] < float(spread)  # "more than the first four rows differ by"
+    (first, second, third), spread = seeds("phantom-seeds")
+    assert f"{first}, {second} and {third} on fold 0 of the simulated phantom" in reliability
+    assert f"(12 images, profile `quick`; {spread})" in reliability
+    told = [{key: run[key] for key in ("protocol", "dataset_fingerprint", "folds_checksum", "recipe", "iterations",
+                                       "weights", "dirty")}
+            for study in ("blu-160-fold-0", "blu-160-seeds") for run in rows("runs.csv", study)
+            if run["system"] == "xbusnet"]
+    assert len(told) == 3 and told[0] == told[1] == told[2]  # commits differ, nothing else
+
+
 def test_readme_and_documentation_lead_somewhere():
     """Every relative link and its heading; and the README can be read in a minute."""
     assert len(text_of("README.md").splitlines()) <= 150
@@ -172,7 +202,7 @@ def test_nothing_names_a_folder_of_one_machine():
     assert not found, found[:5]
 
 
-@pytest.mark.parametrize("study", ["blu-160", "blu-160-fold-0"])
+@pytest.mark.parametrize("study", ["blu-160", "blu-160-fold-0", "blu-160-seeds"])
 def test_no_metadata_of_blu_is_kept(study):
     assert list(rows("cases.csv", study)[0]) == ["case_id", "width_px", "height_px", "long_side_px", "long_side_mm",
                                                  "lesion_fraction", "fold"]

@@ -19,19 +19,20 @@ import pandas as pd
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.faults.study import small_tree
 from tests.test_report import check_page
 from xbuslib.errors import StudyError
 from xbuslib.workflow import study as workflow_study
 from xbuslib.workflow.request import request
 
 
-def study(outputs, phantom_root, *more):
+def study(outputs, phantom_root, *more, tree=REPOSITORY):
     return subprocess.run(
         [sys.executable, "-m", "xbuslib", "study", "--profile", "smoke", "--data", str(phantom_root), "--systems",
          "xbusnet", "--folds", "0,1,2,3", "--study", "w", "--set", "iterations=2", "--gpus", "90,91", "--jobs", "4",
          *more],
-        capture_output=True, text=True, cwd=REPOSITORY, check=False,
-        env=os.environ | {"XBUS_OUTPUTS": str(outputs), "CUDA_VISIBLE_DEVICES": ""})
+        capture_output=True, text=True, cwd=tree, check=False,
+        env=os.environ | {"XBUS_OUTPUTS": str(outputs), "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(tree)})
 
 
 def run_files(outputs):
@@ -54,8 +55,10 @@ def remade(before, after):
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory):
-    return tmp_path_factory.mktemp("outputs")
+def outputs(tmp_path_factory, smoke_study):
+    folder = tmp_path_factory.mktemp("outputs")
+    shutil.copytree(smoke_study.folder.parent / "data", folder / "data")
+    return folder
 
 
 def test_four_folds(outputs, phantom_root):
@@ -110,8 +113,13 @@ def test_again_does_nothing_and_says_so(outputs, phantom_root):
     assert made(outputs) == before
 
 
-def test_a_deleted_run_is_rebuilt_with_what_rests_on_it_and_a_failing_notebook_loses_nothing(outputs, phantom_root):
-    """The decoded images are gone too: decoding again must not retrain the other run. Notebook 05 cannot write."""
+def test_a_deleted_run_is_rebuilt_with_what_rests_on_it_and_a_failing_notebook_loses_nothing(
+        outputs, phantom_root, tmp_path):
+    """The decoded images are gone too: decoding again must not retrain the other run. Notebook 05 cannot write.
+
+    By a library that has no notebooks after 06, so that fewer are made anew.
+    """
+    tree = small_tree(tmp_path / "tree", last=6)
     before = made(outputs)
     gone = sorted(run_files(outputs))[0]
     numbers = gone.with_name("per_image.csv").read_bytes()
@@ -120,7 +128,7 @@ def test_a_deleted_run_is_rebuilt_with_what_rests_on_it_and_a_failing_notebook_l
     tables = outputs / "w" / "tables" / "05"
     kept = tables.rename(tables.with_name("05_before"))
     tables.write_text("a file where a folder is to be")
-    done = study(outputs, phantom_root)
+    done = study(outputs, phantom_root, tree=tree)
     assert done.returncode == 1 and "Traceback" not in done.stderr.split("these jobs failed:")[1]
     assert re.search(r"these jobs failed:\n  05_overall_performance\nTheir executed", done.stderr)
     broken = made(outputs)
@@ -130,7 +138,7 @@ def test_a_deleted_run_is_rebuilt_with_what_rests_on_it_and_a_failing_notebook_l
     assert (gone.parent / "weights.safetensors").is_file()
     tables.unlink()
     kept.rename(tables)
-    assert study(outputs, phantom_root).returncode == 0
+    assert study(outputs, phantom_root, tree=tree).returncode == 0
     assert remade(broken, made(outputs)) == ["notebooks/05_overall_performance.done", "report/index.html"]
 
 

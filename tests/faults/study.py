@@ -45,12 +45,12 @@ class Ended(NamedTuple):
                 *([f"{self.orphans} orphans"] if self.orphans else [])]
 
 
-def small_tree(folder: Path) -> Path:
-    """The library in `folder`, with notebooks 04 and 05 as they are, 01 to 03 cut to their first cells, no others."""
+def small_tree(folder: Path, last: int = 5) -> Path:
+    """The library in `folder`: notebooks 04 to `last` as they are, 01 to 03 cut to their first cells, no others."""
     tree = copy_tree(folder)
     for path in (tree / "notebooks").glob("*.ipynb"):
         number = int(path.name[:2])
-        if number > 5:
+        if number > last:
             path.unlink()
         elif number < 4:
             notebook = nbformat.read(path, as_version=4)
