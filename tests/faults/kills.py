@@ -10,7 +10,7 @@ from tests.faults.study import OF_FOLD, STAGES, clear, command, measured, run, s
 
 SHARE = 0.9  # of a stage's usual time: later, it might be over before the kill
 TRIES = 8  # at half the time each, until a stage is killed before it is over
-RESULT = {"notebook": f"{study.STUDY}/notebooks", "report": f"{study.STUDY}/report", "export": "export"}
+RESULT = {"notebook": f"{study.STUDY}/notebooks/*.done", "report": f"{study.STUDY}/report", "export": "export"}
 
 
 class Kill(NamedTuple):
@@ -77,7 +77,7 @@ def kill(tree: Path, outputs: Path, stage: str, by: str, who: str, after: float)
                     {"at": STAGES[stage], "do": f"kill {who}", "delay": after / 2**tried, "flag": str(flag)})
         if ended.code == -9:
             return Kill(stage, who, by, round(after / 2**tried, 2), ended.orphans)
-        clear(outputs / RESULT.get(stage, f"{study.STUDY}/runs"))
+        clear(*outputs.glob(RESULT.get(stage, f"{study.STUDY}/runs")))
     raise AssertionError(f"{stage} could not be killed in {TRIES} tries: {ended.said[-500:]}")
 
 

@@ -108,6 +108,10 @@ def measured(tree: Path, outputs: Path, arguments: list[str]) -> tuple[Ended, di
     return ended, times
 
 
-def clear(outputs: Path) -> None:
-    """Remove an outputs folder and what lies beside it."""
-    shutil.rmtree(outputs, ignore_errors=True)
+def clear(*paths: Path) -> None:
+    """Remove folders with all that is in them, and files."""
+    for path in paths:
+        if path.is_file():
+            path.unlink()
+        else:
+            shutil.rmtree(path, ignore_errors=True)
