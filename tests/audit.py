@@ -11,7 +11,7 @@ import sys
 def verdict(dependencies: list[dict]) -> tuple[list[str], bool]:
     """What to print, and whether all is well: no known fault, and at least half of the packages were looked up."""
     known = [row for row in dependencies if "skip_reason" not in row]
-    faults = [f"{row['name']} {row['version']}: {fault['id']}, mended in " + (", ".join(fault["fix_versions"]) or "none")
+    faults = [f"{row['name']} {row['version']}: {fault['id']}, mended in {', '.join(fault['fix_versions']) or 'none'}"
               for row in known for fault in row["vulns"]]
     count = f"pip-audit: {len(known)} of {len(dependencies)} packages were looked up, {len(faults)} known faults"
     enough = len(known) >= len(dependencies) / 2
