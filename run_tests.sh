@@ -15,7 +15,7 @@ export OMP_NUM_THREADS=1
 full() {
   local failed=() began=$SECONDS
   python -c 'import bandit, pip_audit' 2>/dev/null || python -m pip install -q -c constraints.txt -e '.[audit]'
-  python -m pytest -n auto --dist loadfile "$@" || failed+=(tests)
+  python -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@" || failed+=(tests)
   echo "tests: $((SECONDS - began)) s"
   python -m bandit -q -c pyproject.toml -r xbuslib || failed+=(bandit)
   python -m tests.audit || failed+=(pip-audit)
@@ -30,5 +30,5 @@ case "${1:-}" in
     exec python -m tests.faults.generated
     ;;
   --mutants) exec python -m tests.mutants "${@:2}" ;;
-  *) exec python -m pytest -n auto --dist loadfile "$@" ;;
+  *) exec python -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@" ;;
 esac

@@ -9,7 +9,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
 
 
-# One file runs on one core: the longest must not start last.
+# One file runs on one core: the longest must not start last (nor be reordered by pytest-xdist: run_tests.sh).
 SLOW_FIRST = ("test_workflow.py", "test_notebooks.py", "test_extending.py")
 
 

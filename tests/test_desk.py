@@ -103,6 +103,14 @@ def test_an_upload_that_is_no_image_leaves_all_as_it_is(desk):
     assert desk.fault.value == ""
 
 
+@pytest.mark.parametrize("name", ["", "..", "a" * 300 + ".png", "a\0b.png"])
+def test_an_upload_whose_name_no_file_can_have(desk, name):
+    before, shown = desk.image.value, desk.shown.value
+    desk.upload.value = sent(name, png(np.zeros((50, 50), np.uint8)))
+    assert "is no name that a file can have here" in desk.fault.value and len(desk.fault.value) < 300
+    assert (desk.image.value, desk.shown.value) == (before, shown)
+
+
 def test_an_upload_cannot_leave_its_folder(desk):
     desk.upload.value = sent("../../outside.png", png(np.zeros((50, 50), np.uint8)))
     assert desk.image.value == "outside.png"

@@ -171,7 +171,7 @@ def test_set_up_makes_installs_and_then_enters_at_once(machine):
     first, calls = machine.run("run_tests.sh", "-k", "a b")
     assert first.returncode == 0, first.stderr
     assert ".venv: -m pip install -c constraints.txt -e .[test,dicom,smp]" in calls
-    assert calls.endswith(".venv: -m pytest -n auto --dist loadfile -k a b\n")
+    assert calls.endswith(".venv: -m pytest -n auto --dist loadfile --no-loadscope-reorder -k a b\n")
     again, calls = machine.run("run_all.sh", "--help")
     assert again.returncode == 0 and again.stderr == ""
     assert "pip" not in calls and calls.endswith(".venv: -m xbuslib study --help\n")
@@ -213,7 +213,8 @@ def test_active_environment_is_used(machine):
     shutil.copy(machine.bin / "python3", active / "bin" / "python")
     for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         done, calls = machine.run(CONDA_DEFAULT_ENV="study", **{variable: active})
-        assert done.returncode == 0 and calls.endswith("active: -m pytest -n auto --dist loadfile\n")
+        assert done.returncode == 0
+        assert calls.endswith("active: -m pytest -n auto --dist loadfile --no-loadscope-reorder\n")
     assert not machine.venv.exists()
 
 
@@ -235,4 +236,4 @@ def test_set_up_stops_with_one_clear_message(machine, variables, free_gb, messag
     assert len(stops) == 1 and message in stops[0]
     machine.disk(100)
     _, calls = machine.run()  # nothing half-made stands in the way of the next start
-    assert calls.endswith("-m pytest -n auto --dist loadfile\n")
+    assert calls.endswith("-m pytest -n auto --dist loadfile --no-loadscope-reorder\n")

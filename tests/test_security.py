@@ -1,13 +1,16 @@
 """Names and files from elsewhere: nothing in them is run, no page makes code of them, no small file fills memory."""
 
 import ast
+import html
 import io
+import json
 import os
 import pickle
 import shutil
 import struct
 import time
 import zlib
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -28,9 +31,12 @@ from xbuslib.errors import StudyError
 from xbuslib.lesion import page, reading
 from xbuslib.lesion.ensemble import user_prompt
 from xbuslib.lesion.predict import segment_files
+from xbuslib.lesion.widget import Desk, of_file
 from xbuslib.models.weights import read_state
 from xbuslib.report.page import build
 from xbuslib.runs import record
+from xbuslib.runs.trained import Trained
+from xbuslib.workflow import notebooks
 
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = "<img src=x onerror=alert(1)>"  # the same as a file name may be written
@@ -107,6 +113,22 @@ def test_a_file_name_is_text_in_the_page_of_a_prediction(smoke_study, phantom_ro
     poisoned = report.model_copy(update={"statement": SCRIPT, "image": image})
     text = page.html(poisoned, {"overlay": b""})
     assert "<script" not in text and "&lt;script&gt;" in text
+
+
+def test_what_is_uploaded_to_the_widget_or_typed_into_it_is_text(smoke_study, phantom_root, tmp_path):
+    first = of_file(sorted(phantom_root.rglob("case001.png"))[0], user_prompt("", "", ""))
+    desk = Desk([Trained.load(smoke_study.run_folder("unet", 0))], [first])
+    image = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(image, format="png")
+    for content in (image.getvalue(), b"no image"):
+        sent = {"name": f"{IMAGE}.png", "type": "", "size": len(content), "content": memoryview(content),
+                "last_modified": datetime(2026, 1, 1, tzinfo=UTC)}
+        desk.upload.value = (sent,)
+        assert (content == b"no image") == (html.escape(IMAGE) in desk.fault.value)
+        desk.pixel_mm.value = SCRIPT + str(len(content))  # another text each time
+        assert html.escape(SCRIPT) in desk.fault.value
+        (tmp_path / "shown.html").write_text("".join(part.value for part in (desk.prompts, desk.fault, desk.measured)))
+        assert Code(tmp_path / "shown.html").found == []
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -196,6 +218,22 @@ def test_nothing_is_unpickled():
     allowed = [word.value for _, call in calls("np.load") for word in call.keywords if word.arg == "allow_pickle"]
     assert all(ast.unparse(value) == "False" for value in allowed)
     assert not calls("pd.read_pickle")
+
+
+def test_no_port_is_open_beyond_this_machine(tmp_path, monkeypatch):
+    """The kernel of a notebook is the one process that listens; nothing in the library does by itself."""
+    cell = ("import json, psutil\njson.dump([port.laddr.ip for port in psutil.Process().net_connections() "
+            f"if port.status == 'LISTEN'], open({str(tmp_path / 'ports.json')!r}, 'w'))")
+    (tmp_path / "notebooks").mkdir()
+    notebook = new_notebook(cells=[new_code_cell(cell)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "notebooks" / "99_ports.ipynb")
+    monkeypatch.setattr(notebooks, "REPOSITORY", tmp_path)
+    notebooks.execute("99_ports", tmp_path / "out.ipynb", {})
+    found = json.loads((tmp_path / "ports.json").read_text())
+    assert found and set(found) <= {"127.0.0.1", "::1"}
+    names = {node.attr for tree in SOURCES.values() for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not names & {"bind", "listen", "serve_forever", "create_server", "run_app"}
 
 
 def test_no_shell_and_no_code_is_built_from_text():

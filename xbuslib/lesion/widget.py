@@ -128,7 +128,10 @@ class Desk:
             return
         sent = self.upload.value[0]
         path = Path(self.uploads.name) / Path(sent["name"]).name
-        path.write_bytes(bytes(sent["content"]))
+        try:
+            path.write_bytes(bytes(sent["content"]))
+        except (OSError, ValueError):  # no name, "..", one that is too long or holds a null byte
+            return self._complain(f"{sent['name'][:100]!r} is no name that a file can have here; rename the image")
         try:
             example = of_file(path, UserPrompt())
         except StudyError as error:
