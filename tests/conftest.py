@@ -101,7 +101,12 @@ def elsewhere(tmp_path_factory):
 @pytest.fixture
 def here(elsewhere, tmp_path, monkeypatch):
     """A copy of `elsewhere` that a test may write to, as the outputs folder."""
-    shutil.copytree(elsewhere, tmp_path / "outputs", symlinks=True)
+    return copied(elsewhere, tmp_path, monkeypatch)
+
+
+def copied(outputs: Path, tmp_path: Path, monkeypatch) -> Path:
+    """A copy of an outputs folder in `tmp_path`, to which XBUS_OUTPUTS points from now on."""
+    shutil.copytree(outputs, tmp_path / "outputs", symlinks=True)
     monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path / "outputs"))
     return tmp_path / "outputs"
 

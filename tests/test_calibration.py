@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import binary_calibration_error
 from xbuslib.analyses.calibration import reliability, sentences
 from xbuslib.errors import StudyError
 from xbuslib.evaluation import calibration
-from xbuslib.evaluation.calibration import VALUES, counts
+from xbuslib.evaluation.calibration import RANGE, VALUES, counts
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +179,20 @@ def test_scores_of_a_study_are_those_of_its_maps(smoke_study):
     folds = found.rows.query("system == 'unet' and region == 'whole image' and state == 'before'")["ece"]
     assert len(table) == 6 and table.loc["unet", "ece before"] == pytest.approx(folds.mean())
     assert table.loc["unet", "ece before_sd"] == pytest.approx(folds.std(ddof=1))
+
+
+def test_what_is_said_of_calibration_by_hand():
+    near = pd.DataFrame({"paper_name": ["UNet", "XBusNet"], "ece before": [0.041, 0.037], "ece after": [0.031, 0.039],
+                         "temperature": [1.2, 0.9]})
+    wide = near.assign(**{"ece before": [0.0151, 0.0162]})
+    temperatures = pd.DataFrame({"temperature": [1.2, 1.2, 0.9]})
+    assert sentences.calibrated(near, wide, temperatures) == (
+        "Around the lesion, the predicted probability differs from the share of lesion pixels by **0.037 (XBusNet) to "
+        "0.041 (UNet)** on average (ECE); over the whole image by 0.015 to 0.016. The mean temperature is above 1, "
+        "which means too confident, for 1 of 2 systems. Dividing the logits by it lowers the ECE of 1 of 2 systems "
+        "on images that it was not fitted on, by 0.004 in the median.")  # (0.010 - 0.002) / 2
+    assert "In 1 run(s) the temperature ends at the edge" in sentences.calibrated(
+        near, wide, pd.DataFrame({"temperature": [1.2, RANGE]}))
 
 
 def test_what_is_said_of_other_thresholds_and_of_normal_images():

@@ -1,13 +1,13 @@
 """Steps of training side by side (notebook 15): what is compared, by hand-computed numbers, and what is refused."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from tests.conftest import copied
 from xbuslib.analyses.transfer import elsewhere, first_pass, gains, rehearsal, sentences
 from xbuslib.analyses.transfer.steps import described, facts, open_steps
 from xbuslib.config import resolve
@@ -127,11 +127,10 @@ def test_what_cannot_be_compared_is_refused(names, file, column, value, message)
 
 def test_no_rehearsal_that_could_not_be_compared(two_folds, monkeypatch, tmp_path):
     """The study's folder of 20 cases in another folder is the embedded phantom; with other folds it is not."""
-    shutil.copytree(two_folds.parents[2], tmp_path / "outputs", symlinks=True)
-    monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path / "outputs"))
+    outputs = copied(two_folds.parents[2], tmp_path, monkeypatch)
     monkeypatch.setattr(rehearsal, "_train", lambda study, suffix, *_, **__: suffix)
     assert rehearsal.studies("two", "", "")[0] == ["two", "strong", "scanner-b", "transfer"]
-    for file in (tmp_path / "outputs" / "two" / "runs").rglob("run.json"):
+    for file in (outputs / "two" / "runs").rglob("run.json"):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"folds_checksum": "other"}))
     assert rehearsal.studies("two", "", "") == (["two"], [])
 
@@ -148,14 +147,21 @@ def test_unknown_names_are_refused(names, tmp_path):
     assert elsewhere.scores(open_steps(names)).empty  # exports have no weights
 
 
-@pytest.fixture
-def here(here):
-    """With the phantom's two folds scored by the run on scanner B, without training."""
+@pytest.fixture(scope="module")
+def alone(elsewhere, tmp_path_factory):
+    """`elsewhere`, and the phantom's two folds scored by its run on scanner B, without training."""
     untrained = TINY.model_copy(update={"iterations": 0})
-    for fold in (0, 1):
-        run_fold("unet", fold, untrained, open_source("phantom", "", "", untrained, "alone"), study="alone",
-                 start_from=here / "elsewhere")
-    return here
+    with pytest.MonkeyPatch.context() as patch:
+        outputs = copied(elsewhere, tmp_path_factory.mktemp("alone"), patch)
+        source = open_source("phantom", "", "", untrained, "alone")
+        for fold in (0, 1):
+            run_fold("unet", fold, untrained, source, study="alone", start_from=outputs / "elsewhere")
+    return outputs
+
+
+@pytest.fixture
+def here(alone, tmp_path, monkeypatch):
+    return copied(alone, tmp_path, monkeypatch)
 
 
 def test_without_iterations_a_run_predicts_what_its_ancestor_does(here):
@@ -253,11 +259,10 @@ def test_traces_of_a_missed_lesion(here):
 
 
 def test_what_the_first_pass_says(two_folds, monkeypatch, tmp_path):
-    shutil.copytree(two_folds.parents[2], tmp_path / "outputs", symlinks=True)
-    monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path / "outputs"))
+    outputs = copied(two_folds.parents[2], tmp_path, monkeypatch)
     said = {"a small lesion in the upper left": 0.2, "a large lesion in the upper left": 0.9,
             "a lesion of unknown size": 0.4}
-    for folder in (tmp_path / "outputs" / "two" / "runs" / "xbusnet").glob("fold_*/seed_0"):
+    for folder in (outputs / "two" / "runs" / "xbusnet").glob("fold_*/seed_0"):
         rows = pd.read_csv(folder / "per_image.csv", keep_default_na=False)
         cases = list(dict.fromkeys(rows["case_id"]))
         texts = {case: list(said)[i % 3] for i, case in enumerate(cases)}

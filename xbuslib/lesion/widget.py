@@ -130,8 +130,9 @@ class Desk:
         path = Path(self.uploads.name) / Path(sent["name"]).name
         try:
             path.write_bytes(bytes(sent["content"]))
-        except (OSError, ValueError):  # no name, "..", one that is too long or holds a null byte
-            return self._complain(f"{sent['name'][:100]!r} is no name that a file can have here; rename the image")
+        except (OSError, ValueError) as error:  # a full disk; a name that is empty, "..", too long or holds a null byte
+            return self._complain(f"cannot store the upload {sent['name'][:100]!r}: "
+                                  f"{getattr(error, 'strerror', None) or error}. Rename the image, or free space")
         try:
             example = of_file(path, UserPrompt())
         except StudyError as error:

@@ -178,17 +178,18 @@ def _made(folder: Path) -> dict[Path, int]:
 
 
 def _date_back(folder: Path) -> None:
-    """Files dated later than now, since the clock was set back: all move back by the same time, in their order.
+    """Move the dates of all results back by the same time if one is dated after now, as when a clock was set back.
 
-    Snakemake removes a new result that is older than what it rests on.
+    Their order stays. Snakemake removes a new result that is older than what it is made from.
     """
     dates = _made(folder)
     late = max(dates.values(), default=0) - time.time_ns()
     if late > 0:
-        print(f"note: the clock was set back: files of study {folder.name} are dated up to {late / 6e10:.0f} minutes "
-              "from now; all dates of its results were moved back by that", file=sys.stderr)
+        print(f"note: results of study {folder.name} are dated up to {late / 1e9:.0f} s after now, as when a clock was "
+              "set back; the dates of all its results were moved back by that", file=sys.stderr)
         for path, date in dates.items():
-            os.utime(path, ns=(max(0, date - late), max(0, date - late)))
+            moved = max(0, date - late)  # decoded images that were made again are dated 0
+            os.utime(path, ns=(moved, moved))
 
 
 def _undone(settings: Settings, folder: Path) -> list[str]:
