@@ -86,11 +86,12 @@ need_disk() {
       "If your pip installs CPU wheels, XBUS_SETUP_FREE_GB=4 is enough."
 }
 
-# pip's long output goes to a file; only the steps that take time are said.
+# pip's long output goes to a file; only the steps that take time are said. Bytecode is left to the first import: pip
+# would write that of every module of every package, on one core.
 install_requirements() {
   local log=$ENV_DIR/xbusnet-setup.log line
   say "installing what is missing (from nothing: up to 2.5 GB to download, some minutes) ..."
-  if ! (cd "$STUDY_ROOT" && "$ENV_DIR/bin/python" -m pip install -c constraints.txt -e '.[test,dicom,smp]') 2>&1 |
+  if ! (cd "$STUDY_ROOT" && "$ENV_DIR/bin/python" -m pip install --no-compile -c constraints.txt -e '.[test,dicom,smp]') 2>&1 |
     tee "$log" |
     while IFS= read -r line; do
       case $line in

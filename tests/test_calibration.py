@@ -184,14 +184,15 @@ def test_scores_of_a_study_are_those_of_its_maps(smoke_study):
 def test_what_is_said_of_calibration_by_hand():
     near = pd.DataFrame({"paper_name": ["UNet", "XBusNet"], "ece before": [0.041, 0.037], "ece after": [0.031, 0.039],
                          "temperature": [1.2, 0.9]})
-    wide = near.assign(**{"ece before": [0.0151, 0.0162]})
+    wide = near.assign(**{"ece before": [0.0151, 0.0162], "ece after": [0.0152, 0.0163]})
     temperatures = pd.DataFrame({"temperature": [1.2, 1.2, 0.9]})
     assert sentences.calibrated(near, wide, temperatures) == (
         "Around the lesion, the predicted probability differs from the share of lesion pixels by **0.037 (XBusNet) to "
         "0.041 (UNet)** on average (ECE); over the whole image by 0.015 to 0.016. The mean temperature is above 1, "
-        "which means too confident, for 1 of 2 systems. Dividing the logits by it lowers the ECE of 1 of 2 systems "
-        "on images that it was not fitted on, by 0.004 in the median.")  # (0.010 - 0.002) / 2
-    assert "In 1 run(s) the temperature ends at the edge" in sentences.calibrated(
+        "which means too confident on the training images, for 1 of 2 systems. Dividing the logits by it lowers the "
+        "ECE on the validation images of 1 of 2 systems around the lesion (by 0.004 in the median) and of 0 over the "
+        "whole image.")  # 0.004 = (0.010 - 0.002) / 2; over the whole image it rises
+    assert "In 1 of 2 runs the temperature ends at the edge" in sentences.calibrated(
         near, wide, pd.DataFrame({"temperature": [1.2, RANGE]}))
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import REPOSITORY
+from xbuslib import cli
 
 TINY = ["--profile", "smoke", "--set", "iterations=2"]
 
@@ -22,6 +23,19 @@ def xbuslib(*arguments, **environment):
                           cwd=REPOSITORY, env=os.environ | environment, check=False)
 
 
+@pytest.fixture
+def inside(monkeypatch, capfd):
+    """The same command in this process, which need not load torch again for each of many refusals."""
+    monkeypatch.chdir(REPOSITORY)
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["xbuslib", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return subprocess.CompletedProcess(arguments, ended.value.code, *capfd.readouterr())
+    return command
+
+
 def refused(done, *words):
     """The command failed with one message that holds `words`, and no traceback."""
     assert done.returncode not in (0, None)
@@ -30,17 +44,17 @@ def refused(done, *words):
         assert word in done.stderr.replace("\n", " ") or word in done.stderr, done.stderr
 
 
-def test_fold_trains_scores_and_is_not_repeated(phantom_root, outputs):
+def test_fold_trains_scores_and_is_not_repeated(phantom_root, outputs, inside):
     arguments = ["fold", "--data", phantom_root, *TINY, "--study", "t"]
     first = xbuslib(*arguments)
     assert first.returncode == 0, first.stderr
     folder = outputs / "t" / "runs" / "xbusnet" / "fold_0" / "seed_0"
     assert str(folder) in first.stdout and "first_pass" in first.stdout
     written = (folder / "run.json").stat().st_mtime_ns
-    assert xbuslib(*arguments).returncode == 0 and (folder / "run.json").stat().st_mtime_ns == written
-    other = xbuslib("fold", "--data", phantom_root, "--profile", "smoke", "--study", "t")
+    assert inside(*arguments).returncode == 0 and (folder / "run.json").stat().st_mtime_ns == written
+    other = inside("fold", "--data", phantom_root, "--profile", "smoke", "--study", "t")
     refused(other, "holds a run with other settings", "iterations: 2 there, 6 asked for", "--study")
-    listed = json.loads(xbuslib("runs", "--json").stdout)
+    listed = json.loads(inside("runs", "--json").stdout)
     assert [(run["system"], run["fold"], run["profile"]) for run in listed] == [("xbusnet", 0, "smoke")]
 
 
@@ -73,8 +87,8 @@ def test_fold_trains_scores_and_is_not_repeated(phantom_root, outputs):
     (["systems", "--profile", "papr"], ["did you mean 'paper'?"]),
     (["data", "phantom", "--root", "docs"], ["docs is not an empty folder"]),
 ])
-def test_refusals(arguments, words, outputs):
-    refused(xbuslib(*arguments), *words)
+def test_refusals(arguments, words, outputs, inside):
+    refused(inside(*arguments), *words)
     assert not list(outputs.glob("*/runs")) and not (REPOSITORY / "x.ipynb").exists()
 
 
@@ -141,8 +155,8 @@ def test_score_refuses_masks_that_do_not_match(masks):
     assert not (masks / "o.csv").exists()
 
 
-def test_systems_as_json():
-    rows = json.loads(xbuslib("systems", "--profile", "quick", "--json").stdout)
+def test_systems_as_json(inside):
+    rows = json.loads(inside("systems", "--profile", "quick", "--json").stdout)
     assert {"name", "paper", "trainable", "frozen", "prompts", "weights", "flops_per_image"} == set(rows[0])
     assert "xbusnet" in [row["name"] for row in rows] and all(row["flops_per_image"] > 0 for row in rows)
 

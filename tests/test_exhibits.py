@@ -90,10 +90,10 @@ def test_sentences_on_tests_name_each_group():
         {"against_name": "C", "metric": "dice", "mean_difference": -0.1, "low": -0.2, "high": -0.01, "p_holm": 0.0049},
     ]).assign(rank_biserial=[0.5, 0.1, -0.3])
     text = sentences.tested(tests)
-    assert "significantly better than A (+0.100, 95 % +0.050 to +0.150, p < 0.001)" in text
-    assert "significantly worse than C (−0.100, 95 % −0.200 to −0.010, p = 0.005)" in text
-    assert "not significantly different from B (+0.010, 95 % −0.020 to +0.040, p = 0.30)" in text
-    assert "significantly better than 1 of 3 systems, with a median |r| of 0.30" in sentences.against_paper(tests)
+    assert "significantly better than A (+0.100, 95 % +0.050 to +0.150, adjusted p < 0.001)" in text
+    assert "significantly worse than C (−0.100, 95 % −0.200 to −0.010, adjusted p = 0.005)" in text
+    assert "not significantly different from B (+0.010, 95 % −0.020 to +0.040, adjusted p = 0.30)" in text
+    assert "significantly better than 1 of the 3 others, with a median |r| of 0.30" in sentences.against_paper(tests)
     assert "**A −0.100 (p < 0.001); B −0.010 (p = 0.30); C +0.100 (p = 0.005)**. 2 of 3" in sentences.drops(tests)
 
 

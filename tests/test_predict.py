@@ -17,7 +17,7 @@ from xbuslib.data import catalogue, originals
 from xbuslib.errors import StudyError
 from xbuslib.evaluation import measure
 from xbuslib.inference.predict import probability_maps
-from xbuslib.lesion import ensemble, page, reading, structured_report
+from xbuslib.lesion import ensemble, figures, page, reading, structured_report
 from xbuslib.lesion.ensemble import UserPrompt, user_prompt
 from xbuslib.lesion.predict import segment_files
 from xbuslib.lesion.structured_report import Report
@@ -226,11 +226,16 @@ def test_agreement_over_runs(found, picture):
     maps[0, 10:50, 10:50] = 1
     two = replace(found, members=maps, probability=originals.at_size(maps.mean(axis=0), *picture.frame),
                   disagreement=originals.at_size(maps.std(axis=0, ddof=1), *picture.frame))
-    agreement = structured_report.make(picture, two, UserPrompt()).agreement
+    report = structured_report.make(picture, two, UserPrompt())
+    agreement = report.agreement
     assert (agreement.runs, agreement.runs_with_lesion) == (2, 1)
     width, height = picture.frame
     assert agreement.area[0] == agreement.area[1] == pytest.approx(
         (40 / side) ** 2 * width * height * 0.0064, rel=0.02)
+    longest, one = (figures.amount(value, "mm") for value in (report.lesion.longest_diameter,
+                                                              agreement.longest_diameter[0]))
+    assert page.size_in_words(report) == f" Its longest diameter is {longest} (over runs {one[:-3]} to {one})."
+    assert longest != one and page.size_in_words(report.model_copy(update={"lesion": None})) == ""
 
 
 def test_what_a_system_does_not_read_is_a_caveat(smoke_study, picture):

@@ -126,7 +126,7 @@ def test_the_card_has_the_scores_of_both_families(system, both):
                 seen.add(name)
     assert seen == set(given) and len(given) == 32
     for words in ("Research use only", "simulated phantom", "by the model's own first pass, no mask",
-                  "The profile is smoke, not paper", "Encoders without their pretrained weights",
+                  "The profile is smoke, not paper", "Encoders with random weights",
                   "19 of simulated phantom", "The weights: MIT"):
         assert words in body, words
 

@@ -169,14 +169,14 @@ def test_the_pairs_of_an_opened_dataset_in_words_and_in_a_figure(originals, tmp_
         *((f"benign ({n})", f"malignant ({n})") for n in range(1, 6)), ("benign (8)", "normal (1)")}
 
     text = shown.in_words(pairs, source.fold_of)
-    assert text.startswith("**6 pair(s) of images show the same picture twice** (3 equal pixels, 2 alike, 1 mirrored), "
+    assert text.startswith("**Pairs of images that are equal or look alike: 6** (3 equal pixels, 2 alike, 1 mirrored), "
                            "6 of them under two classes. No pair is divided between two folds.")
     differ = pairs.set_index("one")["bits"]["benign (3)"]
     assert text.count("<details>") == 1
     assert f"| benign (3) | benign | malignant (3) | malignant | alike | {differ} |" in text
     apart = source.fold_of.copy()
     apart["malignant (2)"] = 1 - apart["benign (2)"] % 2
-    assert "1 pair(s) are divided between two folds, so that a system" in shown.in_words(pairs, apart)
+    assert "so that a system is scored on an image that it was trained on: 1." in shown.in_words(pairs, apart)
     none = shown.in_words(pairs.iloc[:0], apart)
     assert none == "No two images are equal or look alike, not even with one of them mirrored."
 

@@ -252,9 +252,9 @@ def test_traces_of_a_missed_lesion(here):
     found = gains.missed_lesions(step)
     row = found[found["case_id"] == case].iloc[0]
     assert (row["inside"], row["outside"]) == pytest.approx((0.3, 0.6), abs=1e-3)
-    assert row["marked"] == pytest.approx(1 / mask.size) and set(found["case_id"]) == set(
+    assert row["marked"] == pytest.approx(100 / mask.size) and set(found["case_id"]) == set(
         step.default.loc[step.default["dice"] == 0, "case_id"])
-    assert "Of the 1 misses of the last step, 1 would be touched at half" in sentences.traces(
+    assert "nothing is marked anywhere in 0 and something else in 1. In 1 of the 1 the highest" in sentences.traces(
         found[found["case_id"] == case], 0.5)
 
 

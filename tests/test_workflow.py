@@ -1,5 +1,6 @@
 """The Snakefile on a smoke study of four folds: runs to report, nothing twice, only what is gone is rebuilt.
 
+The library is a copy with fewer notebooks; tests/test_notebooks.py runs each, tests/test_extending.py more in a study.
 The four folds are asked for at once on two GPUs. They are pretended: ids that no machine has, so that folds run on CPU.
 """
 
@@ -18,7 +19,6 @@ import nbformat
 import pandas as pd
 import pytest
 
-from tests.conftest import REPOSITORY
 from tests.faults.study import small_tree
 from tests.test_report import check_page
 from xbuslib.errors import StudyError
@@ -26,7 +26,7 @@ from xbuslib.workflow import study as workflow_study
 from xbuslib.workflow.request import request
 
 
-def study(outputs, phantom_root, *more, tree=REPOSITORY):
+def study(tree, outputs, phantom_root, *more):
     return subprocess.run(
         [sys.executable, "-m", "xbuslib", "study", "--profile", "smoke", "--data", str(phantom_root), "--systems",
          "xbusnet", "--folds", "0,1,2,3", "--study", "w", "--set", "iterations=2", "--gpus", "90,91", "--jobs", "4",
@@ -55,17 +55,22 @@ def remade(before, after):
 
 
 @pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return small_tree(tmp_path_factory.mktemp("library") / "tree", last=6)
+
+
+@pytest.fixture(scope="module")
 def outputs(tmp_path_factory, smoke_study):
     folder = tmp_path_factory.mktemp("outputs")
     shutil.copytree(smoke_study.folder.parent / "data", folder / "data")
     return folder
 
 
-def test_four_folds(outputs, phantom_root):
-    planned = study(outputs, phantom_root, "--dry-run")
+def test_four_folds(tree, outputs, phantom_root):
+    planned = study(tree, outputs, phantom_root, "--dry-run")
     assert planned.returncode == 0, planned.stderr
     assert not (outputs / "w" / "runs").exists()
-    done = study(outputs, phantom_root)
+    done = study(tree, outputs, phantom_root)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(run_files(outputs)) == 4 and "mean lesion metrics over folds" in done.stdout
     for name in ("01_explore_data", "02_design_prompts", "03_model_anatomy",
@@ -99,27 +104,23 @@ def test_the_report_is_whole_and_says_what_was_run(outputs):
     text = pages[0].read_text()
     top = text[:text.index("Contents")]
     for words in ("simulated phantom", "these numbers say nothing about the paper", "The profile is smoke, not paper",
-                  "Encoders without their pretrained weights took part"):
+                  "were used (CLIP random"):
         assert words in top
     assert "stopped with an error" not in text and "Not executed" not in text and "Left over" not in text
     assert "Table 1, systems compared, is absent" not in text and "iterations=2" in text
 
 
-def test_again_does_nothing_and_says_so(outputs, phantom_root):
+def test_again_does_nothing_and_says_so(tree, outputs, phantom_root):
     before = made(outputs)
-    done = study(outputs, phantom_root)
+    done = study(tree, outputs, phantom_root)
     assert done.returncode == 0 and "Nothing to do: every run is there and current" in done.stdout
     assert str(outputs / "w" / "report" / "index.html") in done.stdout.replace("\n", "")
     assert made(outputs) == before
 
 
 def test_a_deleted_run_is_rebuilt_with_what_rests_on_it_and_a_failing_notebook_loses_nothing(
-        outputs, phantom_root, tmp_path):
-    """The decoded images are gone too: decoding again must not retrain the other run. Notebook 05 cannot write.
-
-    By a library that has no notebooks after 06, so that fewer are made anew.
-    """
-    tree = small_tree(tmp_path / "tree", last=6)
+        tree, outputs, phantom_root):
+    """The decoded images are gone too: decoding again must not retrain the other run. Notebook 05 cannot write."""
     before = made(outputs)
     gone = sorted(run_files(outputs))[0]
     numbers = gone.with_name("per_image.csv").read_bytes()
@@ -128,7 +129,7 @@ def test_a_deleted_run_is_rebuilt_with_what_rests_on_it_and_a_failing_notebook_l
     tables = outputs / "w" / "tables" / "05"
     kept = tables.rename(tables.with_name("05_before"))
     tables.write_text("a file where a folder is to be")
-    done = study(outputs, phantom_root, tree=tree)
+    done = study(tree, outputs, phantom_root)
     assert done.returncode == 1 and "Traceback" not in done.stderr.split("these jobs failed:")[1]
     assert re.search(r"these jobs failed:\n  05_overall_performance\nTheir executed", done.stderr)
     broken = made(outputs)
@@ -138,13 +139,13 @@ def test_a_deleted_run_is_rebuilt_with_what_rests_on_it_and_a_failing_notebook_l
     assert (gone.parent / "weights.safetensors").is_file()
     tables.unlink()
     kept.rename(tables)
-    assert study(outputs, phantom_root, tree=tree).returncode == 0
+    assert study(tree, outputs, phantom_root).returncode == 0
     assert remade(broken, made(outputs)) == ["notebooks/05_overall_performance.done", "report/index.html"]
 
 
-def test_other_settings_under_the_same_name_are_refused(outputs, phantom_root):
+def test_other_settings_under_the_same_name_are_refused(tree, outputs, phantom_root):
     before = run_files(outputs)
-    done = study(outputs, phantom_root, "--set", "iterations=3")
+    done = study(tree, outputs, phantom_root, "--set", "iterations=3")
     assert done.returncode == 1 and "holds a run with other settings" in done.stderr and "Traceback" not in done.stderr
     assert run_files(outputs) == before
 

@@ -73,9 +73,9 @@ def in_words(pairs: pd.DataFrame, fold_of: pd.Series) -> str:
     classes = (pairs["one_class"] != pairs["other_class"]).sum()
     scored = pairs[pairs["one"].isin(fold_of.index) & pairs["other"].isin(fold_of.index)]
     apart = len(folds.across(fold_of, scored))
-    divided = (f"{apart} pair(s) are divided between two folds, so that a system is scored on an image that it was "
-               "trained on." if apart else "No pair is divided between two folds.")
-    text = (f"**{len(pairs)} pair(s) of images show the same picture twice** ({kinds}), {classes} of them under two "
+    divided = (f"Divided between two folds, so that a system is scored on an image that it was trained on: {apart}."
+               if apart else "No pair is divided between two folds.")
+    text = (f"**Pairs of images that are equal or look alike: {len(pairs)}** ({kinds}), {classes} of them under two "
             f"classes. {divided}")
     people = pd.DataFrame({"image": pairs["one"], "class": pairs["one_class"], "other image": pairs["other"],
                            "its class": pairs["other_class"], "how": pairs["what"], "bits that differ": pairs["bits"]})

@@ -27,6 +27,18 @@ def scoring(policy: str, attributes: str) -> str:
     return POLICIES[policy] + (", with attributes" if attributes == "metadata" else "")
 
 
+def said(policy: str, attributes: str) -> str:
+    """ "Size and location in the prompt are the model's own first pass; attributes from the table." """
+    if policy == "none":
+        return ("The prompt has the attributes from the table alone." if attributes == "metadata" else
+                "No prompt was given.")
+    sources = {"first_pass": "Size and location in the prompt are from the model's own first pass",
+               "paper": "Size in the prompt is from the reference mask, location from the first pass",
+               "reference": "Size and location in the prompt are from the reference mask"}
+    return sources[policy] + ("; the attributes are from the table." if attributes == "metadata" else
+                              "; it has no attributes.")
+
+
 def plan_table(plan: dict) -> pd.DataFrame:
     """setting, this run, the paper's protocol (run.json's plan; what the paper leaves open is our choice)."""
     wanted = PLAN | {"iterations": 1000, "recipe": "uniform"}
@@ -54,7 +66,8 @@ def learning_curve(history: pd.DataFrame, title: str, others: dict[str, pd.DataF
     for i, other in enumerate((others or {}).values()):
         top.plot(other["iteration"], _running(other), color="0.8", linewidth=1, label=None if i else "other systems")
     top.plot(history["iteration"], history["loss"], color=style.PALETTE[5], linewidth=0.7, label="every iteration")
-    top.plot(history["iteration"], _running(history), color=style.PALETTE[0], linewidth=1.8, label=f"mean of {window}")
+    top.plot(history["iteration"], _running(history), color=style.PALETTE[0], linewidth=1.8,
+             label=f"running mean of {window}")
     top.set(title=title, ylabel="training loss", ylim=(0, max(1.0, history["loss"].max())))
     top.legend(loc="upper right", ncols=3)
     bottom.plot(history["iteration"], history["learning_rate"], color=style.PALETTE[1])
@@ -149,4 +162,4 @@ def answer(run: dict, main: pd.DataFrame) -> str:
                if run["plan"]["iterations"] else "no training on this dataset; ")
             + {0: "no lesion was missed. ", 1: "one lesion was missed. "}.get(missed, f"{missed} lesions were missed. ")
             + f"As a mean over lesion and background the same masks score {main['dice_two_class'].mean():.3f}. "
-            f"Prompt: {scoring(*run['scorings'][0])}.")
+            + said(*run["scorings"][0]))

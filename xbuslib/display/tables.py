@@ -27,7 +27,7 @@ HEADERS = {
     "printed": "printed Dice", "dice_median": "Dice, median", "n_target": "images there", "in_domain": "in the study",
     "at_target": "there", "missed_target": "share missed there", "images_before": "images before",
     "long_side_px": "longest side (px)",
-    "inside": "highest probability inside", "outside": "outside", "marked": "share of the frame marked",
+    "inside": "highest probability inside", "outside": "outside", "marked": "% of the frame marked",
     "train_images": "training images", "size_right": "size right", "size_larger": "larger", "size_smaller": "smaller",
     "location_right": "quadrant right", "dice_right": "Dice, size right", "dice_wrong": "Dice, size wrong",
     "dice_wrong_silent": "there, without size and location",

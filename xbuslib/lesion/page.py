@@ -132,6 +132,15 @@ def ranges(agreement: Agreement | None, lesion: Lesion | None) -> list[tuple[str
     return rows
 
 
+def size_in_words(report: Report) -> str:
+    """ " Its longest diameter is 16.8 mm (over runs 15.1 to 17.5 mm)."; "" without a lesion."""
+    if report.lesion is None:
+        return ""
+    over = dict(ranges(report.agreement, report.lesion)).get("Longest diameter, over runs")
+    return (f" Its longest diameter is {figures.amount(report.lesion.longest_diameter, report.lesion.unit)}"
+            + (f" (over runs {over})." if over else "."))
+
+
 def prompt_texts(report: Report) -> list[tuple[str, str, str]]:
     """(which prompt, its text, the folds that had it); no folds where all had the same."""
     rows = []

@@ -17,7 +17,8 @@ PLAN = {
 NAMES = {
     "batch_size": "batch size", "rates": "learning rate", "weight_decay": "weight decay", "amp": "mixed precision",
     "last_batch": "last batch of an epoch", "own_resolution": "loss at the network's own resolution",
-    "native_size": "side of the images in pixels", "drop_spatial": "share of prompts without size or location",
+    "native_size": "image size of the system's own (pixels)",
+    "drop_spatial": "share of prompts without size or location",
     "drop_attributes": "share of prompts without attributes", "mix_visual": "conditions mixed with images of lesions",
     "ema_decay": "decay of averaged weights", "flip_average": "mean over the image and its mirror image",
     "first_pass_threshold": "threshold of the first pass",
@@ -44,7 +45,8 @@ def caveats(runs: list[dict], encoders: str) -> list[str]:
     sentences += [f"Training started from weights that had been trained on other images: {text}."
                   for text in starts(runs)]
     if "random" in encoders or "partial" in encoders:
-        sentences.append(f"Encoders without their pretrained weights took part ({encoders}).")
+        sentences.append("Encoders with random weights, or with a part of their pretrained weights, were used "
+                         f"({encoders}).")
     return sentences + adopted
 
 

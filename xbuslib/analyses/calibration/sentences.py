@@ -5,21 +5,25 @@ import pandas as pd
 from xbuslib.evaluation.boundary import TOLERANCE_MM
 from xbuslib.evaluation.calibration import RANGE
 
+FEWEST = 5  # systems whose order is compared: with two, the rank correlation is 1 or −1 whatever they score
+
 
 def calibrated(near: pd.DataFrame, wide: pd.DataFrame, temperatures: pd.DataFrame) -> str:
     """Who is best calibrated, and what a temperature brings; near, wide: reliability.summary of both regions."""
     near, wide = near.set_index("paper_name"), wide.set_index("paper_name")
-    before, gain = near["ece before"], near["ece before"] - near["ece after"]
+    before = near["ece before"]
+    gain, wide_gain = (region["ece before"] - region["ece after"] for region in (near, wide))
     inside = temperatures["temperature"].between(1.01 / RANGE, RANGE / 1.01)
     text = (f"Around the lesion, the predicted probability differs from the share of lesion pixels by "
             f"**{before.min():.3f} ({before.idxmin()}) to {before.max():.3f} ({before.idxmax()})** on average (ECE); "
             f"over the whole image by {wide['ece before'].min():.3f} to {wide['ece before'].max():.3f}. The mean "
-            f"temperature is above 1, which means too confident, for {(near['temperature'] > 1).sum()} of "
-            f"{gain.count()} systems. Dividing the logits by it lowers the ECE of {(gain > 0).sum()} of {gain.count()} "
-            f"systems on images that it was not fitted on, by {gain.median():.3f} in the median.")
+            f"temperature is above 1, which means too confident on the training images, for "
+            f"{(near['temperature'] > 1).sum()} of {gain.count()} systems. Dividing the logits by it lowers the ECE on "
+            f"the validation images of {(gain > 0).sum()} of {gain.count()} systems around the lesion (by "
+            f"{gain.median():.3f} in the median) and of {(wide_gain > 0).sum()} over the whole image.")
     if not inside.all():
-        text += (f" In {(~inside).sum()} run(s) the temperature ends at the edge of the range that is tried: the "
-                 "training images are not separated at all, or without an error.")
+        text += (f" In {(~inside).sum()} of {len(inside)} runs the temperature ends at the edge of the range that is "
+                 "tried: the training images are not separated at all, or without an error.")
     return text
 
 
@@ -36,17 +40,19 @@ def distances(millimetres: pd.DataFrame) -> str:
     if millimetres.empty:
         return "The pixel size of no case is known, so no distance can be given in millimetres."
     best = millimetres.loc[millimetres["hd95"].idxmin()]
-    empty, worst = millimetres["empty"].sum(), millimetres.loc[millimetres["empty"].idxmax()]
+    empty, most = millimetres["empty"].sum(), millimetres["empty"].max()
     return (f"**{best.paper_name} has the lowest mean HD95, {best.hd95:.1f} mm** (median {best.hd95_median:.1f} mm); "
-            f"{best.nsd:.0%} of its contours lie within {TOLERANCE_MM:g} mm of the reference. Nothing was predicted "
-            f"for {empty:g} of {millimetres['n'].sum()} lesions over all systems"
-            + (f", most often by {worst.paper_name} ({worst['empty']:g})." if empty else "."))
+            f"{best.nsd:.0%} of the contour length lies within {TOLERANCE_MM:g} mm of the reference. Nothing was "
+            f"predicted for {empty:g} of {len(millimetres)} × {millimetres['n'].max()} lesions"
+            + (f", most often by {_all_at(millimetres, 'empty', most)} ({most:g})." if empty else "."))
 
 
 def found(rates: pd.DataFrame) -> str:
     """Lesions found against false positives; rates: detection.summary."""
-    top, quiet = rates.loc[rates["sensitivity"].idxmax()], rates.loc[rates["false_positives all"].idxmin()]
-    text = (f"**{top.paper_name} finds the most lesions, {top.sensitivity:.0%}**, with "
+    first = rates[rates["sensitivity"] > rates["sensitivity"].max() - 1e-9]
+    top, quiet = first.sort_values("false_positives all").iloc[0], rates.loc[rates["false_positives all"].idxmin()]
+    text = (f"**{top.paper_name} finds the most lesions, {top.sensitivity:.0%}"
+            + (f" (as many as {len(first) - 1} other{'s' * (len(first) > 2)})" if len(first) > 1 else "") + "**, with "
             + (f"{top['false_positives all']:.2f} false positives per image" if top["false_positives all"] >= 0 else
                f"{top['false_positives with lesion']:.2f} false positives per image with a lesion (normal images were "
                "not adopted)"))
@@ -54,6 +60,11 @@ def found(rates: pd.DataFrame) -> str:
         return text + ", also the fewest."
     return (f"{text}; {quiet.paper_name} has the fewest false positives, {quiet['false_positives all']:.2f} per image, "
             f"and finds {quiet.sensitivity:.0%}.")
+
+
+def _all_at(table: pd.DataFrame, column: str, value: float) -> str:
+    """The names of all rows that have the value."""
+    return ", ".join(table.loc[table[column] == value, "paper_name"])
 
 
 def normal_images(areas: pd.DataFrame) -> str:
@@ -66,7 +77,12 @@ def normal_images(areas: pd.DataFrame) -> str:
 
 
 def other_orders(dice: pd.Series, others: pd.DataFrame) -> str:
-    """Rank correlation of other scores (columns, higher is better) with mean Dice over systems (index)."""
+    """Rank correlation of other scores (columns, higher is better) with mean Dice over systems (index).
+
+    Not for fewer than FEWEST systems, whose ranks agree or disagree by chance.
+    """
+    if len(dice) < FEWEST:
+        return f"With {len(dice)} systems, a rank correlation of these scores with Dice says nothing."
     agreement = others.reindex(dice.index).astype(float).apply(lambda column: column.rank().corr(dice.rank()))
     return ("Would another score have ranked the systems otherwise? The rank correlation with mean Dice over systems "
             "(1: the same order) is " + ", ".join(f"{'–' if pd.isna(r) else format(r, '.2f')} for {name}"

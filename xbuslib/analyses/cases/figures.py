@@ -126,6 +126,7 @@ def activation(summary: pd.DataFrame, table: pd.DataFrame, title: str) -> Figure
                        alpha=0.45)
         right.plot(summary[f"spearman_{which}"], places[1:] + shift, linestyle="", marker=marker, color=colour,
                    markersize=6, label=f"{label} at random")
+    right.plot([], [], "o", color="0.5", markersize=3, alpha=0.6, label="single cases (large marks: means)")
     right.axvline(UNCHANGED, color="0.4", linestyle="--", linewidth=1, label="taken as unchanged from here")
     right.set(xlabel="rank correlation with\nthe trained map", xlim=(-1.1, 1.1), xticks=(-1, -0.5, 0, 0.5, 1))
     right.xaxis.set_major_formatter("{x:g}")

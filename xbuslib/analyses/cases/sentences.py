@@ -4,7 +4,7 @@ import pandas as pd
 
 from xbuslib.analyses.cases.selection import UNCHANGED
 
-MEASURES = {"gcnr": "contrast (gCNR)", "long_side_px": "longest side in pixels",
+MEASURES = {"gcnr": "gCNR", "long_side_px": "longest side in pixels",
             "lesion_sd": "standard deviation of the lesion's grey levels"}
 
 
@@ -24,16 +24,17 @@ def near_the_contour(errors: pd.DataFrame, n: int) -> str:
     share = (contour / (contour + errors["missed_inside"] + errors["added_elsewhere"])).set_axis(errors["paper_name"])
     worst = errors.loc[errors["added_elsewhere"].idxmax()]
     return (f"Over all {n} cases, pixels near the reference contour make up {share.min():.0%} ({share.idxmin()}) to "
-            f"{share.max():.0%} ({share.idxmax()}) of the wrong pixels; the others are missed cores and tissue far "
-            f"from the lesion. {worst.paper_name} marks most tissue far from lesions, {worst.added_elsewhere:.0f}% of "
-            "the lesions' area.")
+            f"{share.max():.0%} ({share.idxmax()}) of the wrong pixels; the others lie further inside the lesion "
+            f"or further outside it. {worst.paper_name} marks most of the tissue further outside, "
+            f"{worst.added_elsewhere:.0f}% of the lesions' area.")
 
 
 def rules(chosen: pd.DataFrame) -> str:
     """A line for each chosen case: its rule, its group, its measure; chosen: selection.choose."""
     return "\n".join(
-        f"- **{row.rule}**: {row.case_id}, the middle case by {MEASURES[row.by]} ({row.value:.3g}) of the {row.group} "
-        f"(of {row.cases}) with {row.text}{f' (the image alone, because {row.because})' if row.because else ''}."
+        f"- **{row.rule}**: {row.case_id}, the middle case by {MEASURES[row.by]} ({row.value:.3g}) among the "
+        f"{row.group} of {row.cases} cases with {row.text}"
+        f"{f' (the image alone, because {row.because})' if row.because else ''}."
         for row in chosen.itertuples())
 
 
@@ -48,9 +49,10 @@ def by_case(panels: pd.DataFrame) -> str:
 
 def on_the_lesion(summary: pd.DataFrame, table: pd.DataFrame) -> str:
     """How much of the activation lies on the lesion or its boundary; gradcam.summary and the table it was made of."""
-    known = summary.dropna(subset=["inside"])
+    half = summary["cases"] - summary["without_activation"] >= summary["cases"] / 2  # fewer maps are no mean
+    known = summary[half].dropna(subset=["inside"])
     if known.empty:
-        return "No map has any activation."
+        return "Most maps have no activation."
     on = (known["inside"] + known["near"]).set_axis(known["paper_name"])
     even = table.drop_duplicates("case_id")[["inside_area", "near_area"]].mean().sum()
     return (f"Between {on.min():.0%} ({on.idxmin()}) and {on.max():.0%} ({on.idxmax()}) of the activation lies on the "
@@ -67,5 +69,7 @@ def sanity(summary: pd.DataFrame) -> str:
         names = f" ({', '.join(f'{row.paper_name} {getattr(row, column):.2f}' for row in alike.itertuples())})"
         parts.append(f"{len(alike)} of {len(known)} systems when {words} replaced by random ones"
                      + (names if len(alike) else ""))
+    last = ", ".join(summary.loc[summary["spearman_after"].isna() & summary["spearman_all"].notna(), "paper_name"])
     return (f"A map that stays alike without training (mean rank correlation of at least {UNCHANGED:g}) says little "
-            f"about what was learned: this holds for {parts[0]}, and for {parts[1]}.")
+            f"about what was learned: this holds for {parts[0]}, and for {parts[1]}."
+            + (f" No trained weight follows the layer in {last}." if last else ""))

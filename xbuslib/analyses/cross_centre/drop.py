@@ -93,8 +93,9 @@ def by_group(source: pd.DataFrame, target: pd.DataFrame, metric: str = "dice") -
 def scanner_alone(target: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     """Phantom scanner B minus scanner A, case by case, default scorings; no rows unless both are among the targets.
 
-    Cases of one number have the same words on both, so that the mix of cases cancels. target: cross_centre.at_target of
-    several targets. Columns system, paper_name, n, scanner_a, scanner_b, difference, low, high (95 % over cases).
+    Cases of one number have the same words on both; the drawn lesions differ with the frame. target:
+    cross_centre.at_target of several targets. Columns system, paper_name, n, scanner_a, scanner_b, difference, low,
+    high (95 % over cases).
     """
     rows, labels = [], [name for name in target["target"].unique() if name.endswith((", scanner A", ", scanner B"))]
     for system, own in target[target["default"]].groupby("system", sort=False) if len(labels) == 2 else ():

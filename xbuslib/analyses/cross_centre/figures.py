@@ -18,7 +18,7 @@ from xbuslib.display.tables import HEADERS
 from xbuslib.runs.study import Study
 
 SHOWN = (0.2, 0.4, 0.6, 0.8)  # quantiles of the lesions' share of the frame: the rule by which images are shown
-HERE, THERE = style.PALETTE[0], style.PALETTE[1]  # in-domain, at the target
+HERE, THERE = style.PALETTE[0], style.PALETTE[1]  # in its own study, at the target
 
 
 def gallery(study: Study, targets: list[Target], label: str) -> Figure:
@@ -50,8 +50,8 @@ def _outlined(axis, prepared: Prepared, case_id: str) -> None:
 
 
 def drop(table: pd.DataFrame, gains: pd.DataFrame, label: str, metric: str = "dice") -> Figure:
-    """Left: means in-domain and at the target. Right: their difference, 95 % over patients (thick), and over patients
-    and folds (thin).
+    """Left: means in the study and at the target. Right: their difference, 95 % over patients (thick), and over
+    patients and folds (thin).
 
     table: default rows of cross_centre_drop.drops. gains: ensemble_gain, whose ensembles are drawn on the left.
     """
@@ -82,16 +82,16 @@ def drop(table: pd.DataFrame, gains: pd.DataFrame, label: str, metric: str = "di
         counted = f"{part['n_in_domain'].iloc[0]} and {part['n_target'].iloc[0]} images"
         left.set_title(f"{place}  ({counted})", loc="left", fontsize=9)
     axes[-1, 0].set(xlabel=f"mean {HEADERS[metric]} over images")
-    axes[-1, 1].set(xlabel="target minus in-domain (95 % interval)")
+    axes[-1, 1].set(xlabel="target minus own study (95 % interval)")
     axes[-1, 1].xaxis.set_major_locator(MaxNLocator(6))
     handles = [Line2D([], [], marker="o", linestyle="", color="white", markeredgecolor=HERE, markeredgewidth=1.6,
-                      label="in-domain"),
+                      label="in its own study"),
                Line2D([], [], marker="o", linestyle="", color=THERE, label="target, mean over folds"),
                Line2D([], [], marker="D", linestyle="", color="white", markeredgecolor=THERE, label="fold ensemble"),
                Line2D([], [], color=THERE, linewidth=3.5, label="over patients"),
                Line2D([], [], color="0.45", linewidth=1, label="over patients and folds")]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, columnspacing=1.2)
-    return style.titled(figure, f"{HEADERS[metric]} in-domain and at another hospital", label)
+    return style.titled(figure, f"{HEADERS[metric]} in the own study and at another hospital", label)
 
 
 def groups(table: pd.DataFrame, label: str, metric: str = "dice") -> Figure:
@@ -121,7 +121,7 @@ def groups(table: pd.DataFrame, label: str, metric: str = "dice") -> Figure:
         axis.set_title(place, loc="left", fontsize=9)
         for edge in np.arange(1, len(at)) - 0.5:
             axis.axhline(edge, color="0.92", linewidth=0.8, zorder=0)
-    axes[-1, 0].set(xlabel=f"{HEADERS[metric]}, target minus the same group in-domain (95 % over patients)"
+    axes[-1, 0].set(xlabel=f"{HEADERS[metric]}, target minus the same group in the own study (95 % over patients)"
                             + ("\na device minus all of the study" if "device" in set(table["by"]) else ""))
     figure.legend(handles=[Line2D([], [], marker=style.MARKERS[i % 8], color=style.PALETTE[i % 7], markersize=4.5,
                                   label=row.paper_name) for i, row in enumerate(names.itertuples())],

@@ -6,10 +6,11 @@ from xbuslib.display.tables import signed
 
 
 def verdict(row) -> str:
-    """One system at one target; row of drop.drops."""
-    sure = "lower" if row.high < 0 else "higher" if row.low > 0 else "not significantly different"
+    """One system at one target, by the wider interval where there are enough folds for it; row of drop.drops."""
+    low, high = (row.low, row.high) if pd.isna(row.low_folds) else (row.low_folds, row.high_folds)
+    sure = "lower" if high < 0 else "higher" if low > 0 else "not significantly different"
     return (f"**{row.paper_name}** {row.at_target:.3f} there, {row.in_domain:.3f} in its own study: "
-            f"{signed(row.difference)} (95 % interval {signed(row.low)} to {signed(row.high)}), {sure}")
+            f"{signed(row.difference)} (95 % interval {signed(low)} to {signed(high)}), {sure}")
 
 
 def verdicts(drops: pd.DataFrame) -> str:
@@ -18,11 +19,22 @@ def verdicts(drops: pd.DataFrame) -> str:
                      for target, rows in drops.groupby("target", sort=False))
 
 
+def scanner(paired: pd.DataFrame) -> str:
+    """What the phantom's scanner B costs against the control, scanner A; paired: drop.scanner_alone."""
+    named = ", ".join(f"{row.paper_name} {signed(row.difference)} ({signed(row.low)} to {signed(row.high)})"
+                      for row in paired.itertuples())
+    return f"Against the control (scanner A, cases with the same words), scanner B changes Dice by: {named}." if named \
+        else ""
+
+
 def largest(groups: pd.DataFrame) -> str:
-    """The largest drop of any group with an interval, by target; groups: drop.by_group."""
-    worst = groups.dropna(subset="low").sort_values("difference").groupby("target", sort=False).head(1)
+    """The lowest difference of any group with an interval, by target; groups: drop.by_group."""
+    compared = groups.dropna(subset="low")
+    worst = compared.sort_values("difference").groupby("target", sort=False).head(1)
     named = "; ".join(f"{row.target}: {row.paper_name} on {row.by} {row.group} ({signed(row.difference)}, 95 % "
                       f"interval {signed(row.low)} to {signed(row.high)}, n = {row.n_target})"
                       for row in worst.itertuples())
-    return (f"The largest drop of any group with an interval, by target: {named or 'no group is large enough'}. Of "
-            f"{len(groups)} groups the largest is partly chance.")
+    if not named:
+        return "No group is large enough for an interval."
+    return (f"The lowest difference of any group with an interval, by target: {named}. As the lowest of "
+            f"{len(compared)} differences it is partly chance.")

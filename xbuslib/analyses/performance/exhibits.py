@@ -10,7 +10,6 @@ import pandas as pd
 from xbuslib.analyses.performance import paper_tables, printed
 from xbuslib.evaluation.aggregation import over_folds
 from xbuslib.evaluation.metrics import PAPER
-from xbuslib.models import registry
 from xbuslib.runs.study import Study
 
 WHO = ["paper_name", "system"]
@@ -47,8 +46,9 @@ def table_2(study: Study) -> pd.DataFrame:
 
 
 def table_3(study: Study) -> pd.DataFrame:
-    """XBusNet by fold, and its mean ± SD; no row without XBusNet."""
+    """XBusNet by fold, and its mean ± SD, where there is more than one; no row without XBusNet."""
     table = paper_tables.table_3(study)
+    table = table.head(1) if len(table) == 2 else table
     columns = ["fold", *(name for metric in PAPER for name in (metric, f"{metric}_sd") if name in table)]
     return table[columns].replace({"fold": {"all": "Mean"}})
 
@@ -63,8 +63,8 @@ def table_4(study: Study) -> pd.DataFrame:
 
 
 def _brought(study: Study) -> list[str]:
-    """The systems that are not in the registry."""
-    return [name for name in study.systems if name not in registry.names()]
+    """The systems beside the paper's."""
+    return [name for name in paper_tables.compared(study) if name not in printed.FAMILY]
 
 
 def _rows(study: Study, systems) -> pd.DataFrame:

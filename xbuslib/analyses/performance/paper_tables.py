@@ -18,6 +18,7 @@ from xbuslib.runs.study import Study
 
 WHO = ["paper_name", "system", "policy", "attributes"]  # one row of a table
 ABLATIONS = ["xbusnet", "xbusnet-no-lfe", "xbusnet-no-gfe", "xbusnet-no-sfa", "xbusnet-no-lfe-no-sfa"]
+VARIANTS = [*ABLATIONS[1:], "xbusnet-released"]
 USING_REFERENCE = ("paper", "reference")  # policies that may take size or location from the reference mask
 RELEASED_FOLDS = "290c4d4b035e"  # folds.checksum of the authors' lists: only then is fold k the paper's fold k
 OVERLAP = ["dice", "iou", "dice_two_class", "iou_two_class"]
@@ -26,8 +27,8 @@ MEASURES = {"pixels": "long_side_px", "tertiles": "long_side_px", "millimetres":
 
 
 def compared(study: Study) -> list[str]:
-    """The systems of Table 1: all of the study but the ablations, which have a table of their own."""
-    return [name for name in study.systems if name not in ABLATIONS[1:]]
+    """The systems of the paper's Tables 1 and 2, and those that a user brought: no variants of XBusNet."""
+    return [name for name in study.systems if name not in VARIANTS]
 
 
 def absent(study: Study, wanted: list[str]) -> list[str]:
@@ -36,12 +37,12 @@ def absent(study: Study, wanted: list[str]) -> list[str]:
 
 
 def table_1(study: Study) -> pd.DataFrame:
-    """A row per system, prompt policy and attributes: mean and SD over folds of both metric families.
+    """A row per system, prompt policy and attributes: mean and SD over folds of both metric families; no ablations.
 
     `default` marks the scoring that the other tables use, `uses_reference` policies that may use the reference mask.
     Printed figures stand in the default rows, since the paper prints one figure per system.
     """
-    rows = study.per_image[study.per_image["system"].isin(compared(study))]
+    rows = study.per_image[~study.per_image["system"].isin(ABLATIONS[1:])]
     table = over_folds(rows, [*WHO, "default"])
     table = _registry_order(table, study)
     table.insert(5, "uses_reference", table["policy"].isin(USING_REFERENCE))

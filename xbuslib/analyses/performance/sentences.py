@@ -45,7 +45,7 @@ def tested(tests: pd.DataFrame) -> str:
 def _group(rows: pd.DataFrame, verdict: str) -> str:
     """ "significantly better than UNet (+0.040, 95 % +0.010 to +0.071, p = 0.004)" """
     named = [f"{row.against_name} ({signed(row.mean_difference)}, 95 % {signed(row.low)} to {signed(row.high)}, "
-             f"{p_value(row.p_holm)})" for row in rows.itertuples()]
+             f"adjusted {p_value(row.p_holm)})" for row in rows.itertuples()]
     return f"{verdict} {', '.join(named)}" if named else ""
 
 
@@ -56,7 +56,7 @@ def against_paper(tests: pd.DataFrame) -> str:
         return ""
     sure = ((dice["p_holm"] < SIGNIFICANT) & (dice["mean_difference"] > 0)).sum()
     return ("The paper reports that XBusNet is significantly better than all of its baselines, with a median |r| of "
-            f"about 0.82; here it is significantly better than {sure} of {len(dice)} systems, with a median |r| of "
+            f"about 0.82; here it is significantly better than {sure} of the {len(dice)} others, with a median |r| of "
             f"{dice['rank_biserial'].astype(float).abs().median():.2f}.")
 
 
@@ -65,8 +65,8 @@ def spread(sds: pd.Series) -> str:
     if sds.isna().any():
         return "With so few folds or systems, the spread between folds cannot be described."
     return (f"The mean Dice of the systems has a standard deviation of {sds.between_systems:.3f}, that of the folds "
-            f"{sds.between_folds:.3f}; {sds.rest:.3f} remain that are neither: what one system happens to do on one "
-            "fold. Folds share training images, so these figures understate how much a new dataset would change.")
+            f"{sds.between_folds:.3f}; the remaining standard deviation of {sds.rest:.3f} is specific to one system on "
+            "one fold. Folds share training images, so these figures understate how much a new dataset would change.")
 
 
 def smallest(sized: pd.DataFrame) -> str:
@@ -92,21 +92,28 @@ def missed(bins: pd.DataFrame) -> str:
     total = bins.groupby("paper_name", sort=False)[["missed", "n"]].sum().sort_values("missed")
     total = total[total["n"] == total["n"].max()]
     small = bins[(bins["bin"] == bins["bin"].iloc[0]) & bins["paper_name"].isin(total.index)]
-    fewest = total.index[total["missed"] == total["missed"].iloc[0]]
-    who = ", ".join(fewest) if len(fewest) < 4 else f"{len(fewest)} systems"
-    return (f"Fewest lesions are missed altogether by {who} ({total['missed'].iloc[0]:g} of {total['n'].iloc[0]}), "
-            f"most by {total.index[-1]} ({total['missed'].iloc[-1]:g}). Over all systems, {small['missed'].sum():g} of "
-            f"{total['missed'].sum():g} misses fall in the smallest bin, which holds "
-            f"{small['n'].sum() / total['n'].sum():.0%} of the lesions.")
+    of_small = small.sort_values("missed", kind="stable")
+    each = ", ".join(f"{row.paper_name} {row.missed:g}" for row in of_small.itertuples())
+    return (f"Lesions missed altogether: of the {small['n'].iloc[0]} smallest, {each}; of all {total['n'].iloc[0]}, "
+            f"from {total['missed'].iloc[0]:g} ({_tied(total['missed'], 0)}) to {total['missed'].iloc[-1]:g} "
+            f"({_tied(total['missed'], -1)}). Over these systems, {small['missed'].sum():g} of "
+            f"{total['missed'].sum():g} misses are of the smallest lesions, which are "
+            f"{small['n'].sum() / total['n'].sum():.0%} of all.")
+
+
+def _tied(sorted_counts: pd.Series, place: int) -> str:
+    """All that have the count of the one at `place`."""
+    return ", ".join(sorted_counts.index[sorted_counts == sorted_counts.iloc[place]])
 
 
 def over_binnings(binned: dict[str, pd.DataFrame]) -> str:
     """Whose mean Dice is highest in the smallest bin, by each way to bin; binned: measure: paper_tables.table_2."""
-    firsts = [table[table["bin"] == table["bin"].iloc[0]].dropna(subset="dice") for table in binned.values()]
-    firsts = [part[part["n"] == part["n"].max()] for part in firsts if len(part)]
-    tops = [part.loc[part["dice"].idxmax(), "paper_name"] for part in firsts]
-    return (f"By {len(tops)} ways of binning (pixels, tertiles, millimetres), the highest mean Dice on the smallest "
-            "lesions is that of " + ", ".join(f"{name} ({tops.count(name)})" for name in dict.fromkeys(tops)) + ".")
+    firsts = {by: table[table["bin"] == table["bin"].iloc[0]].dropna(subset="dice") for by, table in binned.items()}
+    firsts = {by: part[part["n"] == part["n"].max()] for by, part in firsts.items()}
+    tops = {by: table.loc[table["dice"].idxmax(), "paper_name"] for by, table in firsts.items() if len(table)}
+    return ("The highest mean Dice on the smallest lesions is that of "
+            + ", ".join(f"{name} by {' and '.join(by for by in tops if tops[by] == name)}"
+                        for name in dict.fromkeys(tops.values())) + ".")
 
 
 def drops(tests: pd.DataFrame) -> str:

@@ -38,7 +38,7 @@ def changes(table: pd.DataFrame, label: str) -> Figure:
                       ha="right", fontsize=8)
     _widen(axes)
     figure.legend(handles=[Line2D([], [], color=BETTER, marker="o", label="says less, or the same in other words"),
-                           Line2D([], [], color=WORSE, marker="o", label="says what is not so")],
+                           Line2D([], [], color=WORSE, marker="o", label="wrong prompt")],
                   loc="outside lower center", ncols=2)
     return style.titled(figure, "Change of Dice per image when the prompt is varied (mean, 95 % interval)", label)
 

@@ -9,6 +9,15 @@ BASELINES = {"reference": "Starting from size and location of the reference mask
              "first_pass": "Starting from the model's own first pass", "none": "Starting from the attributes alone"}
 
 
+def worth(table: pd.DataFrame) -> str:
+    """Mean Dice with the whole prompt and with one that says nothing, by baseline; table: robustness.summary."""
+    silent = table[table["variation"] == "nothing given"]
+    return " ".join(
+        f"{BASELINES[row.baseline]}, the mean Dice is **{row.dice - row.change:.3f} with the whole prompt and "
+        f"{row.dice:.3f} with a prompt that says nothing** ({signed(row.change)}, 95 % {signed(row.low)} to "
+        f"{signed(row.high)})." for row in silent.itertuples())
+
+
 def least_and_most(table: pd.DataFrame) -> str:
     """A line per baseline: the lowest and the highest mean change, and how many intervals leave out zero."""
     return "\n".join(_ends(part) for _, part in table.groupby("baseline", sort=False))

@@ -83,9 +83,9 @@ def size_figure(sized: pd.DataFrame, label: str) -> Figure:
 def learning_curve(points: pd.DataFrame, label: str) -> Figure | None:
     """Mean Dice over images of other hospitals, a line for each number of the dataset's own training images.
 
-    points: gains.curve. A panel per system; None without points.
+    points: gains.curve. A panel per system; None if no line has two points.
     """
-    if points.empty:
+    if points.empty or points.groupby(["system", "train_images"]).size().max() < 2:
         return None
     systems = dict(points[["system", "paper_name"]].drop_duplicates().itertuples(index=False))
     numbers, most = sorted(points["train_images"].unique()), max(1, points["images_before"].max())
@@ -139,7 +139,7 @@ def cases_figure(steps: list[Step], system: str, label: str) -> Figure | None:
         axis.spines[:].set_visible(False)
     error_legend(figure)
     name = shown[0].default.loc[shown[0].default["system"] == system, "paper_name"].iloc[0]
-    return style.titled(figure, f"{name}: what changed from {shown[0].label} to {shown[-1].label}", label)
+    return style.titled(figure, f"{name}: what changed, {shown[0].label} → {shown[-1].label}", label)
 
 
 def _maps(step: Step, system: str, cases: set[str]) -> dict[str, np.ndarray]:

@@ -155,7 +155,7 @@ def missed_lesions(step: Step) -> pd.DataFrame:
     """The lesions without any overlap at one step, in any of its runs: is there a trace of them in the map?
 
     Columns paper_name, system, case_id, long_side_px, inside and outside (highest probability in the reference mask and
-    around it), marked (share of the frame above the threshold); no rows for an export, which has no maps.
+    around it), marked (percent of the frame above the threshold); no rows for an export, which has no maps.
     """
     columns = ["paper_name", "system", "case_id", "long_side_px", "inside", "outside", "marked"]
     if step.study is None:
@@ -170,7 +170,7 @@ def missed_lesions(step: Step) -> pd.DataFrame:
         rows += [{"paper_name": row.paper_name, "system": system, "case_id": row.case_id,
                   "long_side_px": int(sides[row.case_id]), "inside": maps[row.case_id][masks[row.case_id]].max(),
                   "outside": maps[row.case_id][~masks[row.case_id]].max(),
-                  "marked": (maps[row.case_id] >= step.config["threshold"]).mean()} for row in part.itertuples()]
+                  "marked": 100 * (maps[row.case_id] >= step.config["threshold"]).mean()} for row in part.itertuples()]
     return pd.DataFrame(rows, columns=columns)
 
 

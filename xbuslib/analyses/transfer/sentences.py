@@ -41,21 +41,21 @@ def traces(lost: pd.DataFrame, threshold: float) -> str:
         return "No lesion is missed at the last step, or its maps are not here."
     touched = int((lost["inside"] >= threshold / 2).sum())
     nothing = int((lost["marked"] == 0).sum())
-    return (f"Of the {len(lost)} misses of the last step, {touched} would be touched at half of the threshold "
-            f"({threshold / 2:g}), and in {nothing} of them nothing at all is marked; in the others something else is.")
+    return (f"Of the {len(lost)} misses of the last step, nothing is marked anywhere in {nothing} and something else "
+            f"in {len(lost) - nothing}. In {touched} of the {len(lost)} the highest probability inside the lesion is "
+            f"at least half of the threshold ({threshold / 2:g}).")
 
 
 def prompt(prompted: pd.DataFrame) -> str:
-    """What its own first pass and the attributes add at the first step and the last; prompted: gains.by_prompt."""
+    """What its own first pass and the attributes add at each step; prompted: gains.by_prompt."""
     rows = prompted[prompted["prompt"] == "first pass, attributes"]
     if rows.empty:
         return "No system of these steps reads a prompt."
     parts = []
     for _, own in rows.groupby("system", sort=False):
-        ends = own.iloc[[0, -1]] if len(own) > 1 else own
         parts.append(f"{own['paper_name'].iloc[0]}: " + "; ".join(
             f"{row.step} {signed(row.mean_difference)} (95 % {signed(row.low)} to {signed(row.high)})"
-            for row in ends.itertuples()))
+            for row in own.itertuples()))
     return ("What a prompt from the first pass and the attributes adds to one that says nothing, in Dice: "
             + ". ".join(parts) + ".")
 

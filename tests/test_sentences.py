@@ -1,0 +1,109 @@
+"""Sentences whose numbers are computed: each on a table small enough to check by eye."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from xbuslib.analyses.calibration import sentences as contours
+from xbuslib.analyses.cases import sentences as cases
+from xbuslib.analyses.cross_centre import sentences as elsewhere
+from xbuslib.analyses.performance import paper_tables
+from xbuslib.analyses.performance import sentences as performance
+from xbuslib.analyses.robustness import sentences as prompts
+from xbuslib.analyses.training import said
+from xbuslib.analyses.transfer import sentences as transfer
+
+
+def test_variants_of_xbusnet_are_not_ranked_with_the_papers_systems(smoke_study):
+    assert paper_tables.compared(smoke_study) == ["unet", "uresnet", "bussam", "xbusnet"]
+    assert "xbusnet-no-sfa" not in set(paper_tables.table_1(smoke_study)["system"])
+
+
+def test_missed_lesions_are_named_by_system():
+    bins = pd.DataFrame({"paper_name": list("ABC") * 2, "bin": ["≤ 110"] * 3 + ["> 110"] * 3, "n": [4] * 3 + [6] * 3,
+                         "missed": [2, 0, 1, 0, 1, 0]})
+    assert performance.missed(bins) == (
+        "Lesions missed altogether: of the 4 smallest, B 0, C 1, A 2; of all 10, from 1 (B, C) to 2 (A). Over these "
+        "systems, 3 of 4 misses are of the smallest lesions, which are 40% of all.")
+
+
+def test_the_best_on_small_lesions_by_every_binning():
+    def binned(best):
+        return pd.DataFrame({"paper_name": list("AB"), "bin": "small", "n": 3,
+                             "dice": [0.5, 0.6 if best == "B" else 0.4]})
+    text = performance.over_binnings({"pixels": binned("A"), "tertiles": binned("B"), "millimetres": binned("A")})
+    assert text == ("The highest mean Dice on the smallest lesions is that of A by pixels and millimetres, B by "
+                    "tertiles.")
+
+
+def test_another_hospital_is_judged_by_the_wider_interval():
+    row = {"paper_name": "A", "target": "T", "in_domain": 0.7, "at_target": 0.8, "difference": 0.1, "low": 0.02,
+           "high": 0.2, "low_folds": -0.01, "high_folds": 0.22}
+    drops = pd.DataFrame([row, row | {"paper_name": "B", "low_folds": np.nan, "high_folds": np.nan}])
+    text = elsewhere.verdicts(drops)
+    assert "**A** 0.800 there, 0.700 in its own study: +0.100 (95 % interval −0.010 to +0.220), not" in text
+    assert "**B** 0.800 there, 0.700 in its own study: +0.100 (95 % interval +0.020 to +0.200), higher." in text
+
+
+def test_what_scanner_b_costs_and_the_lowest_group():
+    paired = pd.DataFrame({"paper_name": ["A"], "difference": [-0.107], "low": [-0.189], "high": [-0.031]})
+    assert elsewhere.scanner(paired).endswith("scanner B changes Dice by: A −0.107 (−0.189 to −0.031).")
+    assert elsewhere.scanner(paired.iloc[:0]) == ""
+    groups = pd.DataFrame({"target": "T", "paper_name": "A", "by": "class", "group": ["x", "y", "z"], "n_target": 9,
+                           "difference": [0.1, -0.2, -0.9], "low": [0, -0.3, np.nan], "high": [0.2, -0.1, np.nan]})
+    assert "T: A on class y (−0.200, 95 % interval −0.300 to −0.100, n = 9). As the lowest of 2 differences" in \
+        elsewhere.largest(groups)
+    assert elsewhere.largest(groups.iloc[2:]) == "No group is large enough for an interval."
+
+
+def test_who_finds_most_lesions_with_fewest_false_positives():
+    rates = pd.DataFrame({"paper_name": list("ABC"), "sensitivity": [0.9, 0.9, 0.8],
+                          "false_positives all": [2.0, 0.5, 0.25], "false_positives with lesion": 1.0})
+    assert contours.found(rates) == (
+        "**B finds the most lesions, 90% (as many as 1 other)**, with 0.50 false positives per image; C has the fewest "
+        "false positives, 0.25 per image, and finds 80%.")
+
+
+def test_every_system_without_a_prediction_is_named():
+    table = pd.DataFrame({"paper_name": list("ABC"), "hd95": [3.0, 2.0, 4.0], "hd95_median": 1.5, "nsd": 0.6,
+                          "empty": [1, 0, 1], "n": 5})
+    text = contours.distances(table)
+    assert "**B has the lowest mean HD95, 2.0 mm**" in text and "60% of the contour length lies within 1 mm" in text
+    assert text.endswith("Nothing was predicted for 2 of 3 × 5 lesions, most often by A, C (1).")
+
+
+@pytest.mark.parametrize(("n", "words"), [(4, "With 4 systems, a rank correlation"), (5, "1.00 for ECE")])
+def test_a_few_systems_have_no_order_to_compare(n, words):
+    dice = pd.Series(np.arange(n) / 10, index=list("ABCDE")[:n])
+    assert words in contours.other_orders(dice, pd.DataFrame({"ECE": dice * 2}))
+
+
+def test_what_the_whole_prompt_is_worth():
+    table = pd.DataFrame({"baseline": ["first_pass", "first_pass"], "variation": ["all wrong", "nothing given"],
+                          "dice": [0.6, 0.695], "change": [-0.1, -0.028], "low": -0.049, "high": -0.006})
+    assert prompts.worth(table) == (
+        "Starting from the model's own first pass, the mean Dice is **0.723 with the whole prompt and 0.695 with a "
+        "prompt that says nothing** (−0.028, 95 % −0.049 to −0.006).")
+
+
+def test_what_the_prompt_adds_is_told_of_every_step():
+    prompted = pd.DataFrame({"system": "xbusnet", "paper_name": "XBusNet", "step": ["one", "two", "three"],
+                             "prompt": "first pass, attributes", "mean_difference": [0.01, -0.04, 0.0],
+                             "low": [0.0, -0.05, -0.01], "high": [0.02, -0.03, 0.01]})
+    text = transfer.prompt(prompted)
+    assert "two −0.040 (95 % −0.050 to −0.030)" in text and "one +0.010" in text and "three 0.000" in text
+
+
+def test_maps_of_a_system_that_has_few_are_no_mean():
+    summary = pd.DataFrame({"paper_name": ["A", "B"], "cases": 4, "without_activation": [0, 3], "inside": [0.5, 1.0],
+                            "near": [0.1, 0.0]})
+    table = pd.DataFrame({"case_id": ["1"], "inside_area": [0.1], "near_area": [0.05]})
+    assert cases.on_the_lesion(summary, table).startswith("Between 60% (A) and 60% (A) of the activation")
+
+
+@pytest.mark.parametrize(("scoring", "text"), [
+    (("first_pass", "metadata"), "Size and location in the prompt are from the model's own first pass; the attributes "
+     "are from the table."), (("none", "none"), "No prompt was given."),
+    (("reference", "none"), "Size and location in the prompt are from the reference mask; it has no attributes.")])
+def test_where_a_prompt_comes_from(scoring, text):
+    assert said(*scoring) == text
