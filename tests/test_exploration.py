@@ -53,7 +53,7 @@ def test_the_answer_counts(several, said):
                           "fraction": [0.1, 0.2, 0.6]})
     text = exploration.answer("BLU", table, sizes, several, "mm")
     assert "(BLU) holds 4 images of 3 patients; the 3 with a lesion are used** (2 benign, 1 malignant)." in text
-    assert "left out of training and scores (1)" in text and said in text
+    assert "Normal images, which have no lesion (1), are left out" in text and said in text
     assert "5.0 to 12.0 mm long (median 7.0 mm) and fill 30.0% of the image on average" in text
     assert "1 are at most 110 long, 1 up to 250 and 1 longer." in text
 

@@ -10,7 +10,7 @@ from xbuslib.analyses.cross_centre import sentences as elsewhere
 from xbuslib.analyses.performance import paper_tables
 from xbuslib.analyses.performance import sentences as performance
 from xbuslib.analyses.robustness import sentences as prompts
-from xbuslib.analyses.training import said
+from xbuslib.analyses.training import prompt_source
 from xbuslib.analyses.transfer import sentences as transfer
 
 
@@ -106,4 +106,4 @@ def test_maps_of_a_system_that_has_few_are_no_mean():
      "are from the table."), (("none", "none"), "No prompt was given."),
     (("reference", "none"), "Size and location in the prompt are from the reference mask; it has no attributes.")])
 def test_where_a_prompt_comes_from(scoring, text):
-    assert said(*scoring) == text
+    assert prompt_source(*scoring) == text

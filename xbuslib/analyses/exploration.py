@@ -149,7 +149,7 @@ def answer(label: str, table: pd.DataFrame, sizes: pd.DataFrame, several: int, u
     short, middle, long = size_bins(list(sizes["long_side_px"])).values()
     return (f"**The dataset ({label}) holds {len(table)} images of {table['patient_id'].nunique()} patients; the "
             f"{len(sizes)} with a lesion are used** ({counts.get('benign', 0)} benign, {counts.get('malignant', 0)} "
-            f"malignant). The {normal} normal images, which have no lesion, are left out of training and scores{rest} "
+            f"malignant). Normal images, which have no lesion ({normal}), are left out of training and scores{rest} "
             f"{regions} The lesions are {sides.min():.1f} to {sides.max():.1f} {unit} long (median "
             f"{sides.median():.1f} {unit}) and fill {sizes['fraction'].mean():.1%} of the image on average; in "
             f"original pixels {short} are at most {SIZE_BINS[0]} long, {middle} up to {SIZE_BINS[1]} and {long} "

@@ -27,7 +27,7 @@ def scoring(policy: str, attributes: str) -> str:
     return POLICIES[policy] + (", with attributes" if attributes == "metadata" else "")
 
 
-def said(policy: str, attributes: str) -> str:
+def prompt_source(policy: str, attributes: str) -> str:
     """ "Size and location in the prompt are the model's own first pass; attributes from the table." """
     if policy == "none":
         return ("The prompt has the attributes from the table alone." if attributes == "metadata" else
@@ -162,4 +162,4 @@ def answer(run: dict, main: pd.DataFrame) -> str:
                if run["plan"]["iterations"] else "no training on this dataset; ")
             + {0: "no lesion was missed. ", 1: "one lesion was missed. "}.get(missed, f"{missed} lesions were missed. ")
             + f"As a mean over lesion and background the same masks score {main['dice_two_class'].mean():.3f}. "
-            + said(*run["scorings"][0]))
+            + prompt_source(*run["scorings"][0]))
