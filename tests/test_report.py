@@ -222,7 +222,7 @@ def test_the_short_answer_leads_its_section_and_the_page(study, smoke_study):
                  new_output("display_data", {"text/markdown": told}),
                  new_output("display_data", {"image/png": "iVBORw0KGgo="}),
                  new_output("display_data", {"text/markdown": "Table 9.\n\n| a |\n|--:|\n| 7.25 |"})]),
-             new_markdown_cell("## 1 More"),
+             new_markdown_cell("How the cases were chosen.\n\n## 1 More"),
              new_code_cell("other()", outputs=[new_output("display_data", {"text/markdown": "Not part of it."})])]
     for name in ("05_overall_performance", "12_calibration"):
         nbformat.write(new_notebook(cells=cells), study / "notebooks" / f"{name}.ipynb")

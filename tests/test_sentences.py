@@ -81,9 +81,9 @@ def test_a_few_systems_have_no_order_to_compare(n, words):
 def test_what_the_whole_prompt_is_worth():
     table = pd.DataFrame({"baseline": ["first_pass", "first_pass"], "variation": ["all wrong", "nothing given"],
                           "dice": [0.6, 0.695], "change": [-0.1, -0.028], "low": -0.049, "high": -0.006})
-    assert prompts.worth(table) == (
-        "Starting from the model's own first pass, the mean Dice is **0.723 with the whole prompt and 0.695 with a "
-        "prompt that says nothing** (−0.028, 95 % −0.049 to −0.006).")
+    assert prompts.worth(table, "XBusNet") == (
+        "Starting from the model's own first pass, the mean Dice of XBusNet is **0.723 with the whole prompt and "
+        "0.695 with a prompt that says nothing** (−0.028, 95 % −0.049 to −0.006).")
 
 
 def test_what_the_prompt_adds_is_told_of_every_step():

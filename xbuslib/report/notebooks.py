@@ -31,6 +31,7 @@ NOTEBOOK = re.compile(r"(?:\./)?(\d\d_\w+)\.ipynb")
 CODE = re.compile(r"(<(?:code|pre)\b.*?</(?:code|pre)>)", re.DOTALL)
 MATHS = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
 ANSWER = "## Short answer"
+HEADING = re.compile(r"^#", re.MULTILINE)  # also below other text of its cell
 FACTS = re.compile(r"\A\*\*[^*\n]+\*\*\n\n(?:- .*\n)*")  # of the runs read (runs/study.py); the report says them once
 SENTENCE = re.compile(r"(?<=[.!?])\s")
 HIDDEN = "hide-input"  # tag of cells that only print prose: their source is left out
@@ -129,7 +130,7 @@ def _short_answer(notebook: NotebookNode, names: set[str], to: str) -> tuple[str
     sentences, exhibits, inside = [], [], False
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            inside = cell.source.startswith(ANSWER) or (inside and not cell.source.lstrip().startswith("#"))
+            inside = cell.source.startswith(ANSWER) or (inside and not HEADING.search(cell.source))
             continue
         for output in cell.get("outputs", []) if inside else []:
             data = output.get("data", {})

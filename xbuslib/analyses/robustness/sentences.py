@@ -9,12 +9,12 @@ BASELINES = {"reference": "Starting from size and location of the reference mask
              "first_pass": "Starting from the model's own first pass", "none": "Starting from the attributes alone"}
 
 
-def worth(table: pd.DataFrame) -> str:
-    """Mean Dice with the whole prompt and with one that says nothing, by baseline; table: robustness.summary."""
+def worth(table: pd.DataFrame, who: str) -> str:
+    """Mean Dice of `who` with the whole prompt and one that says nothing, by baseline; table: robustness.summary."""
     silent = table[table["variation"] == "nothing given"]
     return " ".join(
-        f"{BASELINES[row.baseline]}, the mean Dice is **{row.dice - row.change:.3f} with the whole prompt and "
-        f"{row.dice:.3f} with a prompt that says nothing** ({signed(row.change)}, 95 % {signed(row.low)} to "
+        f"{BASELINES[row.baseline]}, the mean Dice of {who} is **{row.dice - row.change:.3f} with the whole "
+        f"prompt and {row.dice:.3f} with a prompt that says nothing** ({signed(row.change)}, 95 % {signed(row.low)} to "
         f"{signed(row.high)})." for row in silent.itertuples())
 
 
