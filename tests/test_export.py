@@ -44,8 +44,9 @@ def study(smoke_study, tmp_path, monkeypatch):
                                                     "text/plain": f"{folder}/tables/05/table_1.csv"})
     cell = nbformat.v4.new_code_cell("1", outputs=[shown], metadata={"papermill": {"duration": 1}})
     images = tmp_path / 'of "mine"'  # the dataset's folder, outside of the study
-    named = nbformat.v4.new_output("stream", name="stderr", text=f"{images}/case001.png: 1-bit\n")
-    given = nbformat.v4.new_code_cell(f"data = {str(images)!r}", outputs=[named])
+    named = nbformat.v4.new_output("display_data", {"text/plain": f"{images}/case001.png: 1-bit"})
+    progress = nbformat.v4.new_output("stream", text="training: 88/150\n")
+    given = nbformat.v4.new_code_cell(f"data = {str(images)!r}", outputs=[progress, named])
     book = nbformat.v4.new_notebook(cells=[cell, given], metadata={"papermill": {
         "output_path": str(folder), "parameters": {"study": smoke_study.name, "data": str(images)}}})
     for name in ("05_overall_performance", "04_train_fold/unet_fold_0_seed_0", "04_train_fold/xbusnet_fold_0_seed_0"):
@@ -77,7 +78,8 @@ def test_everything_but_weights_maps_and_paths(study, tmp_path):
     text = (out / "notebooks" / "05_overall_performance.ipynb").read_text()
     assert str(tmp_path) not in text and "papermill" not in text and "outputs/smoke-study/tables" in text
     given = nbformat.reads(text, as_version=4).cells[1]
-    assert given.source == "data = 'DATA'" and given.outputs[0]["text"] == "DATA/case001.png: 1-bit\n"
+    assert given.source == "data = 'DATA'" and [output["data"] for output in given.outputs] == [
+        {"text/plain": "DATA/case001.png: 1-bit"}]
     shown = nbformat.reads(text, as_version=4).cells[0].outputs[0]["data"]["image/png"]
     assert Image.open(io.BytesIO(base64.b64decode(shown))).mode == "P"  # a palette
     assert len((out / "figures" / "05" / "plot.png").read_bytes()) < len(png())

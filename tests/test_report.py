@@ -73,7 +73,8 @@ def check_page(path: Path) -> Tags:
 
 
 def executed(folder, name, question, *, failed=False, started=None, markdown=""):
-    outputs = [new_output("stream", text="<b>0.5</b>\n")]
+    outputs = [new_output("stream", text="training: 88/150\n"),
+               new_output("display_data", {"text/plain": "<b>0.5</b>"})]
     if failed:
         outputs.append(new_output("error", ename="StudyError", evalue="no", traceback=["no"]))
     picture = new_output("display_data", {"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"})
@@ -208,6 +209,7 @@ def test_notebooks_are_pages_with_their_code(study):
     path = study / "report" / "notebooks" / "05_overall_performance.html"
     page, text = check_page(path), path.read_text()
     assert "&lt;i&gt;" in text and "&lt;b&gt;0.5&lt;/b&gt;" in text  # code and output as written, not as HTML
+    assert "training: 88/150" not in text  # progress
     assert "See the protocol, " in text and "<msub><mi>C</mi><mi>x</mi></msub>" in text
     assert "https://arxiv.org/abs/2509.07213" in [link.get("href") for link in page.all("a")]
     assert "Scores" in page.all("img")[0]["alt"]
@@ -248,6 +250,7 @@ def test_a_notebook_that_failed_and_one_that_never_ran_are_named(study):
     text = text_of(build(study.name))
     top = text[:text.index("Contents")]
     assert "Notebook 05_overall_performance stopped with an error" in top
+    assert "training: 88/150" in (study / "report" / "notebooks" / "05_overall_performance.html").read_text()
     assert "Not executed in this study: 07_ablations." in top and "iterations=2" in text
 
 

@@ -92,7 +92,7 @@ def _figures(study: Study, kind: str) -> list[Path]:
 
 
 def _notebook(file: Path, place: Path) -> None:
-    """A copy without the paths of one machine, its pictures in fewer colours.
+    """A copy without the paths of one machine and the lines of progress, its pictures in fewer colours.
 
     A folder that was given as a parameter, such as the dataset's, becomes the parameter's name in capitals.
     """
@@ -107,6 +107,8 @@ def _notebook(file: Path, place: Path) -> None:
     book.metadata.pop("papermill", None)
     for cell in book.cells:
         cell.metadata.pop("papermill", None)
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
         for data in (output["data"] for output in cell.get("outputs", []) if "data" in output):
             if "image/png" in data:
                 data["image/png"] = b64encode(fewer_colours(b64decode(data["image/png"]))).decode()
