@@ -53,11 +53,16 @@ def small_tree(folder: Path, last: int = 5) -> Path:
         if number > last:
             path.unlink()
         elif number < 4:
-            notebook = nbformat.read(path, as_version=4)
-            setup = next(i for i, cell in enumerate(notebook.cells) if "notebooks.begin" in cell.source)
-            notebook.cells = notebook.cells[:setup + 1]
-            nbformat.write(notebook, path)
+            cut_short(path)
     return tree
+
+
+def cut_short(path: Path) -> None:
+    """Leave of a notebook its cells up to the set-up."""
+    notebook = nbformat.read(path, as_version=4)
+    setup = next(i for i, cell in enumerate(notebook.cells) if "notebooks.begin" in cell.source)
+    notebook.cells = notebook.cells[:setup + 1]
+    nbformat.write(notebook, path)
 
 
 def command(stage: str, outputs: Path) -> list[str]:
