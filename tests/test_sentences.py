@@ -10,6 +10,7 @@ from xbuslib.analyses.cross_centre import sentences as elsewhere
 from xbuslib.analyses.performance import paper_tables
 from xbuslib.analyses.performance import sentences as performance
 from xbuslib.analyses.robustness import sentences as prompts
+from xbuslib.analyses.robustness import variations
 from xbuslib.analyses.training import prompt_source
 from xbuslib.analyses.transfer import sentences as transfer
 
@@ -69,7 +70,7 @@ def test_every_system_without_a_prediction_is_named():
                           "empty": [1, 0, 1], "n": 5})
     text = contours.distances(table)
     assert "**B has the lowest mean HD95, 2.0 mm**" in text and "60% of the contour length lies within 1 mm" in text
-    assert text.endswith("Nothing was predicted for 2 of 3 × 5 lesions, most often by A, C (1).")
+    assert text.endswith("Nothing was predicted in 2 of the 15 pairs of a system and a lesion, most often by A, C (1).")
 
 
 @pytest.mark.parametrize(("n", "words"), [(4, "With 4 systems, a rank correlation"), (5, "1.00 for ECE")])
@@ -79,6 +80,7 @@ def test_a_few_systems_have_no_order_to_compare(n, words):
 
 
 def test_what_the_whole_prompt_is_worth():
+    assert "nothing given" in {variation.name for variation in variations.VARIATIONS}
     table = pd.DataFrame({"baseline": ["first_pass", "first_pass"], "variation": ["all wrong", "nothing given"],
                           "dice": [0.6, 0.695], "change": [-0.1, -0.028], "low": -0.049, "high": -0.006})
     assert prompts.worth(table, "XBusNet") == (

@@ -1,6 +1,6 @@
 """The Snakefile on a smoke study of four folds: runs to report, nothing twice, only what is gone is rebuilt.
 
-The library is a copy with fewer notebooks; tests/test_notebooks.py runs each, tests/test_extending.py more in a study.
+The library is a copy with fewer notebooks; tests/test_notebooks.py runs each of them by itself.
 The four folds are asked for at once on two GPUs. They are pretended: ids that no machine has, so that folds run on CPU.
 """
 

@@ -28,7 +28,7 @@ def scoring(policy: str, attributes: str) -> str:
 
 
 def prompt_source(policy: str, attributes: str) -> str:
-    """ "Size and location in the prompt are the model's own first pass; attributes from the table." """
+    """ "Size and location in the prompt are from the model's own first pass; the attributes are from the table." """
     if policy == "none":
         return ("The prompt has the attributes from the table alone." if attributes == "metadata" else
                 "No prompt was given.")

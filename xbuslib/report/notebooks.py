@@ -19,6 +19,7 @@ from traitlets.config import Config
 
 from xbuslib.errors import StudyError
 from xbuslib.files import write_whole
+from xbuslib.runs.export import without_progress
 from xbuslib.runs.study import Study
 
 ABOUT = {  # what the captions of notebooks that read no run say
@@ -72,7 +73,7 @@ def convert(study: Study, target: Path, templates: Environment) -> dict[str, Pag
         page = Page(path, html, _question(notebook) or name, _failed(notebook), _started(notebook), *answer)
         _describe_images(notebook)
         if not page.failed:
-            _without_progress(notebook)
+            without_progress(notebook)  # the notebook beside the page keeps it
         body, _ = exporter.from_notebook_node(notebook)
         report, no_images = target.parent, name.startswith(WITHOUT_IMAGES)
         with write_whole(html) as unfinished:
@@ -147,13 +148,6 @@ def _short_answer(notebook: NotebookNode, names: set[str], to: str) -> tuple[str
     answer = "\n\n".join(sentences)
     first = SENTENCE.split(answer.split("\n\n")[0], maxsplit=1)[0].replace("**", "")
     return prose(answer, html=True, notebooks=names, to=to), "".join(exhibits[:1]), first
-
-
-def _without_progress(notebook: NotebookNode) -> None:
-    """Drop what long work printed on its way; the notebook beside the page keeps it."""
-    for cell in notebook.cells:
-        if "outputs" in cell:
-            cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
 
 
 def _failed(notebook: NotebookNode) -> bool:

@@ -105,15 +105,21 @@ def _notebook(file: Path, place: Path) -> None:
         text = text.replace(json.dumps(path)[1:-1], paths[path])  # as JSON writes it
     book = nbformat.reads(text, as_version=4)
     book.metadata.pop("papermill", None)
+    without_progress(book)
     for cell in book.cells:
         cell.metadata.pop("papermill", None)
-        if "outputs" in cell:
-            cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
         for data in (output["data"] for output in cell.get("outputs", []) if "data" in output):
             if "image/png" in data:
                 data["image/png"] = b64encode(fewer_colours(b64decode(data["image/png"]))).decode()
     place.parent.mkdir(exist_ok=True)
     nbformat.write(book, place.with_name("04_train_fold_" + place.name) if place.name[0].isalpha() else place)
+
+
+def without_progress(book: nbformat.NotebookNode) -> None:
+    """Drop what long work printed on its way from an executed notebook's cells."""
+    for cell in book.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
 
 
 def fewer_colours(png: bytes) -> bytes:

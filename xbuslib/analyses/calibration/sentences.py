@@ -43,7 +43,7 @@ def distances(millimetres: pd.DataFrame) -> str:
     empty, most = millimetres["empty"].sum(), millimetres["empty"].max()
     return (f"**{best.paper_name} has the lowest mean HD95, {best.hd95:.1f} mm** (median {best.hd95_median:.1f} mm); "
             f"{best.nsd:.0%} of the contour length lies within {TOLERANCE_MM:g} mm of the reference. Nothing was "
-            f"predicted for {empty:g} of {len(millimetres)} × {millimetres['n'].max()} lesions"
+            f"predicted in {empty:g} of the {millimetres['n'].sum()} pairs of a system and a lesion"
             + (f", most often by {_all_at(millimetres, 'empty', most)} ({most:g})." if empty else "."))
 
 
