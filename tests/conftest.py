@@ -1,16 +1,21 @@
 """Shared fixtures: a small simulated phantom, and real data where it is at hand."""
 
+import os
 import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
 
 
 # One file runs on one core: the longest must not start last (nor be reordered by pytest-xdist: run_tests.sh).
-SLOW_FIRST = ("test_workflow.py", "test_notebooks.py", "test_extending.py")
+SLOW_FIRST = ("test_workflow.py", "test_extending.py", "test_notebooks.py")
 
 
 def pytest_collection_modifyitems(items):
@@ -18,12 +23,23 @@ def pytest_collection_modifyitems(items):
                                  else len(SLOW_FIRST)))
 
 
+@contextmanager
+def shared_folder(tmp_path_factory, name: str):
+    """A folder that every process of a test run reads, and whether it has still to be made: the first one makes it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        yield folder, not Path(f"{folder}.made").exists()
+        Path(f"{folder}.made").touch()
+
+
 @pytest.fixture(scope="session")
 def phantom_root(tmp_path_factory):
     """20 simulated cases, as the smoke profile uses them."""
     from xbuslib.data.phantom import phantom
 
-    return phantom.write(tmp_path_factory.mktemp("data") / "phantom", n=20, seed=0)
+    with shared_folder(tmp_path_factory, "phantom") as (folder, new):
+        return phantom.write(folder, n=20, seed=0) if new else folder
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +55,21 @@ def outputs(tmp_path, monkeypatch):
     """An outputs folder of this test's own."""
     monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path / "outputs"))
     return tmp_path / "outputs"
+
+
+@pytest.fixture
+def run_command(monkeypatch, capfd):
+    """The command as a user gives it, from the repository, but in this process, where torch is loaded already."""
+    from xbuslib import cli
+
+    def command(*arguments):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.chdir(REPOSITORY)
+            patch.setattr(sys, "argv", ["xbuslib", *map(str, arguments)])
+            capfd.readouterr()
+            cli.main()
+        return subprocess.CompletedProcess(arguments, ended.value.code, *capfd.readouterr())
+    return command
 
 
 @pytest.fixture(autouse=True)
@@ -61,20 +92,20 @@ def smoke_study(tmp_path_factory, phantom_root):
     from xbuslib.runs.source import open_source
     from xbuslib.runs.study import open_study
 
-    root = tmp_path_factory.mktemp("smoke_outputs")
-    with pytest.MonkeyPatch.context() as patch:
+    with shared_folder(tmp_path_factory, "smoke_outputs") as (root, new), pytest.MonkeyPatch.context() as patch:
         patch.setenv("XBUS_OUTPUTS", str(root))
-        config = resolve("smoke", ["iterations=2", "folds=2"])
-        source = open_source("phantom", phantom_root, None, config, "smoke-study")
-        for system in ("unet", "uresnet", "bussam", "xbusnet", "xbusnet-no-gfe", "xbusnet-no-sfa"):
-            for fold in (0, 1):
-                run_fold(system, fold, config, source, study="smoke-study")
+        if new:
+            config = resolve("smoke", ["iterations=2", "folds=2"])
+            source = open_source("phantom", phantom_root, None, config, "smoke-study")
+            for system in ("unet", "uresnet", "bussam", "xbusnet", "xbusnet-no-gfe", "xbusnet-no-sfa"):
+                for fold in (0, 1):
+                    run_fold(system, fold, config, source, study="smoke-study")
+            # the other hospitals of notebooks 14 and 15, which a copy of this folder then need not make
+            catalogue.phantom_root(config.phantom_cases, catalogue.SCANNER_B_SEED, "B")
+            for scanner in "AB":
+                catalogue.phantom_root(config.phantom_cases // 2, targets.PHANTOM_SEED, scanner)
         held = open_study("smoke-study")
         assert held.folder.is_dir() and held.prepared is not None
-        # the other hospitals of notebooks 14 and 15, which a copy of this folder then need not make
-        catalogue.phantom_root(config.phantom_cases, catalogue.SCANNER_B_SEED, "B")
-        for scanner in "AB":
-            catalogue.phantom_root(config.phantom_cases // 2, targets.PHANTOM_SEED, scanner)
     return held
 
 
@@ -89,12 +120,12 @@ def elsewhere(tmp_path_factory):
     from xbuslib.runs.fold import run_fold
     from xbuslib.runs.source import open_source
 
-    root = tmp_path_factory.mktemp("elsewhere")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XBUS_OUTPUTS", str(root))
-        config = resolve("smoke", ["iterations=2", "phantom_cases=16", "folds=2"])
-        run_fold("unet", "all", config, open_source("phantom_b", "", "", config, "elsewhere"), study="elsewhere")
-        catalogue.phantom_root(config.phantom_cases)  # which a copy then need not make
+    with shared_folder(tmp_path_factory, "elsewhere") as (root, new), pytest.MonkeyPatch.context() as patch:
+        if new:
+            patch.setenv("XBUS_OUTPUTS", str(root))
+            config = resolve("smoke", ["iterations=2", "phantom_cases=16", "folds=2"])
+            run_fold("unet", "all", config, open_source("phantom_b", "", "", config, "elsewhere"), study="elsewhere")
+            catalogue.phantom_root(config.phantom_cases)  # which a copy then need not make
     return root
 
 
@@ -118,10 +149,11 @@ def two_folds(tmp_path_factory, phantom_root):
     from xbuslib.runs.fold import run_fold
     from xbuslib.runs.source import open_source
 
-    root = tmp_path_factory.mktemp("two_folds")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XBUS_OUTPUTS", str(root))
-        config = resolve("smoke", ["iterations=2", "folds=2"])
-        source = open_source("phantom", phantom_root, None, config, "two")
-        folders = [run_fold("xbusnet", fold, config, source, study="two") for fold in (0, 1)]
-        return folders[0].parents[1]
+    with shared_folder(tmp_path_factory, "two_folds") as (root, new), pytest.MonkeyPatch.context() as patch:
+        if new:
+            patch.setenv("XBUS_OUTPUTS", str(root))
+            config = resolve("smoke", ["iterations=2", "folds=2"])
+            source = open_source("phantom", phantom_root, None, config, "two")
+            for fold in (0, 1):
+                run_fold("xbusnet", fold, config, source, study="two")
+    return root / "two" / "runs" / "xbusnet"

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.test_cli import refused, xbuslib
+from tests.test_cli import refused
 from xbuslib.analyses.calibration import detection, reliability
 from xbuslib.analyses.performance import exhibits
 from xbuslib.analyses.performance.comparisons import compare_all
@@ -51,9 +51,9 @@ def dice_by_hand(predicted, mask):
     return 2 * (predicted & mask).sum() / (predicted.sum() + mask.sum())
 
 
-def test_masks_are_scored_as_by_hand_under_no_policy(study, smoke_study, tmp_path):
+def test_masks_are_scored_as_by_hand_under_no_policy(study, smoke_study, tmp_path, run_command):
     folder = write_masks(tmp_path / "theirs", smoke_study, 0)
-    done = xbuslib("adopt", "--name", "theirs", "--study", study, "--fold", "0", "--predictions", folder)
+    done = run_command("adopt", "--name", "theirs", "--study", study, "--fold", "0", "--predictions", folder)
     assert done.returncode == 0, done.stderr
     path = record.folder(study, "theirs", 0, 0)
     rows = pd.read_csv(path / "per_image.csv", dtype={"case_id": str}, keep_default_na=False).set_index("case_id")
@@ -191,11 +191,11 @@ def test_wrong_requests_are_refused(study, smoke_study, tmp_path, name, study_na
     assert message in str(error.value)
 
 
-def test_other_predictions_of_a_name_are_not_overwritten(study, smoke_study, tmp_path):
+def test_other_predictions_of_a_name_are_not_overwritten(study, smoke_study, tmp_path, run_command):
     adopted.adopt("theirs", study, 0, write_masks(tmp_path / "one", smoke_study, 0))
     with pytest.raises(StudyError, match="other predictions of that name"):
         adopted.adopt("theirs", study, 0, write_masks(tmp_path / "two", smoke_study, 0, np.asarray))
-    refused(xbuslib("adopt", "--name", "x", "--study", study, "--fold", "0", "--predictions", tmp_path / "three"),
+    refused(run_command("adopt", "--name", "x", "--study", study, "--fold", "0", "--predictions", tmp_path / "three"),
             "no folder")
 
 

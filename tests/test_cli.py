@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from tests.conftest import REPOSITORY
-from xbuslib import cli
 
 TINY = ["--profile", "smoke", "--set", "iterations=2"]
 
@@ -23,19 +22,6 @@ def xbuslib(*arguments, **environment):
                           cwd=REPOSITORY, env=os.environ | environment, check=False)
 
 
-@pytest.fixture
-def inside(monkeypatch, capfd):
-    """The same command in this process, which need not load torch again for each of many refusals."""
-    monkeypatch.chdir(REPOSITORY)
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["xbuslib", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return subprocess.CompletedProcess(arguments, ended.value.code, *capfd.readouterr())
-    return command
-
-
 def refused(done, *words):
     """The command failed with one message that holds `words`, and no traceback."""
     assert done.returncode not in (0, None)
@@ -44,17 +30,17 @@ def refused(done, *words):
         assert word in done.stderr.replace("\n", " ") or word in done.stderr, done.stderr
 
 
-def test_fold_trains_scores_and_is_not_repeated(phantom_root, outputs, inside):
+def test_fold_trains_scores_and_is_not_repeated(phantom_root, outputs, run_command):
     arguments = ["fold", "--data", phantom_root, *TINY, "--study", "t"]
     first = xbuslib(*arguments)
     assert first.returncode == 0, first.stderr
     folder = outputs / "t" / "runs" / "xbusnet" / "fold_0" / "seed_0"
     assert str(folder) in first.stdout and "first_pass" in first.stdout
     written = (folder / "run.json").stat().st_mtime_ns
-    assert inside(*arguments).returncode == 0 and (folder / "run.json").stat().st_mtime_ns == written
-    other = inside("fold", "--data", phantom_root, "--profile", "smoke", "--study", "t")
+    assert run_command(*arguments).returncode == 0 and (folder / "run.json").stat().st_mtime_ns == written
+    other = run_command("fold", "--data", phantom_root, "--profile", "smoke", "--study", "t")
     refused(other, "holds a run with other settings", "iterations: 2 there, 6 asked for", "--study")
-    listed = json.loads(inside("runs", "--json").stdout)
+    listed = json.loads(run_command("runs", "--json").stdout)
     assert [(run["system"], run["fold"], run["profile"]) for run in listed] == [("xbusnet", 0, "smoke")]
 
 
@@ -87,37 +73,40 @@ def test_fold_trains_scores_and_is_not_repeated(phantom_root, outputs, inside):
     (["systems", "--profile", "papr"], ["did you mean 'paper'?"]),
     (["data", "phantom", "--root", "docs"], ["docs is not an empty folder"]),
 ])
-def test_refusals(arguments, words, outputs, inside):
-    refused(inside(*arguments), *words)
+def test_refusals(arguments, words, outputs, run_command):
+    refused(run_command(*arguments), *words)
     assert not list(outputs.glob("*/runs")) and not (REPOSITORY / "x.ipynb").exists()
 
 
-def test_paper_profile_refuses_to_start_without_weights(phantom_root, outputs, tmp_path):
-    done = xbuslib("study", "--data", phantom_root, "--profile", "paper", "--set", "image_size=64",
-                   XBUS_WEIGHTS=str(tmp_path), HF_HUB_OFFLINE="1")
+def test_paper_profile_refuses_to_start_without_weights(phantom_root, outputs, tmp_path, run_command, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("XBUS_WEIGHTS", str(tmp_path))
+    done = run_command("study", "--data", phantom_root, "--profile", "paper", "--set", "image_size=64")
     refused(done, "no weights for clip", str(tmp_path), "open_clip_model.safetensors", "weights=random")
     assert not list(outputs.glob("*/runs"))
 
 
-def test_output_folder_that_cannot_be_written(phantom_root, tmp_path):
+def test_output_folder_that_cannot_be_written(phantom_root, tmp_path, run_command, monkeypatch):
     blocked = tmp_path / "blocked"
     blocked.write_text("in the way")
-    refused(xbuslib("fold", "--data", phantom_root, *TINY, XBUS_OUTPUTS=str(blocked)), "cannot write", str(blocked),
-            "XBUS_OUTPUTS")
+    monkeypatch.setenv("XBUS_OUTPUTS", str(blocked))
+    refused(run_command("fold", "--data", phantom_root, *TINY), "cannot write", str(blocked), "XBUS_OUTPUTS")
 
 
-def test_data_phantom_and_check(tmp_path):
-    made = xbuslib("data", "phantom", "--root", tmp_path / "p", "--n", 3, "--seed", 4)
+def test_data_phantom_and_check(tmp_path, run_command):
+    made = run_command("data", "phantom", "--root", tmp_path / "p", "--n", 3, "--seed", 4)
     assert made.returncode == 0 and "3 simulated phantom cases" in made.stdout
-    done = xbuslib("data", "check", "phantom", "--root", tmp_path / "p", "--json")
+    done = run_command("data", "check", "phantom", "--root", tmp_path / "p", "--json")
     report = json.loads(done.stdout)
     assert done.returncode == 0 and report["images"] == 3 and report["problems"] == []
     assert list(report) == ["dataset", "images", "lesions", "normals", "benign", "malignant", "normal_cases",
                             "multi_lesion_cases", "size_bins", "several_regions", "notes", "repeats", "problems"]
     next((tmp_path / "p").glob("*/case001_tumor.png")).write_bytes(b"")
-    broken = xbuslib("data", "check", "phantom", "--root", tmp_path / "p", "--json")
+    broken = run_command("data", "check", "phantom", "--root", tmp_path / "p", "--json")
     assert broken.returncode == 1 and "case001" in json.loads(broken.stdout)["problems"][0]
-    refused(xbuslib("data", "phantom", "--root", tmp_path / "p"), "is not an empty folder")
+    refused(run_command("data", "phantom", "--root", tmp_path / "p"), "is not an empty folder")
 
 
 @pytest.fixture
@@ -145,18 +134,18 @@ def test_score_by_hand(masks):
         [0.8, 2 / 3, 1 / 3, 0, 0.8, 2 / 3, (4 / 12 + 0) / 2, (0 + 4 / 12) / 2])
 
 
-def test_score_refuses_masks_that_do_not_match(masks):
+def test_score_refuses_masks_that_do_not_match(masks, run_command):
     arguments = ["score", "--reference", masks / "reference", "--prediction", masks / "prediction", "--out",
                  masks / "o.csv"]
     Image.new("L", (9, 9)).save(masks / "prediction" / "a.png")
-    refused(xbuslib(*arguments), "a.png: prediction is 9×9 pixels, reference 5×4")
+    refused(run_command(*arguments), "a.png: prediction is 9×9 pixels, reference 5×4")
     (masks / "prediction" / "b.png").unlink()
-    refused(xbuslib(*arguments), "b.png: no such file")
+    refused(run_command(*arguments), "b.png: no such file")
     assert not (masks / "o.csv").exists()
 
 
-def test_systems_as_json(inside):
-    rows = json.loads(inside("systems", "--profile", "quick", "--json").stdout)
+def test_systems_as_json(run_command):
+    rows = json.loads(run_command("systems", "--profile", "quick", "--json").stdout)
     assert {"name", "paper", "trainable", "frozen", "prompts", "weights", "flops_per_image"} == set(rows[0])
     assert "xbusnet" in [row["name"] for row in rows] and all(row["flops_per_image"] > 0 for row in rows)
 

@@ -4,8 +4,6 @@ import base64
 import io
 import json
 import shutil
-import subprocess
-import sys
 
 import nbformat
 import numpy as np
@@ -13,7 +11,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.conftest import REPOSITORY
 from xbuslib.errors import StudyError
 from xbuslib.runs import export, record
 
@@ -93,16 +90,12 @@ def test_without_data_no_image_and_no_metadata_leave(study, tmp_path):
                                                     "lesion_fraction", "fold"]
 
 
-def test_the_command_refuses_a_folder_that_is_there_and_an_unfinished_study(study, tmp_path):
-    def command(out):
-        return subprocess.run([sys.executable, "-m", "xbuslib", "export", study.name, "--out", str(out)],
-                              capture_output=True, text=True, cwd=REPOSITORY, check=False)
-
+def test_the_command_refuses_a_folder_that_is_there_and_an_unfinished_study(study, tmp_path, run_command):
     (tmp_path / "there").mkdir()
-    refused = command(tmp_path / "there")
+    refused = run_command("export", study.name, "--out", tmp_path / "there")
     assert refused.returncode == 1 and "holds no earlier runs.csv" in refused.stderr
     shutil.rmtree(study / "runs" / "unet" / "fold_1")
-    refused = command(tmp_path / "new")
+    refused = run_command("export", study.name, "--out", tmp_path / "new")
     assert refused.returncode == 1 and "unet, fold 1" in refused.stderr and not (tmp_path / "new").exists()
 
 

@@ -77,7 +77,7 @@ def copy(tmp_path_factory):
         shutil.copy(REPOSITORY / file, copy)
     for number in UNCONCERNED:
         next((copy / "notebooks").glob(f"{number}_*.ipynb")).unlink()
-    for number in ("01", "02", "03"):
+    for number in ("01", "02", "03", "04"):
         cut_short(next((copy / "notebooks").glob(f"{number}_*.ipynb")))
     environment = copy / "environment"
     venv.create(environment, symlinks=True)

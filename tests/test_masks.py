@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.test_cli import refused, xbuslib
+from tests.test_cli import refused
 from xbuslib.data import check, images, masks
 from xbuslib.data.cases import lesions
 from xbuslib.data.catalogue import load
@@ -156,7 +156,7 @@ def test_lesions_are_counted_and_parts_joined(tmp_path):
 # ---- the same through the doors -------------------------------------------------------------------------------
 
 
-def test_score_reads_each_way_and_says_so_once(tmp_path):
+def test_score_reads_each_way_and_says_so_once(tmp_path, run_command):
     for folder in ("reference", "prediction"):
         (tmp_path / folder).mkdir()
     for index, (make, suffix, _) in enumerate(WAYS.values()):
@@ -168,7 +168,7 @@ def test_score_reads_each_way_and_says_so_once(tmp_path):
     (tmp_path / "prediction" / "notes.txt").write_text("of mine")
     given = ("score", "--reference", tmp_path / "reference", "--prediction", tmp_path / "prediction", "--out",
              tmp_path / "o.csv")
-    done = xbuslib(*given, "--json")
+    done = run_command(*given, "--json")
     assert done.returncode == 0, done.stderr
     row, = json.loads(done.stdout)
     assert row["images"] == len(WAYS) + 1
@@ -181,19 +181,19 @@ def test_score_reads_each_way_and_says_so_once(tmp_path):
                   f"1 of {len(WAYS) + 1} masks have grey values between", "1 file(s) are no pictures", "soft (2)"):
         assert words in notes, notes
     assert notes.count("half of their maximum") == 1
-    shown = xbuslib(*given)
+    shown = run_command(*given)
     assert shown.stderr.count("half of their maximum") == 1
 
 
-def test_score_refuses_a_white_background_unless_told(tmp_path):
+def test_score_refuses_a_white_background_unless_told(tmp_path, run_command):
     for folder, mask in (("reference", LESION), ("prediction", ~LESION)):
         (tmp_path / folder).mkdir()
         Image.fromarray(mask).save(tmp_path / folder / "a.png")
     given = ("score", "--reference", tmp_path / "reference", "--prediction", tmp_path / "prediction", "--out",
              tmp_path / "o.csv", "--json")
-    refused(xbuslib(*given), "prediction/a.png", "bright background")
+    refused(run_command(*given), "prediction/a.png", "bright background")
     assert not (tmp_path / "o.csv").exists()
-    row, = json.loads(xbuslib(*given, "--as-drawn").stdout)
+    row, = json.loads(run_command(*given, "--as-drawn").stdout)
     assert row["dice"] < 1e-6 and "read as drawn" in row["notes"][0]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.test_cli import refused, xbuslib
+from tests.test_cli import refused
 from xbuslib.data import catalogue, images
 from xbuslib.runs import adopted, nnunet, record
 from xbuslib.runs.study import open_study
@@ -77,18 +77,18 @@ def test_what_nnunet_writes_beside_its_maps_is_read_as_its_maps(exported, smoke_
     assert {round(float(found.max()), 1) for found in record.probabilities(path).values()} == {0.9}
 
 
-def test_wrong_requests_are_refused(exported, smoke_study, phantom_root, tmp_path):
+def test_wrong_requests_are_refused(exported, smoke_study, phantom_root, tmp_path, run_command):
     folder, _ = exported
-    refused(xbuslib("data", "export-nnunet", "--study", smoke_study.name, "--out", folder, "--number", 7, "--data",
+    refused(run_command("data", "export-nnunet", "--study", smoke_study.name, "--out", folder, "--number", 7, "--data",
                     phantom_root), "Dataset007_SmokeStudy is there; give another --number")
-    refused(xbuslib("data", "export-nnunet", "--study", "nowhere", "--out", tmp_path / "x"), "no finished run")
+    refused(run_command("data", "export-nnunet", "--study", "nowhere", "--out", tmp_path / "x"), "no finished run")
 
 
-def test_other_data_are_not_exported_as_the_studys(exported, smoke_study, tmp_path):
+def test_other_data_are_not_exported_as_the_studys(exported, smoke_study, tmp_path, run_command):
     from xbuslib.data.phantom import phantom
 
     other = phantom.write(tmp_path / "other", n=20, seed=4)
-    refused(xbuslib("data", "export-nnunet", "--study", smoke_study.name, "--out", tmp_path / "x", "--data", other),
+    refused(run_command("data", "export-nnunet", "--study", smoke_study.name, "--out", tmp_path / "x", "--data", other),
             "holds other images or masks than study")
     assert open_study(smoke_study.name).prepared.fingerprint == smoke_study.prepared.fingerprint  # nor were the study's
     assert not (tmp_path / "x").exists()

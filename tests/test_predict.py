@@ -1,8 +1,6 @@
 """New images: the same numbers as in the run folder, ensembles as numpy has them, reports, and what is refused."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import REPOSITORY
 from xbuslib import cli
 from xbuslib.config import resolve
 from xbuslib.data import catalogue, originals
@@ -298,16 +295,12 @@ def test_two_images_of_one_name(tmp_path, smoke_study):
 # ---- the command ----------------------------------------------------------------------------------------------
 
 
-def command(*arguments):
-    return subprocess.run([sys.executable, "-m", "xbuslib", "predict", *map(str, arguments)], capture_output=True,
-                          text=True, cwd=REPOSITORY, check=False)
-
-
-def test_command_does_the_good_images_and_lists_the_bad(smoke_study, cases, tmp_path):
+def test_command_does_the_good_images_and_lists_the_bad(smoke_study, cases, tmp_path, run_command):
     (tmp_path / "text.png").write_text("no image")
-    done = command(cases["image"].iloc[0], tmp_path / "text.png", tmp_path / "absent.png", cases["image"].iloc[1],
-                   "--run", smoke_study.folder / "runs" / "xbusnet", "--shape", "oval", "--margin", "circumscribed",
-                   "--birads", "3", "--pixel-mm", "0.07", "--out", tmp_path / "out", "--json")
+    done = run_command("predict", cases["image"].iloc[0], tmp_path / "text.png", tmp_path / "absent.png",
+                       cases["image"].iloc[1], "--run", smoke_study.folder / "runs" / "xbusnet", "--shape", "oval",
+                       "--margin", "circumscribed", "--birads", "3", "--pixel-mm", "0.07", "--out", tmp_path / "out",
+                       "--json")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "text.png is no image" in done.stderr and "absent.png" in done.stderr
     assert [row["image"] for row in json.loads(done.stdout)] == ["case001.png", "case002.png"]

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.test_cli import xbuslib
 from xbuslib.analyses import repeats as shown
 from xbuslib.data import folds, repeats
 from xbuslib.data.cases import lesions
@@ -66,10 +65,10 @@ def test_planted_repeats(what, originals, tmp_path):
     assert set(found["what"]) == ({name} if name else set()) and (found["one_class"] != found["other_class"]).all()
 
 
-def test_data_check_names_them_with_a_table_and_a_picture(originals, tmp_path):
+def test_data_check_names_them_with_a_table_and_a_picture(originals, tmp_path, run_command):
     root = dataset(tmp_path / "d", [("benign", 1, originals[0]), ("benign", 2, originals[1]),
                                     ("malignant", 1, originals[0]), ("malignant", 2, as_jpeg(originals[1], 80))])
-    done = xbuslib("data", "check", "busi", "--root", root, "--pairs", tmp_path / "out", "--json")
+    done = run_command("data", "check", "busi", "--root", root, "--pairs", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert [(pair["one"], pair["other"], pair["what"]) for pair in report["repeats"]] == [
@@ -80,7 +79,7 @@ def test_data_check_names_them_with_a_table_and_a_picture(originals, tmp_path):
     assert table["bits"].tolist() == [0, report["repeats"][1]["bits"]]
     with Image.open(tmp_path / "out" / "repeats.png") as picture:
         assert picture.width > 600
-    text = xbuslib("data", "check", "busi", "--root", root).stdout
+    text = run_command("data", "check", "busi", "--root", root).stdout
     assert "  benign (1) (benign) and malignant (1) (malignant): equal pixels\n" in text
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.test_cli import refused, xbuslib
+from tests.test_cli import refused
 from xbuslib.config import resolve
 from xbuslib.errors import StudyError
 from xbuslib.models import registry
@@ -104,8 +104,8 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
         registry.checked("smp:Unet:resnet18")
 
 
-def test_a_fold_is_trained_scored_and_read_back(phantom_root, outputs):
-    done = xbuslib("fold", "--system", "smp:unet:resnet18", "--profile", "smoke", "--set", "iterations=2", "--set",
+def test_a_fold_is_trained_scored_and_read_back(phantom_root, outputs, run_command):
+    done = run_command("fold", "--system", "smp:unet:resnet18", "--profile", "smoke", "--set", "iterations=2", "--set",
                    "folds=2", "--data", phantom_root, "--study", "s")
     assert done.returncode == 0, done.stderr
     folder = outputs / "s" / "runs" / NAME / "fold_0" / "seed_0"
@@ -115,5 +115,5 @@ def test_a_fold_is_trained_scored_and_read_back(phantom_root, outputs):
     assert isinstance(trained.predictor.system.model, library.Unet)
     with np.load(folder / "probabilities.npz") as stored:
         assert stored["probabilities"].std() > 0
-    refused(xbuslib("fold", "--system", "smp:Unet:resnet18", "--profile", "smoke", "--set", "recipe=official",
+    refused(run_command("fold", "--system", "smp:Unet:resnet18", "--profile", "smoke", "--set", "recipe=official",
                     "--data", phantom_root), "smp-Unet-resnet18 has no official recipe")

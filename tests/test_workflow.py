@@ -1,6 +1,6 @@
 """The Snakefile on a smoke study of four folds: runs to report, nothing twice, only what is gone is rebuilt.
 
-The library is a copy with fewer notebooks; tests/test_notebooks.py runs each of them by itself.
+The library is a copy with fewer and shorter notebooks; tests/test_notebooks.py runs each of them whole.
 The four folds are asked for at once on two GPUs. They are pretended: ids that no machine has, so that folds run on CPU.
 """
 
@@ -19,7 +19,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from tests.faults.study import small_tree
+from tests.faults.study import cut_short, small_tree
 from tests.test_report import check_page
 from xbuslib.errors import StudyError
 from xbuslib.workflow import study as workflow_study
@@ -56,7 +56,9 @@ def remade(before, after):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    return small_tree(tmp_path_factory.mktemp("library") / "tree", last=6)
+    tree = small_tree(tmp_path_factory.mktemp("library") / "tree", last=6)
+    cut_short(tree / "notebooks" / "06_size_stratified.ipynb")
+    return tree
 
 
 @pytest.fixture(scope="module")

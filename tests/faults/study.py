@@ -46,22 +46,24 @@ class Ended(NamedTuple):
 
 
 def small_tree(folder: Path, last: int = 5) -> Path:
-    """The library in `folder`: notebooks 04 to `last` as they are, 01 to 03 cut to their first cells, no others."""
+    """The library in `folder`: 01 to 03 up to their parameters, 04 to its scores, 05 to `last` whole, no others."""
     tree = copy_tree(folder)
     for path in (tree / "notebooks").glob("*.ipynb"):
         number = int(path.name[:2])
         if number > last:
             path.unlink()
-        elif number < 4:
+        elif number < 5:
             cut_short(path)
     return tree
 
 
 def cut_short(path: Path) -> None:
-    """Leave of a notebook its cells up to the set-up."""
+    """Leave of a notebook its cells up to the parameters; of the one that trains, up to its scores."""
     notebook = nbformat.read(path, as_version=4)
-    setup = next(i for i, cell in enumerate(notebook.cells) if "notebooks.begin" in cell.source)
-    notebook.cells = notebook.cells[:setup + 1]
+    trains = path.name.startswith("04")
+    last = next(i for i, cell in enumerate(notebook.cells)
+                if ("run_fold(" in cell.source if trains else "parameters" in cell.metadata.get("tags", [])))
+    notebook.cells = notebook.cells[:last + 1]
     nbformat.write(notebook, path)
 
 
