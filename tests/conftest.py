@@ -1,6 +1,5 @@
 """Shared fixtures: a small simulated phantom, and real data where it is at hand."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -24,21 +23,21 @@ def pytest_collection_modifyitems(items):
 
 
 @contextmanager
-def shared_folder(tmp_path_factory, name: str):
+def shared_folder(config, tmp_path_factory, name: str):
     """A folder that every process of a test run reads, and whether it has still to be made: the first one makes it."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder = (base.parent if hasattr(config, "workerinput") else base) / name  # of pytest-xdist: one of several
     with FileLock(f"{folder}.lock"):
         yield folder, not Path(f"{folder}.made").exists()
         Path(f"{folder}.made").touch()
 
 
 @pytest.fixture(scope="session")
-def phantom_root(tmp_path_factory):
+def phantom_root(pytestconfig, tmp_path_factory):
     """20 simulated cases, as the smoke profile uses them."""
     from xbuslib.data.phantom import phantom
 
-    with shared_folder(tmp_path_factory, "phantom") as (folder, new):
+    with shared_folder(pytestconfig, tmp_path_factory, "phantom") as (folder, new):
         return phantom.write(folder, n=20, seed=0) if new else folder
 
 
@@ -80,7 +79,7 @@ def own_environment(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def smoke_study(tmp_path_factory, phantom_root):
+def smoke_study(pytestconfig, tmp_path_factory, phantom_root):
     """Six systems on two folds of the phantom, two iterations each: what the analysis notebooks read.
 
     Read-only; XBUS_OUTPUTS points to it only while it is made, so a test that reads files by study name copies it.
@@ -92,7 +91,7 @@ def smoke_study(tmp_path_factory, phantom_root):
     from xbuslib.runs.source import open_source
     from xbuslib.runs.study import open_study
 
-    with shared_folder(tmp_path_factory, "smoke_outputs") as (root, new), pytest.MonkeyPatch.context() as patch:
+    with shared_folder(pytestconfig, tmp_path_factory, "smoke_outputs") as (root, new), pytest.MonkeyPatch.context() as patch:
         patch.setenv("XBUS_OUTPUTS", str(root))
         if new:
             config = resolve("smoke", ["iterations=2", "folds=2"])
@@ -110,7 +109,7 @@ def smoke_study(tmp_path_factory, phantom_root):
 
 
 @pytest.fixture(scope="session")
-def elsewhere(tmp_path_factory):
+def elsewhere(pytestconfig, tmp_path_factory):
     """An outputs folder with the study `elsewhere`: UNet, two iterations on every lesion of 16 cases of scanner B.
 
     Read-only, as `smoke_study` is; `here` is a copy.
@@ -120,7 +119,7 @@ def elsewhere(tmp_path_factory):
     from xbuslib.runs.fold import run_fold
     from xbuslib.runs.source import open_source
 
-    with shared_folder(tmp_path_factory, "elsewhere") as (root, new), pytest.MonkeyPatch.context() as patch:
+    with shared_folder(pytestconfig, tmp_path_factory, "elsewhere") as (root, new), pytest.MonkeyPatch.context() as patch:
         if new:
             patch.setenv("XBUS_OUTPUTS", str(root))
             config = resolve("smoke", ["iterations=2", "phantom_cases=16", "folds=2"])
@@ -143,13 +142,13 @@ def copied(outputs: Path, tmp_path: Path, monkeypatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def two_folds(tmp_path_factory, phantom_root):
+def two_folds(pytestconfig, tmp_path_factory, phantom_root):
     """The folder runs/xbusnet of a study of two folds, two iterations each; read-only, as `smoke_study` is."""
     from xbuslib.config import resolve
     from xbuslib.runs.fold import run_fold
     from xbuslib.runs.source import open_source
 
-    with shared_folder(tmp_path_factory, "two_folds") as (root, new), pytest.MonkeyPatch.context() as patch:
+    with shared_folder(pytestconfig, tmp_path_factory, "two_folds") as (root, new), pytest.MonkeyPatch.context() as patch:
         if new:
             patch.setenv("XBUS_OUTPUTS", str(root))
             config = resolve("smoke", ["iterations=2", "folds=2"])
