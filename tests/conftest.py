@@ -22,22 +22,27 @@ def pytest_collection_modifyitems(items):
                                  else len(SLOW_FIRST)))
 
 
-@contextmanager
-def shared_folder(config, tmp_path_factory, name: str):
+@pytest.fixture(scope="session")
+def shared_folder(pytestconfig, tmp_path_factory):
     """A folder that every process of a test run reads, and whether it has still to be made: the first one makes it."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if hasattr(config, "workerinput") else base) / name  # of pytest-xdist: one of several
-    with FileLock(f"{folder}.lock"):
-        yield folder, not Path(f"{folder}.made").exists()
-        Path(f"{folder}.made").touch()
+    if hasattr(pytestconfig, "workerinput"):  # one of several processes of pytest-xdist
+        base = base.parent
+
+    @contextmanager
+    def named(name):
+        with FileLock(base / f"{name}.lock"):
+            yield base / name, not (base / f"{name}.made").exists()
+            (base / f"{name}.made").touch()
+    return named
 
 
 @pytest.fixture(scope="session")
-def phantom_root(pytestconfig, tmp_path_factory):
+def phantom_root(shared_folder):
     """20 simulated cases, as the smoke profile uses them."""
     from xbuslib.data.phantom import phantom
 
-    with shared_folder(pytestconfig, tmp_path_factory, "phantom") as (folder, new):
+    with shared_folder("phantom") as (folder, new):
         return phantom.write(folder, n=20, seed=0) if new else folder
 
 
@@ -79,7 +84,7 @@ def own_environment(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def smoke_study(pytestconfig, tmp_path_factory, phantom_root):
+def smoke_study(shared_folder, phantom_root):
     """Six systems on two folds of the phantom, two iterations each: what the analysis notebooks read.
 
     Read-only; XBUS_OUTPUTS points to it only while it is made, so a test that reads files by study name copies it.
@@ -91,7 +96,7 @@ def smoke_study(pytestconfig, tmp_path_factory, phantom_root):
     from xbuslib.runs.source import open_source
     from xbuslib.runs.study import open_study
 
-    with shared_folder(pytestconfig, tmp_path_factory, "smoke_outputs") as (root, new), pytest.MonkeyPatch.context() as patch:
+    with shared_folder("smoke_outputs") as (root, new), pytest.MonkeyPatch.context() as patch:
         patch.setenv("XBUS_OUTPUTS", str(root))
         if new:
             config = resolve("smoke", ["iterations=2", "folds=2"])
@@ -109,7 +114,7 @@ def smoke_study(pytestconfig, tmp_path_factory, phantom_root):
 
 
 @pytest.fixture(scope="session")
-def elsewhere(pytestconfig, tmp_path_factory):
+def elsewhere(shared_folder):
     """An outputs folder with the study `elsewhere`: UNet, two iterations on every lesion of 16 cases of scanner B.
 
     Read-only, as `smoke_study` is; `here` is a copy.
@@ -119,7 +124,7 @@ def elsewhere(pytestconfig, tmp_path_factory):
     from xbuslib.runs.fold import run_fold
     from xbuslib.runs.source import open_source
 
-    with shared_folder(pytestconfig, tmp_path_factory, "elsewhere") as (root, new), pytest.MonkeyPatch.context() as patch:
+    with shared_folder("elsewhere") as (root, new), pytest.MonkeyPatch.context() as patch:
         if new:
             patch.setenv("XBUS_OUTPUTS", str(root))
             config = resolve("smoke", ["iterations=2", "phantom_cases=16", "folds=2"])
@@ -142,13 +147,13 @@ def copied(outputs: Path, tmp_path: Path, monkeypatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def two_folds(pytestconfig, tmp_path_factory, phantom_root):
+def two_folds(shared_folder, phantom_root):
     """The folder runs/xbusnet of a study of two folds, two iterations each; read-only, as `smoke_study` is."""
     from xbuslib.config import resolve
     from xbuslib.runs.fold import run_fold
     from xbuslib.runs.source import open_source
 
-    with shared_folder(pytestconfig, tmp_path_factory, "two_folds") as (root, new), pytest.MonkeyPatch.context() as patch:
+    with shared_folder("two_folds") as (root, new), pytest.MonkeyPatch.context() as patch:
         if new:
             patch.setenv("XBUS_OUTPUTS", str(root))
             config = resolve("smoke", ["iterations=2", "folds=2"])
