@@ -52,6 +52,8 @@ def test_transparent_pixels_are_black_with_a_note(tmp_path):
     picture = reading.read(saved(tmp_path / "a.png", colour))
     assert picture.grey[:20].max() == 0 and picture.grey[20:].min() == 255
     assert picture.notes == ["Transparent parts are shown over black."]
+    colour[..., 3] = 255  # an alpha channel that hides nothing
+    assert reading.read(saved(tmp_path / "b.png", colour)).notes == []
 
 
 def test_cmyk_jpeg_and_tiff(tmp_path):

@@ -172,7 +172,8 @@ def _windowed(values: np.ndarray) -> tuple[np.ndarray, list[tuple[str, str]]]:
 
 
 def _colour_notes(image: Image.Image) -> list[tuple[str, str]]:
-    notes = [("transparent", "Transparent parts are shown over black.")] if transparent(image) else []
+    opaque = not transparent(image) or image.convert("RGBA").getchannel("A").getextrema()[0] == 255
+    notes = [] if opaque else [("transparent", "Transparent parts are shown over black.")]
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         notes.append(("colours", f"Colours ({image.mode}) were reduced to luminance."))
     return notes
