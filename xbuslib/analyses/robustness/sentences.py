@@ -36,7 +36,7 @@ def turned(decisions: pd.DataFrame) -> str:
     return " ".join(
         f"{BASELINES[row.baseline]}, at least one of {row.wrong_prompts} wrong prompts changes Dice by over {FLIP} "
         f"for **{row.any:.0%}** of the {row.n} images (95 % interval {row.low:.0%} to {row.high:.0%}); the mean change "
-        f"over all of them is {signed(row.change)}." for row in decisions.itertuples())
+        f"over these prompts and images is {signed(row.change)}." for row in decisions.itertuples())
 
 
 def by_size(table: pd.DataFrame) -> str:
