@@ -14,7 +14,7 @@ from xbuslib.config import resolve
 from xbuslib.errors import StudyError
 from xbuslib.workflow import notebooks
 
-LEFT_OUT = {  # these notebooks predict or train with every system of the study: two or three are enough
+LEFT_OUT = {  # systems that a notebook which predicts or trains with each of them can do without here
     **dict.fromkeys(("09", "12", "13", "14"), ("bussam", "xbusnet-no-gfe", "xbusnet-no-sfa")), "15": ("xbusnet",)}
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
