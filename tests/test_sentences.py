@@ -65,6 +65,13 @@ def test_who_finds_most_lesions_with_fewest_false_positives():
         "false positives, 0.25 per image, and finds 80%.")
 
 
+def test_systems_without_a_curve_are_named():
+    rates = pd.DataFrame({"paper_name": ["A", "theirs"], "false_positives all": [0.4, float("nan")]})
+    assert contours.without_curve(rates) == \
+        "No curve for theirs: the adopted predictions do not include the normal images.\n\n"
+    assert contours.without_curve(rates[:1]) == ""
+
+
 def test_every_system_without_a_prediction_is_named():
     table = pd.DataFrame({"paper_name": list("ABC"), "hd95": [3.0, 2.0, 4.0], "hd95_median": 1.5, "nsd": 0.6,
                           "empty": [1, 0, 1], "n": 5})

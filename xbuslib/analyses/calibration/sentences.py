@@ -62,6 +62,13 @@ def found(rates: pd.DataFrame) -> str:
             f"and finds {quiet.sensitivity:.0%}.")
 
 
+def without_curve(rates: pd.DataFrame) -> str:
+    """Names the systems that the FROC figure leaves out, or nothing; rates: detection.summary."""
+    lacking = rates.loc[rates["false_positives all"].isna(), "paper_name"]
+    return (f"No curve for {', '.join(lacking)}: the adopted predictions do not include the normal images.\n\n"
+            if len(lacking) else "")
+
+
 def _all_at(table: pd.DataFrame, column: str, value: float) -> str:
     """The names of all rows that have the value."""
     return ", ".join(table.loc[table[column] == value, "paper_name"])
