@@ -1,6 +1,6 @@
 """python -m tests.mutants: faults of mutants.toml, put into a copy of the library one at a time: are they noticed?
 
-`./run_tests.sh --mutants` calls this for all of them; tests/test_mutants.py for four, drawn by the date.
+`./run_tests.sh --mutants` calls this for all of them; tests/test_mutants.py for two, drawn by the date.
 """
 
 import argparse

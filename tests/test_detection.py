@@ -112,6 +112,15 @@ def test_a_system_without_a_component(found):
     assert curve[["sensitivity", "false_positives"]].to_numpy().tolist() == [[0, 0]]
 
 
+def test_systems_that_lack_different_folds_have_curves(found):
+    """As in a study opened with partial=True. Each predicted one image with a lesion, and the normal one."""
+    kept = [pd.concat([table[table["fold"] == fold].assign(system=name) for fold, name in enumerate(["unet", "ukan"])])
+            for table in found]
+    last = detection.curves(Detections(*kept)).groupby("system").last()
+    assert last.loc["unet", ["sensitivity", "false_positives"]].tolist() == [1, pytest.approx(1)]  # 2 in 2 images
+    assert last.loc["ukan", ["sensitivity", "false_positives"]].tolist() == [0, 0]
+
+
 def test_rates_at_the_threshold_by_hand(found):
     row = detection.summary(found).iloc[0]
     assert row["lesions"] == 2 and row["sensitivity"] == 0.5 and row["sensitivity_sd"] == pytest.approx(np.sqrt(0.5))

@@ -80,7 +80,7 @@ def test_what_nnunet_writes_beside_its_maps_is_read_as_its_maps(exported, smoke_
 def test_wrong_requests_are_refused(exported, smoke_study, phantom_root, tmp_path, run_command):
     folder, _ = exported
     refused(run_command("data", "export-nnunet", "--study", smoke_study.name, "--out", folder, "--number", 7, "--data",
-                    phantom_root), "Dataset007_SmokeStudy is there; give another --number")
+                        phantom_root), "Dataset007_SmokeStudy is there; give another --number")
     refused(run_command("data", "export-nnunet", "--study", "nowhere", "--out", tmp_path / "x"), "no finished run")
 
 

@@ -106,7 +106,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
 
 def test_a_fold_is_trained_scored_and_read_back(phantom_root, outputs, run_command):
     done = run_command("fold", "--system", "smp:unet:resnet18", "--profile", "smoke", "--set", "iterations=2", "--set",
-                   "folds=2", "--data", phantom_root, "--study", "s")
+                       "folds=2", "--data", phantom_root, "--study", "s")
     assert done.returncode == 0, done.stderr
     folder = outputs / "s" / "runs" / NAME / "fold_0" / "seed_0"
     run = json.loads((folder / "run.json").read_text())
@@ -116,4 +116,4 @@ def test_a_fold_is_trained_scored_and_read_back(phantom_root, outputs, run_comma
     with np.load(folder / "probabilities.npz") as stored:
         assert stored["probabilities"].std() > 0
     refused(run_command("fold", "--system", "smp:Unet:resnet18", "--profile", "smoke", "--set", "recipe=official",
-                    "--data", phantom_root), "smp-Unet-resnet18 has no official recipe")
+                        "--data", phantom_root), "smp-Unet-resnet18 has no official recipe")

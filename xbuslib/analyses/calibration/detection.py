@@ -89,9 +89,10 @@ def froc(found: Detections, system: str) -> pd.DataFrame:
 
 
 def curves(found: Detections) -> pd.DataFrame:
-    """`froc` of every system that predicted all images, with WHO: an adopted one has not seen the normal images."""
-    every = found.images.groupby("system")["case_id"].transform("nunique") == found.images["case_id"].nunique()
-    names = found.images[every].drop_duplicates("system")
+    """`froc` of every system that predicted all normal images, with WHO: an adopted one has not seen them."""
+    normals = found.images["case_id"].where(found.images["normal"])
+    seen = normals.groupby(found.images["system"]).transform("nunique")
+    names = found.images[seen == normals.nunique()].drop_duplicates("system")
     return pd.concat([froc(found, row.system).assign(system=row.system, paper_name=row.paper_name)
                       for row in names.itertuples()], ignore_index=True)
 
