@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY
 from xbuslib.models import registry
 
 FOLDER = REPOSITORY / "outputs" / "reference"
-RUNS = {"phantom-quick": (60, 12), "blu-160": (10, 7), "blu-160-transfer": (10, 7)}  # runs; least rows of Table 1
+RUNS = {"phantom-quick": (60, 12), "blu-160": (35, 8), "blu-160-transfer": (10, 7)}  # runs; least rows of Table 1
 
 
 def rows(file, study="phantom-quick"):
@@ -36,10 +36,10 @@ def test_table_1_follows_from_the_images(study):
             assert float(row[f"{metric}_sd"]) == pytest.approx(statistics.stdev(folds), abs=2e-6)
 
 
-@pytest.mark.parametrize("study", RUNS)
+@pytest.mark.parametrize("study", [*RUNS, "blu-160-repeat"])
 def test_every_run_is_of_one_commit_and_one_protocol(study):
     runs = rows("runs.csv", study)
-    assert len(runs) == RUNS[study][0] and {run["dirty"] for run in runs} == {"False"}
+    assert len(runs) == RUNS.get(study, (10,))[0] and {run["dirty"] for run in runs} == {"False"}
     for key in ("commit", "protocol", "dataset_fingerprint", "folds_checksum"):
         assert len({run[key] for run in runs}) == 1
 
@@ -61,10 +61,11 @@ def test_the_results_show_the_table_of_the_phantom_and_its_commit():
 
 def test_the_readme_shows_the_table_of_blu():
     readme = text_of("README.md")
-    table = rows("tables/05/table_1_policies.csv", "blu-160")
+    table = [row for row in rows("tables/05/table_1_policies.csv", "blu-160")
+             if row["system"] in ("unet", "uresnet", "xbusnet")]
     shown = [" | ".join(f"{float(row[m]):.3f} ± {float(row[m + '_sd']):.3f}" for m in ("dice", "iou", "dice_two_class"))
              for row in table]
-    assert len(shown) == 7 and all(f"| {text} |" in readme for text in shown)
+    assert len(shown) == 8 and all(f"| {text} |" in readme for text in shown)
     assert rows("runs.csv", "blu-160")[0]["commit"][:8] in readme
 
 
@@ -111,7 +112,8 @@ def test_the_findings_of_the_readme_are_those_of_blu():
     from xbuslib.evaluation import statistics as paired
 
     readme = " ".join(text_of("README.md").split())
-    test = next(row for row in rows("tables/05/paired_tests.csv", "blu-160") if row["metric"] == "dice")
+    test = next(row for row in rows("tables/05/paired_tests.csv", "blu-160")
+                if (row["metric"], row["against"]) == ("dice", "uresnet"))
     assert f"{signed(test['mean_difference'])}, 95 % {signed(test['low'])} to {signed(test['high'])}" in readme
     assert float(test["p_holm"]) > 0.05 and "not significantly different" in readme
     scores = pd.DataFrame(rows("per_image.csv", "blu-160")).astype({"dice": float, "fold": int, "seed": int})
@@ -127,6 +129,31 @@ def test_the_findings_of_the_readme_are_those_of_blu():
     assert f"lesion Dice of {ours} and U-ResNet {plain}" in readme
     reference = next(row for row in rows("tables/05/table_1_policies.csv", "blu-160") if row["policy"] == "reference")
     assert f"ours, so prompted, is {float(reference['dice']):.3f}" in readme
+    without = {row["against"]: row for row in rows("tables/07/paired_tests.csv", "blu-160") if row["metric"] == "dice"}
+    lost = float(without["xbusnet-no-lfe"]["mean_difference"])
+    assert f"Without its local branch XBusNet loses {lost:.3f}" in readme
+    for system in ("xbusnet-no-gfe", "xbusnet-no-sfa"):
+        row = without[system]
+        assert f"({signed(str(-float(row['mean_difference'])))}, p = {float(row['p_holm']):.2f}" in readme
+        assert float(row["p_holm"]) > 0.05
+
+
+def test_the_repeat_on_another_machine_is_told_and_of_the_same_settings():
+    """Systems, folds and settings of blu-160; what differs is the machine and the commit."""
+    readme, page = (" ".join(text_of(name).split()) for name in ("README.md", "docs/reliability.md"))
+    means = {}
+    for row in rows("per_image.csv", "blu-160-repeat"):
+        if row["default"] == "True":
+            means.setdefault(row["system"], defaultdict(list))[row["fold"]].append(float(row["dice"]))
+    dice = {system: statistics.fmean(map(statistics.fmean, folds.values())) for system, folds in means.items()}
+    assert f"gave {dice['xbusnet']:.3f} and {dice['uresnet']:.3f}" in readme
+    assert f"{dice['xbusnet']:.3f} for `xbusnet` and {dice['uresnet']:.3f} for `uresnet`" in page
+    table = {row["system"]: float(row["dice"]) for row in rows("tables/05/table_1.csv", "blu-160")}
+    assert f"{table['xbusnet']:.3f} and {table['uresnet']:.3f} on another" in page
+    settings = "protocol", "dataset_fingerprint", "folds_checksum", "recipe", "iterations", "weights", "seed"
+    first, again = ({(run["system"], run["fold"]): [run[key] for key in settings] for run in rows("runs.csv", study)}
+                    for study in ("blu-160", "blu-160-repeat"))
+    assert len(again) == 10 and all(first[run] == told for run, told in again.items())
 
 
 def test_the_results_show_every_system_on_fold_0_of_blu():
@@ -143,6 +170,24 @@ def test_the_results_show_every_system_on_fold_0_of_blu():
         minutes = float(run["total_s"]) / 60
         shown = rf"\| `{run['system']}` \| [^|]+ \| {re.escape(means)} \| {minutes:.1f} \| {run['commit'][:8]} \|"
         assert re.search(shown, page), shown
+
+
+def test_the_results_show_table_4_of_blu():
+    page, kept = text_of("docs/results.md"), defaultdict(lambda: defaultdict(list))
+    for row in rows("per_image.csv", "blu-160"):
+        if row["default"] == "True":
+            kept[row["system"]][row["fold"]].append(float(row["dice"]))
+    table = rows("tables/07/table_4_all.csv", "blu-160")
+    assert len(table) == 5
+    for row in table:
+        folds = [statistics.fmean(kept[row["system"]][str(fold)]) for fold in range(5)]
+        dice = f"{statistics.fmean(folds):.3f} ± {statistics.stdev(folds):.3f}"
+        parts = " | ".join("yes" if row[part] == "True" else "no" for part in ("lfe", "gfe", "sfa"))
+        assert f"| {row['paper_name']} | {parts} | {dice} | " in page
+        if row["dice_drop"]:
+            p = "< 0.001" if float(row["p_holm"]) < 0.001 else f"{float(row['p_holm']):.2f}"
+            drop = f"{float(row['dice_drop']):.3f}".replace("-", "−")
+            assert f"{float(row['iou']):.3f} ± {float(row['iou_sd']):.3f} | {drop} | {p} |" in page
 
 
 def seeds(*studies: str) -> tuple[list[str], str]:
@@ -202,10 +247,10 @@ def test_nothing_names_a_folder_of_one_machine():
     assert not found, found[:5]
 
 
-@pytest.mark.parametrize("study", ["blu-160", "blu-160-fold-0", "blu-160-seeds"])
+@pytest.mark.parametrize("study", ["blu-160", "blu-160-fold-0", "blu-160-repeat", "blu-160-seeds"])
 def test_no_metadata_of_blu_is_kept(study):
     assert list(rows("cases.csv", study)[0]) == ["case_id", "width_px", "height_px", "long_side_px", "long_side_mm",
                                                  "lesion_fraction", "fold"]
     pictures = [*(FOLDER / study).rglob("*.png"), *(FOLDER / study).rglob("*.ipynb")]
-    assert bool(pictures) == (study == "blu-160-fold-0")  # whose README gives BLU's authors and licence
+    assert bool(pictures) == (study in ("blu-160", "blu-160-fold-0"))  # whose README gives BLU's authors and licence
     assert "CC BY 4.0" in text_of("outputs/reference/README.md")
