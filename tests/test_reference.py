@@ -1,6 +1,7 @@
 """The committed reference runs: Table 1 from their own scores by plain arithmetic, and the copies in the README."""
 
 import csv
+import json
 import re
 import statistics
 from collections import defaultdict
@@ -235,6 +236,13 @@ def test_readme_and_documentation_lead_somewhere():
                 titles = re.findall(r"^#+ (.+)$", place.read_text(encoding="utf-8"), re.MULTILINE)
                 slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
                 assert heading in slugs, f"{page}: {target}"
+
+
+def test_every_kept_notebook_was_executed_to_its_end():
+    for file in FOLDER.glob("*/notebooks/*.ipynb"):
+        code = [cell for cell in json.loads(file.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+        assert all(cell["execution_count"] for cell in code), file
+        assert not any(output["output_type"] == "error" for cell in code for output in cell["outputs"]), file
 
 
 def test_nothing_names_a_folder_of_one_machine():
