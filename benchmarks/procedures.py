@@ -18,7 +18,7 @@ from xbuslib.config import Config
 from xbuslib.data import images
 from xbuslib.inference.predict import encode, probability_maps
 from xbuslib.models import registry
-from xbuslib.models.layers_cpu import Dropout, GroupNorm, PatchConvTranspose2d
+from xbuslib.models.layers_cpu import Conv3x3, Dropout, GroupNorm, PatchConvTranspose2d
 from xbuslib.models.system import System
 from xbuslib.prompts import words
 from xbuslib.prompts.conditioning import TextTable, TrainingPrompts, to_tensors
@@ -116,7 +116,7 @@ def reference_pass(b: Bench):
 def as_torch_has_it(system: System) -> None:
     """Torch's own kernels for layers that are done in another way."""
     for module in system.modules():
-        if isinstance(module, (Dropout, GroupNorm, PatchConvTranspose2d)):
+        if isinstance(module, (Conv3x3, Dropout, GroupNorm, PatchConvTranspose2d)):
             module.forward = partial(type(module).__base__.forward, module)
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from xbuslib.models.layers_cpu import Dropout, GroupNorm, PatchConvTranspose2d
+from xbuslib.models.layers import UpBlock
+from xbuslib.models.layers_cpu import WIDE, Conv3x3, Dropout, GroupNorm, PatchConvTranspose2d
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
@@ -25,6 +26,39 @@ def test_patches_as_a_matrix_product_are_torchs_transposed_convolution(patch, la
     assert y_ours.is_contiguous(memory_format=torch.channels_last)
     for one, other in [(x_ours, x_theirs), (ours.weight, theirs.weight), (ours.bias, theirs.bias)]:
         torch.testing.assert_close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_a_wide_convolution_of_bfloat16_maps_has_the_gradients_of_float64(layout):
+    """Maps of unequal sides, each pixel seen through all nine places of the kernel or cut off by the edge."""
+    torch.manual_seed(0)
+    ours = Conv3x3(WIDE, 16).to(memory_format=layout)
+    theirs = nn.Conv2d(WIDE, 16, 3, padding=1).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, WIDE, 4, 6).bfloat16().to(memory_format=layout).requires_grad_()
+    exact, grad = x.detach().double().requires_grad_(), torch.randn(2, 16, 4, 6).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = ours(x)
+    assert out.dtype == torch.bfloat16 and type(out.grad_fn).__name__ == "ConvGradientBackward"
+    out.backward(grad)
+    expected = theirs(exact)
+    expected.backward(grad.double())
+    for one, other in [(out, expected), (x.grad, exact.grad), (ours.weight.grad, theirs.weight.grad),
+                       (ours.bias.grad, theirs.bias.grad)]:
+        error = (one.double() - other).norm() / other.norm()
+        assert error < 0.004, error
+
+
+def test_a_decoder_step_takes_its_own_gradient_where_it_is_wide():
+    """In bfloat16 alone: in float32, and in narrow layers, the convolution and its gradient are torch's."""
+    step, kinds = UpBlock(8, WIDE - 8, 8), []
+    step.conv[0].register_forward_hook(lambda *call: kinds.append(type(call[-1].grad_fn).__name__))
+    step.conv[3].register_forward_hook(lambda *call: kinds.append(type(call[-1].grad_fn).__name__))
+    maps = torch.randn(2, 8, 3, 3), torch.randn(2, WIDE - 8, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        step(maps[0], maps[1].bfloat16())  # the skip comes from an encoder under autocast
+    step(*maps)
+    assert kinds == ["ConvGradientBackward", *["ConvolutionBackward0"] * 3]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from xbuslib.models.layers_cpu import Dropout, GroupNorm, PatchConvTranspose2d
+from xbuslib.models.layers_cpu import Conv3x3, Dropout, GroupNorm, PatchConvTranspose2d
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -63,8 +63,8 @@ class UpBlock(nn.Module):
         super().__init__()
         self.up = PatchConvTranspose2d(channels, out, 2)
         self.conv = nn.Sequential(
-            nn.Conv2d(out + skip, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU(inplace=True),
-            nn.Conv2d(out, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU(inplace=True),
+            Conv3x3(out + skip, out), nn.BatchNorm2d(out), nn.ReLU(inplace=True),
+            Conv3x3(out, out), nn.BatchNorm2d(out), nn.ReLU(inplace=True),
         )
 
     def forward(self, features: Tensor, skip: Tensor) -> Tensor:
