@@ -28,7 +28,7 @@ class PatchConvTranspose2d(nn.ConvTranspose2d):
         return rows.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)  # (B, out, patch·h, patch·w), channels last
 
 
-WIDE = 1024  # input channels from which ConvGradient is the faster one, at 160 and at 352 pixels
+WIDE = 1024  # input channels from which ConvGradient is the faster one (benchmarks/README.md)
 
 
 class Conv3x3(nn.Conv2d):
@@ -60,7 +60,8 @@ class ConvGradient(torch.autograd.Function):
         features, weight = ctx.saved_tensors
         into_features = torch.ops.aten.convolution_backward(  # asked for the bias, it would make the weights' too
             grad, features, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, False, False])[0]
-        return into_features, kernel_gradient(features, grad), pixel_sum(grad).sum(0)
+        into_weight = kernel_gradient(features, grad) if ctx.needs_input_grad[1] else None  # Grad-CAM needs none
+        return into_features, into_weight, pixel_sum(grad).sum(0)
 
 
 def kernel_gradient(features: Tensor, grad: Tensor) -> Tensor:
