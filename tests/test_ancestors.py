@@ -21,6 +21,8 @@ from xbuslib.runs import caveats, record
 from xbuslib.runs.fold import run_fold
 from xbuslib.runs.source import open_source
 from xbuslib.runs.study import open_study
+from xbuslib.workflow import study as workflow
+from xbuslib.workflow.request import Request
 
 TINY = resolve("smoke", ["iterations=2", "phantom_cases=16", "folds=2"])
 
@@ -61,6 +63,13 @@ def test_start_from_another_run(here):
     with pytest.raises(StudyError, match="starts from"):  # the same folder, from random weights
         run_fold("unet", 0, still, source, study="mine")
     assert run_fold("unet", 0, still, source, study="mine", start_from=ancestor) == path  # nothing to do
+    shutil.rmtree(here / "mine" / "runs" / "unet" / "fold_1")  # and now without: neither by run_all.sh nor by a fold
+    with pytest.raises(StudyError, match="was started from another run, and this command names none"):
+        workflow.settle(Request(study="mine", profile="smoke", systems=["unet"],
+                                set={"iterations": 2, "phantom_cases": 16, "folds": 2}))
+    run_fold("unet", 1, still, source, study="mine")
+    with pytest.raises(StudyError, match=r"mixes runs(?s:.*)weights at the start of unet another run: 1 run"):
+        open_study("mine")
 
 
 def test_what_does_not_fit_is_listed(here):
@@ -80,9 +89,10 @@ def test_what_does_not_fit_is_listed(here):
     (lambda image: image, "equal pixels"),
     (lambda image: image.point(lambda value: min(255, value + 6)), "of 256 bits"),
     (lambda image: image.resize((round(image.width * 0.95), round(image.height * 0.95))), "of 256 bits"),
+    (lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "mirrored"),
 ])
 def test_an_ancestor_that_has_seen_a_validation_image_is_refused(here, tmp_path, change, told):
-    """The same picture under another name, brightened, or smaller by 5 %."""
+    """The same picture under another name, brightened, smaller by 5 %, or mirrored."""
     phantom, other = (catalogue.data_root(name, "", 16) for name in ("phantom", "phantom_b"))
     copy = tmp_path / "mixed"
     shutil.copytree(phantom, copy)

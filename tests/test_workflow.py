@@ -188,6 +188,19 @@ def test_a_second_command_with_other_settings_changes_nothing_of_a_study_at_work
     assert request({}, tmp_path / "s" / "study.yaml").seeds == [0]
 
 
+def test_jobs_find_folders_that_the_environment_names_relative(phantom_root, tmp_path, monkeypatch):
+    """A job runs in the folder of its study, from where `weights` would be another folder."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"XBUS_OUTPUTS": "out", "XBUS_WEIGHTS": "weights", "XBUS_DATA": ""}.items():
+        monkeypatch.setenv(name, value)
+    wanted = request({"data": str(phantom_root), "profile": "smoke", "study": "s", "systems": "unet", "folds": "0"})
+    given = {}
+    monkeypatch.setattr(workflow_study, "subprocess", SimpleNamespace(
+        run=lambda _, env, check: given.update(env) or SimpleNamespace(returncode=0)))
+    assert workflow_study.run_study(wanted, *workflow_study.settle(wanted), dry_run=True)
+    assert given["XBUS_WEIGHTS"] == str(tmp_path / "weights") and given["XBUS_DATA"] == ""
+
+
 def test_results_dated_after_now_move_back_in_their_order(phantom_root, tmp_path, monkeypatch, capsys):
     """As after a clock that was set back: Snakemake would remove a new run for being older than the decoded images."""
     monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path))

@@ -98,7 +98,10 @@ def between(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_mirrored(first: pd.DataFrame, second: pd.DataFrame | None = None) -> pd.DataFrame:
-    """`pairs`, with the column mirrored, and below them those that look alike if one is mirrored."""
+    """`pairs`, with the column mirrored, and below them those that look alike if one is mirrored.
+
+    Only the last table given needs the column MIRRORED.
+    """
     direct, other = pairs(first, second), first if second is None else second
     close = _distance(first, other, _bits(other[MIRRORED]))
     rows, columns = np.nonzero(np.triu(close <= ALIKE, 1) if second is None else close <= ALIKE)

@@ -1,7 +1,8 @@
 """Start from a finished run: which one, its trained weights, and the guard against images that it has seen.
 
 A run keeps the hashes of all pictures that its weights have been trained on, its ancestors' too, in seen.csv. A fold
-refuses an ancestor that has seen one of its validation images, by equal pixels or by looks (data/repeats.py).
+refuses an ancestor that has seen one of its validation images, by equal pixels or by looks, also in a mirror
+(data/repeats.py).
 """
 
 import hashlib
@@ -15,7 +16,8 @@ from xbuslib.errors import StudyError
 from xbuslib.models.system import System
 from xbuslib.runs import identity, published, record
 
-SEEN = "seen.csv"  # case_id, dataset, pixels, looks of every training picture, the ancestors' among them
+SEEN = "seen.csv"  # COLUMNS of every training picture, the ancestors' among them
+COLUMNS = [*repeats.COLUMNS, "dataset"]
 
 
 def find(start: Path, system: str, seed: int) -> Path:
@@ -79,14 +81,14 @@ def seen(folder: Path) -> pd.DataFrame:
 
 def guard(ancestor: Path, validation: pd.DataFrame) -> None:
     """Raise StudyError if the run in `ancestor` has seen one of the pictures in `validation` (repeats.pictures)."""
-    pairs = repeats.pairs(validation, seen(ancestor))
+    pairs = repeats.with_mirrored(seen(ancestor), validation)
     if pairs.empty:
         return
     equal = int((pairs["bits"] < 0).sum())
-    shown = "\n".join(f"  {row.one} here, {row.other} there: "
+    shown = "\n".join(f"  {row.other} here, {row.one} there: "
                       + ("equal pixels" if row.bits < 0 else f"{row.bits} of 256 bits of their hashes differ")
-                      for row in pairs.head(5).itertuples())
-    raise StudyError(f"{ancestor} has been trained on images that this fold is scored on: {pairs['one'].nunique()} "
+                      + (", one of them mirrored" if row.mirrored else "") for row in pairs.head(5).itertuples())
+    raise StudyError(f"{ancestor} has been trained on images that this fold is scored on: {pairs['other'].nunique()} "
                      f"image(s), {equal} pair(s) of equal pixels and {len(pairs) - equal} of like looks.\n{shown}\n"
                      "A score on what was seen in training says nothing; start from a run on other images.")
 

@@ -64,7 +64,7 @@ def begin(system: str, fold: int | str, config: Config, source: Source, *, study
         "weights": model.weights_record, "frozen_checksum": frozen_checksum(model),
         "precision": precision.name(plan.amp, device),
     }
-    seen = source.pictures(train_cases if plan.iterations else train_cases.iloc[:0])
+    seen = source.pictures(train_cases if plan.iterations else train_cases.iloc[:0])[ancestors.COLUMNS]
     if ancestor:
         ancestors.guard(ancestor, source.pictures(val_cases))
         run["ancestors"] = ancestors.load(ancestor, model, run)

@@ -18,6 +18,7 @@ SHOWN_ELSEWHERE = {
     "phantom_cases", "folds", "folds_seed", "fold_by", "train_images", "weights", "recipe", "iterations", "batch_size",
     "learning_rate", "final_learning_rate", "weight_decay", "drop_spatial", "drop_attributes", "amp",
 }
+START = "weights at the start"
 OF_EPOCHS = ("plan: iterations", "plan: schedule")  # of official recipes, which count epochs, by the size of the fold
 
 
@@ -53,12 +54,12 @@ def mixture(runs: list[tuple[Path, dict]]) -> list[str]:
     """What keeps runs (folder, run.json) from standing in one table, a line for each value of each differing part.
 
     What must be equal in all: data, settings, protocol number, weights files. In the runs of one system: its switches,
-    size, policies and plan (in all runs, where the recipe is one for all). Per system and seed: random encoders. Where
-    AMP is the same: precision.
+    size, policies and plan (in all runs, where the recipe is one for all), and whether it started from another run.
+    Per system and seed: random encoders. Where AMP is the same: precision.
     """
     groups: dict[tuple, dict[str, list[Path]]] = {}
     for folder, run in runs:
-        for key, value in identity(run).items():
+        for key, value in (identity(run) | {START: "another run" if run.get("ancestors") else "its own"}).items():
             if (group := _group(key, run)) is not None:
                 groups.setdefault((key, *group), {}).setdefault(_plain(value), []).append(folder)
     return [f"  {' of '.join(map(str, group))} {value}: {len(folders)} run(s), such as {folders[0]}"
@@ -77,9 +78,9 @@ def _group(key: str, run: dict) -> tuple | None:
     official = run["plan"].get("recipe") == "official"
     if key in ("system", "fold", "seed", "train_cases", "predictions"):
         return None
-    if key in ("switches", "trainable", "scorings"):
+    if key in ("switches", "trainable", "scorings", START):
         return (run["system"],)
-    if key == "starts from":  # another fold, another ancestor, where an ancestor has seen some of the images
+    if key == "starts from":  # which one: another fold, another ancestor, where an ancestor has seen some of the images
         return None
     if key in OF_EPOCHS and official:
         return run["system"], f"{run['train_cases']} training cases"

@@ -30,7 +30,7 @@ class Source:
 
     def pictures(self, cases: pd.DataFrame) -> pd.DataFrame:
         """Hashes of the images of some lesions (repeats.pictures) with their dataset; those of all are kept."""
-        table = _hashes(self.cases, self.pictures_file, self.prepared.fingerprint)[repeats.COLUMNS]
+        table = _hashes(self.cases, self.pictures_file, self.prepared.fingerprint)
         table["dataset"] = self.cases["dataset"].to_numpy() if "dataset" in self.cases else self.dataset
         return table.set_index("case_id").loc[list(cases["case_id"])].reset_index()
 

@@ -26,6 +26,7 @@ from xbuslib.workflow.request import Request
 
 PROFILES = REPOSITORY / "workflow" / "profiles"  # how jobs are run: on this machine, or on a Slurm cluster
 NOTEBOOKS = ["01_explore_data", "02_design_prompts", "03_model_anatomy"]
+FOLDERS = "XBUS_WEIGHTS", "XBUS_DATA"  # given to the jobs as absolute paths: a job runs in the study's folder
 PATIENCE = 2  # seconds for the jobs of a study whose command was killed to end (parent.py)
 QUEUED = 100  # Slurm jobs at once: more than eleven systems on five folds; the cluster has its own limit
 
@@ -124,8 +125,9 @@ def run_study(wanted: Request, settings: Settings, at_once: int, dry_run: bool =
                "--directory", str(folder), "--profile", str(slurm or PROFILES / "local"),
                "--nolock",  # our own lock below: it cannot outlive a killed process
                *(["--jobs", str(at_once)] if slurm else ["--cores", str(at_once * settings.threads)])]
-    environment = os.environ | {"XBUS_OUTPUTS": str(outputs_root()),
-                                "XBUS_GPUS": "" if slurm else ",".join(wanted.gpus)}
+    given = {name: str(Path(os.environ[name]).resolve()) for name in FOLDERS if os.environ.get(name)}
+    environment = os.environ | given | {"XBUS_OUTPUTS": str(outputs_root()),
+                                        "XBUS_GPUS": "" if slurm else ",".join(wanted.gpus)}
     if dry_run:
         with tempfile.TemporaryDirectory() as place:
             command += ["--configfile", str(_write_settings(wanted, settings, Path(place))), "--dry-run"]
@@ -260,6 +262,10 @@ def _refuse_other_settings(settings: Settings, config: Config, source) -> None:
         if run.get("adopted"):  # its folder was never of this study's systems; only data and settings must be the same
             record.refuse_changes(path.parent, run, run | inputs | {"config": config.model_dump()})
             continue
+        if run["system"] in settings.systems and bool(run.get("ancestors")) != bool(settings.start_from):
+            raise StudyError(f"{path.parent} was {'' if run.get('ancestors') else 'not '}started from another run, and "
+                             f"this command {'names one' if settings.start_from else 'names none'} (--start-from). The "
+                             "folds of a system are started alike; give this study another name with --study.")
         plan = recipes.plan(run["system"], config, run["train_cases"]).record()
         record.finished(path.parent, run | inputs | {"protocol": identity.PROTOCOL, "config": config.model_dump(),
                                                      "plan": plan})
