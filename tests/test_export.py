@@ -3,7 +3,10 @@
 import base64
 import io
 import json
+import os
 import shutil
+import time
+from datetime import UTC, datetime
 
 import nbformat
 import numpy as np
@@ -81,6 +84,20 @@ def test_everything_but_weights_maps_and_paths(study, tmp_path):
     assert Image.open(io.BytesIO(base64.b64decode(shown))).mode == "P"  # a palette
     assert len((out / "figures" / "05" / "plot.png").read_bytes()) < len(png())
     assert files(export.export(study.name, out, data=False)) == sorted(SCORES + NUMBERS)  # in place of the first
+
+
+def test_what_an_earlier_execution_wrote_is_left_out(study, tmp_path):
+    """Of notebook 05, executed again since: the figure it no longer draws; its table was written anew."""
+    moment, path = time.time(), study / "notebooks" / "05_overall_performance.ipynb"
+    book = nbformat.read(path, as_version=4)
+    book.metadata["papermill"]["start_time"] = datetime.fromtimestamp(moment, UTC).isoformat()
+    nbformat.write(book, path)
+    for name, age in {"figures/05/plot.png": 60, "figures/05/plot.csv": 60, "tables/05/table_1.md": -1,
+                      "tables/05/table_1.csv": -1, "tables/08/case_measures.csv": 60}.items():
+        os.utime(study / name, (moment - age, moment - age))
+    there = files(export.export(study.name, tmp_path / "kept"))
+    assert {"tables/05/table_1.md", "tables/05/table_1.csv", "tables/08/case_measures.csv"} <= set(there)
+    assert not {"figures/05/plot.png", "figures/05/plot.csv"} & set(there)
 
 
 def test_without_data_no_image_and_no_metadata_leave(study, tmp_path):

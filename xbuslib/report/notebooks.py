@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from traitlets.config import Config
 
 from xbuslib.errors import StudyError
 from xbuslib.files import write_whole
-from xbuslib.runs.export import without_progress
+from xbuslib.runs.export import executed, without_progress
 from xbuslib.runs.study import Study
 
 ABOUT = {  # what the captions of notebooks that read no run say
@@ -70,7 +69,7 @@ def convert(study: Study, target: Path, templates: Environment) -> dict[str, Pag
         notebook = _read(path)
         html = target / f"{name}.html"
         answer = _short_answer(notebook, names, f"{target.name}/")
-        page = Page(path, html, _question(notebook) or name, _failed(notebook), _started(notebook), *answer)
+        page = Page(path, html, _question(notebook) or name, _failed(notebook), executed(notebook), *answer)
         _describe_images(notebook)
         if not page.failed:
             without_progress(notebook)  # the notebook beside the page keeps it
@@ -104,12 +103,6 @@ def _mathml(found: re.Match) -> str:
     """An equation in LaTeX as MathML, which browsers draw themselves."""
     equation = unescape(found[1] or found[2])
     return latex2mathml.converter.convert(equation, display="block" if found[1] else "inline")
-
-
-def seconds(moment: str) -> float:
-    """Seconds since 1970 of an ISO date; UTC where it names no zone."""
-    read = datetime.fromisoformat(moment)
-    return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
 
 
 def _read(path: Path) -> NotebookNode:
@@ -152,11 +145,6 @@ def _short_answer(notebook: NotebookNode, names: set[str], to: str) -> tuple[str
 
 def _failed(notebook: NotebookNode) -> bool:
     return any(output.output_type == "error" for cell in notebook.cells for output in cell.get("outputs", []))
-
-
-def _started(notebook: NotebookNode) -> float | None:
-    moment = notebook.metadata.get("papermill", {}).get("start_time")
-    return seconds(moment) if moment else None
 
 
 def _describe_images(notebook: NotebookNode) -> None:

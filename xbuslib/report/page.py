@@ -11,6 +11,7 @@ from xbuslib.display import style
 from xbuslib.files import write_whole
 from xbuslib.report import facts, notebooks
 from xbuslib.report.notebooks import Page, href
+from xbuslib.runs import record
 from xbuslib.runs.study import Study, open_study
 
 PAPER = (  # what the paper shows, and our file for it; without table_1.md, table_1_by_policy.md takes its place
@@ -77,7 +78,7 @@ def build(name: str, partial: bool = False) -> Path:
     records = study.records
     folder = study.folder / "report"
     pages = notebooks.convert(study, folder / "notebooks", TEMPLATES)
-    newest = max(notebooks.seconds(run["created"]) for run in records)
+    newest = max(record.seconds(run["created"]) for run in records)
     left = {path.name for kind in ("tables", "figures") for path in (study.folder / kind).glob("[0-9][0-9]")}
     numbers = sorted(left | {notebook[:2] for notebook in pages} | {FOLDS})
     sections = [_section(study, folder, number, pages, newest) for number in numbers]

@@ -16,7 +16,7 @@ from xbuslib.data import images
 from xbuslib.evaluation.metrics import PAPER, RELEASED
 from xbuslib.files import REPOSITORY, outputs_root, write_folder
 from xbuslib.models import registry
-from xbuslib.runs import caveats
+from xbuslib.runs import caveats, record
 from xbuslib.runs.study import Study, open_study
 
 COLOURS = 256  # of a picture: a third of the bytes, and no colour of our figures changes by more than 5 %
@@ -35,12 +35,15 @@ def export(name: str, folder: Path, data: bool = True) -> Path:
     study = open_study(name)
     with write_folder(folder, "runs.csv") as partial:
         _tables(study, partial, data)
+        old = _left_over(study)
         for file in [*study.folder.glob("tables/*/*.csv"), *study.folder.glob("tables/*/*.md"),
                      *_figures(study, "csv")]:
+            if file in old:
+                continue
             if data or not _of_cases(study, file.with_suffix(".csv")):
                 _place(partial, study, file).write_bytes(file.read_bytes())
         if data:
-            for file in _figures(study, "png"):
+            for file in [file for file in _figures(study, "png") if file not in old]:
                 _place(partial, study, file).write_bytes(fewer_colours(file.read_bytes()))
             for file in _notebooks(study):
                 _notebook(file, partial / "notebooks" / file.name)
@@ -82,6 +85,22 @@ def _shown(study: Study) -> Path | None:
 def _notebooks(study: Study) -> list[Path]:
     shown = _shown(study)
     return sorted((study.folder / "notebooks").glob("[0-9][0-9]_*.ipynb")) + ([shown] if shown else [])
+
+
+def executed(notebook: nbformat.NotebookNode) -> float | None:
+    """When papermill began to execute it, in seconds since 1970."""
+    moment = notebook.metadata.get("papermill", {}).get("start_time")
+    return record.seconds(moment) if moment else None
+
+
+def _left_over(study: Study) -> set[Path]:
+    """Tables and figures of an earlier execution, which the last one of their notebook did not write again."""
+    found = set()
+    for file in (study.folder / "notebooks").glob("[0-9][0-9]_*.ipynb"):
+        begun = executed(nbformat.read(file, as_version=4))
+        found |= {path for kind in ("tables", "figures") for path in (study.folder / kind / file.name[:2]).glob("*")
+                  if begun and path.stat().st_mtime < begun}
+    return found
 
 
 def _figures(study: Study, kind: str) -> list[Path]:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,12 @@ def read(path: Path) -> dict:
         return json.loads((path / "run.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise StudyError(f"{path} is no finished run ({error}); delete the folder and run the fold again") from None
+
+
+def seconds(moment: str) -> float:
+    """Seconds since 1970 of an ISO date, such as `created` of run.json; UTC where it names no zone."""
+    found = datetime.fromisoformat(moment)
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def finished(path: Path, wanted: dict) -> bool:
