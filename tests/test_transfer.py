@@ -90,6 +90,17 @@ def test_what_the_prompt_adds_at_each_step(names):
     assert found["mean_difference"].dropna().to_dict() == pytest.approx(
         {("uniform", "first pass"): 0.1, ("strong, from BUS-BRA", "first pass"): -0.05})
     assert not found["uses_reference"].any()
+    told = sentences.prompt(gains.by_prompt(open_steps(names)))
+    assert told.startswith("What the prompt adds to one that says nothing, in Dice: UNet (first pass): uniform +0.100")
+    for name in names:  # a system that reads attributes alone
+        rows = pd.read_csv(f"{name}/per_image.csv", keep_default_na=False)
+        rows.loc[rows["policy"] == "first_pass", ["policy", "attributes"]] = "none", "metadata"
+        rows.to_csv(f"{name}/per_image.csv", index=False)
+    assert "UNet (attributes): uniform +0.100" in sentences.prompt(gains.by_prompt(open_steps(names)))
+    for name in names:  # and one that reads nothing
+        rows = pd.read_csv(f"{name}/per_image.csv", keep_default_na=False).query("attributes == 'none'")
+        rows.assign(default=True).to_csv(f"{name}/per_image.csv", index=False)
+    assert sentences.prompt(gains.by_prompt(open_steps(names))) == "No system of these steps reads a prompt."
 
 
 def test_the_learning_curve_has_one_recipe(names, tmp_path):
@@ -97,11 +108,26 @@ def test_the_learning_curve_has_one_recipe(names, tmp_path):
     middle = [exported(tmp_path / "none", [0.1] * 4, **alone), exported(tmp_path / "own", [0.3] * 4, recipe="strong")]
     steps = open_steps([names[0], *middle, names[1]])
     assert steps[1].label == "B alone"
-    points = gains.curve(steps)
+    points = gains.curve(steps, steps[-1].recipe)
     assert list(zip(points["train_images"], points["images_before"], points["dice"].round(3), strict=True)) == [
         (0, 30, 0.1), (2, 0, 0.3), (2, 30, 0.425)]  # the uniform step is no point of a curve of `strong`
     assert described(steps)["training images per fold"].tolist() == ["2", "0", "2", "2"]
-    assert gains.curve(open_steps(names)).empty  # one point is no curve
+    assert gains.curve(open_steps(names), "strong").empty  # one point is no curve
+
+
+def test_adopted_predictions_are_a_system_without_a_recipe(names, tmp_path):
+    """The curve is that of the trained systems; nnunet's rows come first, and are compared like any other."""
+    for name in names:
+        rows, runs = (pd.read_csv(f"{name}/{file}.csv") for file in ("per_image", "runs"))
+        pd.concat([rows.assign(system="nnunet"), rows]).to_csv(f"{name}/per_image.csv", index=False)
+        unknown = dict.fromkeys(["iterations", "train_images", "images_before", "seen_before"])
+        pd.concat([runs.assign(system="nnunet", recipe="adopted", **unknown), runs]).to_csv(f"{name}/runs.csv",
+                                                                                            index=False)
+    own = exported(tmp_path / "own", [0.3] * 4, recipe="strong")
+    steps = open_steps(names, "unet,nnunet")
+    assert steps[-1].recipe == "strong" and set(gains.changes(steps)["system"]) == {"unet", "nnunet"}
+    points = gains.curve([*steps, *open_steps([own])], steps[-1].recipe)
+    assert set(points["system"]) == {"unet"} and points["images_before"].tolist() == [0, 30]
 
 
 def test_only_folds_that_all_steps_share(names):
@@ -110,6 +136,34 @@ def test_only_folds_that_all_steps_share(names):
     steps = open_steps(names)
     assert gains.table(steps, gains.distances(steps, ""))["dice"].tolist() == pytest.approx([0.7, 0.45])
     assert facts(steps) == "simulated phantom, profile quick, 64 px, no pretrained encoder, 1 fold, seed 0"
+    assert "encoders" not in described(steps)
+
+
+def test_encoders_that_differ_are_said_of_each_step(names):
+    for name, weights in zip(names, ("ResNet-50 random", "ResNet-50 pretrained"), strict=True):
+        pd.read_csv(f"{name}/runs.csv").assign(weights=weights).to_csv(f"{name}/runs.csv", index=False)
+    steps = open_steps(names)
+    assert "uniform: ResNet-50 random; strong, from BUS-BRA: ResNet-50 pretrained, 2 folds" in facts(steps)
+    assert described(steps)["encoders"].tolist() == ["ResNet-50 random", "ResNet-50 pretrained"]
+
+
+def test_steps_of_one_name_keep_apart(names, tmp_path):
+    (tmp_path / "other").mkdir()
+    again = exported(tmp_path / "other" / "first", DICE["last"])
+    steps = open_steps([names[0], again])
+    assert [step.label for step in steps] == [f"uniform ({names[0]})", f"uniform ({again})"]
+    assert gains.changes(steps)["mean_difference"].tolist() == pytest.approx([0.025])
+    with pytest.raises(StudyError, match="is named twice"):
+        open_steps([names[0], names[0]])
+
+
+def test_a_checksum_of_digits_and_no_commit(names):
+    """As of a run outside of git, whose checksum happens to have no letter: text, zeros and all."""
+    for name in names:
+        table = pd.read_csv(f"{name}/runs.csv").assign(folds_checksum="012345678912", commit="")
+        table.to_csv(f"{name}/runs.csv", index=False)
+    steps = open_steps(names)
+    assert set(steps[0].runs["folds_checksum"]) == {"012345678912"} and set(described(steps)["commit"]) == {""}
 
 
 @pytest.mark.parametrize(("file", "column", "value", "message"), [
@@ -278,5 +332,6 @@ def test_what_the_first_pass_says(two_folds, monkeypatch, tmp_path):
     assert row.n == small + large  # where the first pass finds no size there is none to compare
     assert row.size_smaller == pytest.approx(small / row.n) and row.size_larger == 0 and row.location_right == 0
     assert (row.dice_right, row.dice_wrong, row.dice_wrong_silent) == pytest.approx((0.9, 0.2, 0.5))
-    told = first_pass.sentence(first_pass.table(steps))
-    assert "where it is wrong, 0.200, and 0.500 with a prompt that leaves" in told
+    told = first_pass.sentence(first_pass.table(steps), "uniform")
+    assert "The first pass of XBusNet" in told and "where it is wrong, 0.200, and 0.500 with a prompt that" in told
+    assert first_pass.sentence(first_pass.table(steps), "strong") == ""  # an export, which has no prompts

@@ -1,4 +1,4 @@
-"""The runs of every step at a hospital that none of them was trained on."""
+"""The runs of every step on images of another hospital, none of which they were trained on."""
 
 import pandas as pd
 
@@ -23,8 +23,13 @@ def scores(steps: list[Step], names: str = "", folders: str = "") -> pd.DataFram
     for target in targets.open_targets(kept[0].study, names or "phantom-B", folders):
         for step in kept:
             study = step.compared
-            found, _ = predictions.predict_target(study, target, study.systems)
-            parts.append(drop.drops(predictions.in_domain(study, study.systems), predictions.at_target(target, found))
+            systems = [name for name in study.systems if name not in study.adopted]  # adopted ones have no weights
+            if not systems:
+                continue
+            found, _ = predictions.predict_target(study, target, systems)
+            parts.append(drop.drops(predictions.in_domain(study, systems), predictions.at_target(target, found))
                          .query("default").assign(step=step.label))
+    if not parts:
+        return pd.DataFrame(columns=COLUMNS)
     return pd.concat(parts, ignore_index=True)[COLUMNS].sort_values(["target", "system"], kind="stable",
                                                                    ignore_index=True)

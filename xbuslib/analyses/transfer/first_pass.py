@@ -15,16 +15,17 @@ COLUMNS = ["paper_name", "system", "step", "n", "size_right", "size_larger", "si
 def table(steps: list[Step]) -> pd.DataFrame:
     """A row per step and system whose prompt has a text on size and location, of runs that are kept here: COLUMNS.
 
-    Shares of the n images whose first pass names the size class of the reference mask, a larger or a smaller one, and
-    its quadrant; mean Dice where the size is right and where it is wrong, and there with a prompt that says neither
-    size nor location.
+    Shares, over seeds, of the n images whose first pass names the size class of the reference mask, a larger or a
+    smaller one, and its quadrant; mean Dice where the size is right and where it is wrong, and there with a prompt that
+    says neither size nor location.
     """
     rows = []
     for step in steps:
         for system, own in _prompts(step).groupby("system", sort=False):
             estimated, true = (own[column].map(SIZES.index) for column in ("size", "size_true"))
             wrong = estimated != true
-            rows.append({"paper_name": own["paper_name"].iloc[0], "system": system, "step": step.label, "n": len(own),
+            rows.append({"paper_name": own["paper_name"].iloc[0], "system": system, "step": step.label,
+                         "n": own["case_id"].nunique(),
                          "size_right": (estimated == true).mean(), "size_larger": (estimated > true).mean(),
                          "size_smaller": (estimated < true).mean(),
                          "location_right": (own["location"] == own["location_true"]).mean(),
@@ -33,20 +34,20 @@ def table(steps: list[Step]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def sentence(found: pd.DataFrame) -> str:
-    """The first pass of the last step in words; found: `table`'s."""
-    if found.empty:
-        return ""
-    row = found.iloc[-1]
-    return (f"The first pass of the last step names the right size class in {row.size_right:.0%} of {row.n} images (a "
-            f"larger one in {row.size_larger:.0%}, a smaller one in {row.size_smaller:.0%}) and the right quadrant in "
-            f"{row.location_right:.0%}. Where the size is right, the mean Dice is {row.dice_right:.3f}; where it is "
-            f"wrong, {row.dice_wrong:.3f}, and {row.dice_wrong_silent:.3f} with a prompt that leaves size and location "
-            "out.")
+def sentence(found: pd.DataFrame, last: str) -> str:
+    """The first pass at the step of this label in words; found: `table`'s, without rows for a step of an export."""
+    return " ".join(
+        f"The first pass of {row.paper_name} at the last step names the right size class in {row.size_right:.0%} of "
+        f"{row.n} images (a larger one in {row.size_larger:.0%}, a smaller one in {row.size_smaller:.0%}) and the "
+        f"right quadrant in {row.location_right:.0%}. Where the size is right, the mean Dice is {row.dice_right:.3f}; "
+        f"where it is wrong, {row.dice_wrong:.3f}, and {row.dice_wrong_silent:.3f} with a prompt that leaves size and "
+        "location out." for row in found[found["step"] == last].itertuples())
 
 
 def _prompts(step: Step) -> pd.DataFrame:
-    """system, paper_name, dice, dice_silent, size, location, size_true, location_true of every image and run."""
+    """system, paper_name, case_id, dice, dice_silent, size, location, size_true, location_true: a row for
+    each image and run.
+    """
     parts, runs = [], step.compared.runs.itertuples() if step.study else ()
     names = step.rows.drop_duplicates("system").set_index("system")["paper_name"]
     for run in runs:
@@ -57,8 +58,9 @@ def _prompts(step: Step) -> pd.DataFrame:
         by = {policy: part.set_index("case_id") for policy, part in rows[rows["attributes"] == full].groupby("policy")}
         estimated, true = by["first_pass"]["global_text"], by["reference"]["global_text"]
         parts.append(pd.DataFrame({
-            "system": run.system, "paper_name": names[run.system], "dice": by["first_pass"]["dice"],
-            "dice_silent": by["none"]["dice"], "size": estimated.map(_size), "location": estimated.map(_location),
+            "system": run.system, "paper_name": names[run.system], "case_id": estimated.index,
+            "dice": by["first_pass"]["dice"], "dice_silent": by["none"]["dice"],
+            "size": estimated.map(_size), "location": estimated.map(_location),
             "size_true": true.map(_size), "location_true": true.map(_location)}).dropna(subset=["size"]))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["system"])
 

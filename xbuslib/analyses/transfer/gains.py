@@ -99,7 +99,7 @@ def by_prompt(steps: list[Step]) -> pd.DataFrame:
     rows = []
     for step in steps:
         for system, own in step.rows.groupby("system", sort=False):
-            if "none none" not in set(own["policy"] + " " + own["attributes"]) or own["policy"].nunique() == 1:
+            if (pairs := set(own["policy"] + " " + own["attributes"])) == {"none none"} or "none none" not in pairs:
                 continue
             prompts = [SCORINGS.get(pair) for pair in zip(own["policy"], own["attributes"], strict=True)]
             named = own.assign(system=prompts).dropna(subset="system")
@@ -116,17 +116,19 @@ def by_prompt(steps: list[Step]) -> pd.DataFrame:
                                        "mean_difference", "low", "high"])
 
 
-def curve(steps: list[Step]) -> pd.DataFrame:
-    """The learning curve: a point per system and step of the last step's recipe, on the folds that all points share.
+def curve(steps: list[Step], recipe: str) -> pd.DataFrame:
+    """The learning curve: a point per system and step of this recipe, on the folds that all points share.
 
     Columns paper_name, system, images_before (of other hospitals), train_images (of a fold of the dataset itself),
     folds, n, dice, missed, step.
     """
-    rows, recipe = [], steps[-1].runs["recipe"].iloc[0]
-    for step in [step for step in steps if recipe in set(step.runs["recipe"])]:
-        runs = step.runs.set_index(["system", "fold", "seed"])
+    rows = []
+    for step in steps:
+        runs = step.runs[step.runs["recipe"] == recipe].set_index(["system", "fold", "seed"])
         for system, own in step.default.groupby("system", sort=False):
             part = runs.loc[[key for key in runs.index if key[0] == system and key[1] in set(own["fold"])]]
+            if part.empty:  # of another recipe, or adopted
+                continue
             rows.append({"paper_name": own["paper_name"].iloc[0], "system": system,
                          "images_before": int(part["images_before"].max()),
                          "train_images": round(part["train_images"].mean()), "folds": own["fold"].nunique(),

@@ -4,6 +4,8 @@ import pandas as pd
 
 from xbuslib.display.tables import signed
 
+FULLEST = ("first pass, attributes", "first pass", "attributes")  # what a prompt says without the reference mask
+
 
 def answer(overall: pd.DataFrame, changed: pd.DataFrame) -> str:
     """A line per system; overall: gains.table, changed: gains.changes."""
@@ -47,17 +49,16 @@ def traces(lost: pd.DataFrame, threshold: float) -> str:
 
 
 def prompt(prompted: pd.DataFrame) -> str:
-    """What its own first pass and the attributes add at each step; prompted: gains.by_prompt."""
-    rows = prompted[prompted["prompt"] == "first pass, attributes"]
-    if rows.empty:
+    """What the fullest prompt without the reference mask adds at each step; prompted: gains.by_prompt."""
+    if prompted.empty:
         return "No system of these steps reads a prompt."
     parts = []
-    for _, own in rows.groupby("system", sort=False):
-        parts.append(f"{own['paper_name'].iloc[0]}: " + "; ".join(
+    for _, own in prompted.groupby("system", sort=False):
+        prompt_name = next(name for name in FULLEST if name in set(own["prompt"]))
+        parts.append(f"{own['paper_name'].iloc[0]} ({prompt_name}): " + "; ".join(
             f"{row.step} {signed(row.mean_difference)} (95 % {signed(row.low)} to {signed(row.high)})"
-            for row in own.itertuples()))
-    return ("What a prompt from the first pass and the attributes adds to one that says nothing, in Dice: "
-            + ". ".join(parts) + ".")
+            for row in own[own["prompt"] == prompt_name].itertuples()))
+    return ("What the prompt adds to one that says nothing, in Dice: " + ". ".join(parts) + ".")
 
 
 def alone(name: str) -> str:

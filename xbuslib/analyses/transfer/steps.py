@@ -11,7 +11,7 @@ from xbuslib.errors import StudyError
 from xbuslib.evaluation.metrics import PAPER, RELEASED
 from xbuslib.files import outputs_root
 from xbuslib.models import registry
-from xbuslib.runs import caveats
+from xbuslib.runs import caveats, record
 from xbuslib.runs.study import Study, open_study
 
 BY_DEFAULT = ("uresnet", "xbusnet")  # of steps with more systems: the local branch's encoder alone, and the whole
@@ -39,6 +39,12 @@ class Step:
         return self.rows[self.rows["default"]].reset_index(drop=True)
 
     @property
+    def recipe(self) -> str:
+        """The recipe of the systems that were trained here; of several the first one's."""
+        own = self.runs.loc[self.runs["system"].isin(self.rows["system"]), "recipe"]
+        return next((recipe for recipe in own if recipe != record.ADOPTED), record.ADOPTED)
+
+    @property
     def compared(self) -> Study | None:
         """The study with those of its runs alone that are in `rows`; None for an export."""
         if self.study is None:
@@ -52,9 +58,15 @@ def open_steps(names: list[str], systems: str = "") -> list[Step]:
     """The studies or folders of exports `names` as steps, on the folds of each system that all steps with it share.
 
     systems: by commas; without any BY_DEFAULT, or all where the first step has none of these. Raises StudyError if
-    steps are of different images, folds or versions of the protocol, or have no system in common with the first.
+    steps are of different images, folds or versions of the protocol, or have no system in common with the first, or if
+    one is named twice.
     """
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise StudyError(f"{twice[0]} is named twice; each step is another study or folder")
     steps = [_open(name) for name in names]
+    short = [step.name for step in steps]
+    steps = [replace(step, name=name) if short.count(step.name) > 1 else step
+             for step, name in zip(steps, names, strict=True)]
     for step in steps[1:]:
         _require_same(steps[0], step)
     wanted = {part.strip() for part in systems.split(",") if part.strip()}
@@ -71,8 +83,9 @@ def open_steps(names: list[str], systems: str = "") -> list[Step]:
 
 
 def described(steps: list[Step]) -> pd.DataFrame:
-    """A row per step: step, recipe, iterations, batch, training images per fold, seen before, results, commit."""
-    rows = []
+    """A row per step: step, recipe, iterations, batch, training images per fold, seen before, results, commit; encoders
+    where they differ."""
+    rows, encoders = [], [_encoders([step]) for step in steps]
     for step in steps:
         own = step.runs[step.runs["system"].isin(step.rows["system"])]
         images = sorted(own["train_images"].dropna().astype(int).unique())
@@ -81,17 +94,27 @@ def described(steps: list[Step]) -> pd.DataFrame:
                      "training images per fold": " to ".join(map(str, images[:1] + images[1:][-1:])),
                      "seen_before": _several(own["seen_before"]),
                      "results": step.name, "commit": _several(own["commit"].str[:8])})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.assign(encoders=encoders) if len(set(encoders)) > 1 else table
 
 
 def facts(steps: list[Step]) -> str:
     """What a caption says of all steps together."""
     first, runs = steps[0], pd.concat([step.runs[step.runs["system"].isin(step.rows["system"])] for step in steps])
     folds = max(step.rows["fold"].nunique() for step in steps)
-    encoders = max(runs["weights"].dropna(), key=len, default="") or "no pretrained encoder"
-    return (f"{catalogue.label(first.runs['dataset'].iloc[0])}, profile {first.config['profile']}, "
+    profiles = ", ".join(dict.fromkeys(step.config["profile"] for step in steps))
+    each = {step.label: _encoders([step]) for step in steps}
+    alike = len(set(each.values())) == 1
+    encoders = _encoders(steps) if alike else "; ".join(f"{label}: {names}" for label, names in each.items())
+    return (f"{catalogue.label(first.runs['dataset'].iloc[0])}, profile {profiles}, "
             f"{first.config['image_size']} px, {encoders}, {folds} fold{'s' * (folds > 1)}, "
             f"seed {', '.join(map(str, sorted(runs['seed'].unique())))}")
+
+
+def _encoders(steps: list[Step]) -> str:
+    """The encoders of the system with most of them: in a step all systems have their weights by one rule."""
+    labels = pd.concat([step.runs.loc[step.runs["system"].isin(step.rows["system"]), "weights"] for step in steps])
+    return max(labels.dropna(), key=len, default="") or "no pretrained encoder"
 
 
 def _open(name: str) -> Step:
@@ -108,7 +131,8 @@ def _open(name: str) -> Step:
 def _exported(folder: Path) -> Step:
     """What `xbuslib export` wrote, such as the reference runs."""
     try:
-        texts = {"case_id": str, "patient_id": str}
+        texts = dict.fromkeys(["case_id", "patient_id", "commit", "dataset_fingerprint", "folds_checksum", "weights",
+                               "seen_before"], str)  # a checksum may be of digits alone
         runs, rows, cases = (pd.read_csv(folder / f"{name}.csv", dtype=texts, keep_default_na=False, na_values=[""])
                              for name in ("runs", "per_image", "cases"))
         config = json.loads((folder / "config.json").read_text())
