@@ -24,7 +24,7 @@ from xbuslib.lesion.structured_report import Report
 from xbuslib.prompts.words import QUADRANTS, SIZES
 from xbuslib.runs.trained import Trained
 
-EXAMPLES, SEED = 4, 2  # studies draw their phantom from seeds 0 and 1, so no model has seen these
+EXAMPLES, SEED = 4, 3  # studies draw their phantoms from seeds 0, 1 and 2, so no model has seen these
 NOT_GIVEN, AUTOMATIC = "not given", "automatic (first pass)"
 WORDS = {"shape": SHAPES, "margin": MARGINS, "birads": BIRADS}
 FIXED = {"size": SIZES, "quadrant": QUADRANTS}
