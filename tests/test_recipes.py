@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 
 from xbuslib.config import resolve
 from xbuslib.errors import StudyError
-from xbuslib.inference.predict import Predictor, at_native_size, probability_maps
+from xbuslib.inference.predict import Predictor, at_native_size, probability_maps, zoomed
 from xbuslib.models.bussam import BUSSAM
 from xbuslib.models.system import Prompts, System, count
 from xbuslib.models.ukan import UKAN
@@ -103,9 +104,9 @@ def test_strong_is_one_for_every_system_and_differs_from_uniform_where_it_says()
     a, b, uniform = plan("ukan", recipe="strong"), plan("xbusnet", recipe="strong"), plan("xbusnet")
     assert a.record() == b.record()
     differs = {key for key, value in b.record().items() if value != uniform.record()[key]}
-    assert differs == {"recipe", "loss", "augmentation", "ema_decay", "flip_average"}
+    assert differs == {"recipe", "loss", "augmentation", "ema_decay", "flip_average", "zoom_average"}
     assert (b.loss, b.augmentation) == (losses.cross_entropy_dice_loss, augmentation.strong)
-    assert (b.ema_decay, b.flip_average) == (0.99, True)
+    assert (b.ema_decay, b.flip_average, b.zoom_average) == (0.99, True, 1.25)
 
 
 @pytest.mark.parametrize("system", ["unet", "uresnet", "xbusnet", "xbusnet-no-lfe"])
@@ -258,7 +259,7 @@ def predictor(system, settings):
 
 
 def averaged(ramp, point, **overrides):
-    settings = plan("ramp", "smoke", recipe="strong", amp=False, **overrides)
+    settings = replace(plan("ramp", "smoke", recipe="strong", amp=False, **overrides), zoom_average=None)
     image = torch.randint(0, 255, (1, 1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     system, cases = Ramp(ramp), pd.DataFrame({"case_id": ["a"], "shape": ["oval"], "margin": [None], "birads": ["3"]})
     own = predictor(system, settings)
@@ -296,10 +297,56 @@ def test_views_are_one_or_two_and_hold_their_own_features():
 
     image = torch.randint(0, 255, (3, 1, 64, 64), dtype=torch.uint8)
     one = predictor(Encoded(), plan("x", "smoke", amp=False)).views(image)
-    two = predictor(Encoded(), plan("x", "smoke", recipe="strong", amp=False)).views(image)
-    assert [view.mirrored for view in one] == [False] and [view.mirrored for view in two] == [False, True]
-    assert torch.equal(two[1].images, image.flip(-1)) and torch.equal(two[0].features, image[..., 0].float() / 255)
-    assert torch.equal(two[1].features, image[..., -1].float() / 255)
+    four = predictor(Encoded(), plan("x", "smoke", recipe="strong", amp=False)).views(image)
+    assert [(view.mirrored, view.zoom) for view in one] == [(False, 1)]
+    assert [(view.mirrored, view.zoom) for view in four] == [(False, 1), (True, 1), (False, 1.25), (True, 1.25)]
+    assert torch.equal(four[1].images, image.flip(-1)) and torch.equal(four[0].features, image[..., 0].float() / 255)
+    assert torch.equal(four[1].features, image[..., -1].float() / 255)
+    assert torch.equal(four[3].images, four[2].images.flip(-1)) and not torch.equal(four[2].images, image)
+
+
+def test_an_enlarged_view_is_laid_back_where_it_was():
+    """A system that says what it sees: the map of a smooth image is the image; at the margin the plain view alone."""
+    class Seen(System):
+        def forward(self, image, image_features, prompts):
+            return torch.logit(image.clamp(0.01, 0.99))
+
+    side = torch.linspace(0.2, 0.8, 64)
+    image = (255 * (side[:, None] * side).sqrt()).round().to(torch.uint8)[None, None]
+    own = predictor(Seen(), replace(plan("x", "smoke", recipe="strong", amp=False), flip_average=False))
+    views = own.views(image)
+    assert [view.zoom for view in views] == [1, 1.25]
+    case = pd.DataFrame({"case_id": ["a"], "shape": ["oval"], "margin": [None], "birads": ["3"]})
+    tables = own.prompt_tables(views, case, [words.Finding(None, None, (64, 64))])
+    found = own.mean_maps(views, tables)[0]
+    np.testing.assert_allclose(found, image[0, 0].float() / 255, atol=0.01)
+    views[1].images.zero_()  # the enlarged view now sees nothing: 0.01 in the middle, and no word on the margin
+    found, plain = own.mean_maps(views, tables)[0], image[0, 0].numpy() / 255
+    np.testing.assert_allclose(found[8:-8, 8:-8], (plain[8:-8, 8:-8] + 0.01) / 2, atol=0.01)
+    np.testing.assert_allclose(found[:5], plain[:5], atol=0.01)
+
+
+def test_a_run_of_an_earlier_version_predicts_as_it_was_scored():
+    """Without the enlarged view, which its record does not name."""
+    config = resolve("smoke", {"recipe": "strong"}).model_dump()
+    run = {"system": "unet", "config": config, "train_cases": 20, "plan": plan("unet", recipe="strong").record()}
+    assert recipes.of_run(run).zoom_average == 1.25
+    del run["plan"]["zoom_average"]
+    assert recipes.of_run(run).zoom_average is None and recipes.of_run(run).flip_average
+
+
+@pytest.mark.parametrize("x, y, w, h", [(20, 30, 12, 8), (44, 12, 6, 10), (32, 32, 20, 20)])
+def test_the_prompt_of_an_enlarged_view_is_of_what_it_shows(x, y, w, h):
+    """Size and location of a lesion, moved, as of the mask enlarged."""
+    mask = torch.zeros(1, 64, 64)
+    mask[0, y - h // 2:y + h // 2, x - w // 2:x + w // 2] = 1
+    frame = 640, 320  # the mask is stretched
+    small, large = (words.measure(some[0].numpy() > 0.5, frame) for some in (mask, zoomed(mask, 1.25)))
+    found = words.zoomed(small, 1.25)
+    assert found.box == pytest.approx(large.box, abs=12) and found.centre == pytest.approx(large.centre, abs=6)
+    assert found.inside == pytest.approx(large.inside, abs=0.01)
+    assert words.zoomed(replace(small, centre=(639, 319), inside=(1, 1)), 1.25).inside == (1, 1)
+    assert words.zoomed(words.Finding(None, None, frame), 1.25).centre is None
 
 
 def test_native_size_goes_in_and_the_common_size_comes_out():

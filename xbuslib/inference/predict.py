@@ -8,6 +8,8 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as V
 
 from xbuslib.data.images import Prepared
 from xbuslib.models import memory, precision
@@ -21,11 +23,12 @@ from xbuslib.training.recipes import Plan
 
 
 class View(NamedTuple):
-    """n images as a system sees them: at its native size, as they are or mirrored, with their frozen features."""
+    """n images as a system sees them at its native size, with their frozen features."""
 
     images: Tensor  # (n, 1, s, s) uint8
     features: Tensor | None  # (n, …); None if the system has no frozen image encoder
     mirrored: bool
+    zoom: float = 1.0  # about the middle; the margin of an enlarged image is not in view
 
 
 @dataclass(frozen=True)
@@ -43,30 +46,41 @@ class Predictor:
         return self.texts.device
 
     def views(self, images: Tensor) -> list[View]:
-        """(n, 1, S, S) uint8 images as the plan wants them and, under flip averaging, their mirror images."""
-        images = at_native_size(images, self.plan)
-        both = [(images, False)] + ([(images.flip(-1), True)] if self.plan.flip_average else [])
-        return [View(some, encode(self.system, some, self.plan, self.device), mirrored) for some, mirrored in both]
+        """(n, 1, S, S) uint8 images as the plan wants them, and where it says so enlarged ones; the same mirrored."""
+        images, found = at_native_size(images, self.plan), []
+        for zoom in (1.0, self.plan.zoom_average) if self.plan.zoom_average else (1.0,):
+            seen = images if zoom == 1 else zoomed(images, zoom)
+            for mirrored in (False, True) if self.plan.flip_average else (False,):
+                some = seen.flip(-1) if mirrored else seen
+                found.append(View(some, encode(self.system, some, self.plan, self.device), mirrored, zoom))
+        return found
 
     def prompt_tables(self, views: list[View], cases: pd.DataFrame, findings: list[Finding],
                       attributes: bool = True) -> list[pd.DataFrame]:
-        """The prompts of n `cases` (words.build), a table for each view; a mirrored one has mirrored places."""
-        style, mirrored = getattr(self.system, "prompt_style", "paper"), [words.mirror(finding) for finding in findings]
-        return [words.build(cases, mirrored if view.mirrored else findings, self.edges, attributes=attributes,
-                            style=style) for view in views]
+        """The prompts of n `cases` (words.build), a table for each view; size and location are those in view."""
+        style, tables = getattr(self.system, "prompt_style", "paper"), []
+        for view in views:
+            shown = [words.zoomed(finding, view.zoom) for finding in findings] if view.zoom != 1 else findings
+            shown = [words.mirror(finding) for finding in shown] if view.mirrored else shown
+            tables.append(words.build(cases, shown, self.edges, attributes=attributes, style=style))
+        return tables
 
     def mean_maps(self, views: list[View], tables: list[pd.DataFrame], chosen: list[int] | None = None) -> np.ndarray:
-        """(n, S, S) float32 lesion probabilities, the mean over views, each under its table of prompts.
+        """(n, S, S) float32 lesion probabilities, each the mean over the views that show the pixel, each view under its
+        table of prompts.
 
         With `chosen`, positions of cases, of these alone.
         """
-        part, maps = slice(None) if chosen is None else chosen, []
+        part, total, count = slice(None) if chosen is None else chosen, 0, 0
         for view, table in zip(views, tables, strict=True):
             prompts = to_tensors(self.system, table.iloc[part], self.texts)
             features = None if view.features is None else view.features[part]
             found = probability_maps(self.system, view.images[part], features, prompts, self.plan, self.device)
-            maps.append(found[..., ::-1] if view.mirrored else found)
-        return maps[0] if len(maps) == 1 else np.mean(maps, axis=0)
+            found = torch.from_numpy(found).flip(-1) if view.mirrored else torch.from_numpy(found)
+            weight = 1 if view.zoom == 1 else zoomed(torch.ones_like(found[:1]), 1 / view.zoom)
+            total = total + (found if view.zoom == 1 else zoomed(found, 1 / view.zoom))
+            count = count + weight
+        return (total / count).numpy()
 
     def first_pass(self, views: list[View], cases: pd.DataFrame, frames: list[tuple[int, int]],
                    attributes: bool = True) -> list[Finding]:
@@ -107,6 +121,12 @@ def at_native_size(images: Tensor, plan: Plan) -> Tensor:
     if images.dtype == torch.bool:
         return F.interpolate(images.float(), size=size, mode="nearest-exact") > 0
     return F.interpolate(images.float(), size=size, mode="bilinear", antialias=True).round().to(torch.uint8)
+
+
+def zoomed(images: Tensor, zoom: float) -> Tensor:
+    """(…, S, S) images or maps enlarged about their middle, bilinear; zero where a shrunk one does not reach."""
+    return V.affine(images, angle=0, translate=[0, 0], scale=zoom, shear=[0, 0],
+                    interpolation=v2.InterpolationMode.BILINEAR)
 
 
 def encode(system: System, images: Tensor, plan: Plan, device: torch.device) -> Tensor | None:

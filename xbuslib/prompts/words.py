@@ -140,6 +140,21 @@ def mirror(finding: Finding) -> Finding:
     return replace(finding, centre=centre, inside=(1 - x, y), contour_centre=outlined)
 
 
+def zoomed(finding: Finding, zoom: float) -> Finding:
+    """The same lesion in an image enlarged about its middle: larger, and further out; of its box what is in view."""
+    (width, height), (x, y) = finding.frame, finding.inside
+    middle, last = ((width - 1) / 2, (height - 1) / 2), (width - 1, height - 1)
+
+    def moved(point: tuple[float, float]) -> tuple[float, float]:
+        return tuple(min(max(m + zoom * (p - m), 0.0), end) for p, m, end in zip(point, middle, last, strict=True))
+
+    centre, outlined = (None if point is None else moved(point) for point in (finding.centre, finding.contour_centre))
+    box = None if finding.box is None else tuple(
+        min(zoom * side, whole) for side, whole in zip(finding.box, finding.frame, strict=True))
+    inside = tuple(min(max(0.5 + zoom * (value - 0.5), 0.0), 1.0) for value in (x, y))
+    return replace(finding, box=box, centre=centre, inside=inside, contour_centre=outlined)
+
+
 def combine(policy: str, reference: Finding | None, first_pass: Finding | None, frame: tuple[int, int]) -> Finding:
     """What `policy` lets a prompt know. `first_pass` and `none` never use `reference`."""
     if policy == "none":

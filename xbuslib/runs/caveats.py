@@ -13,6 +13,7 @@ PLAN = {
     "weight_decay": 0.01, "amp": True, "shuffle": True, "last_batch": "continued", "loss": "soft_dice_loss",
     "own_resolution": False, "native_size": None, "augmentation": None, "drop_spatial": 0.3, "drop_attributes": 0.3,
     "mix_visual": False, "ema_decay": None, "flip_average": False,
+    "zoom_average": None,
 }
 NAMES = {
     "batch_size": "batch size", "rates": "learning rate", "weight_decay": "weight decay", "amp": "mixed precision",
@@ -21,6 +22,7 @@ NAMES = {
     "drop_spatial": "share of prompts without size or location",
     "drop_attributes": "share of prompts without attributes", "mix_visual": "conditions mixed with images of lesions",
     "ema_decay": "decay of averaged weights", "flip_average": "mean over the image and its mirror image",
+    "zoom_average": "mean over the image and an enlarged one, times",
     "first_pass_threshold": "threshold of the first pass",
 }
 
@@ -110,6 +112,7 @@ def iterations(runs: list[dict]) -> str:
 def changes(run: dict) -> list[tuple[str, str, str]]:
     """(name, value, value in the paper's protocol) of each setting of one run that differs."""
     plan = run["plan"] | {"schedule": run["plan"]["schedule"].replace(f", length={run['plan']['iterations']}", "")}
+    plan = {"zoom_average": None} | plan  # which earlier versions did not have
     changed = [(NAMES.get(key, key), _word(plan[key]), _word(value)) for key, value in PLAN.items()
                if plan[key] != value]
     return changed + [(NAMES.get(key, key), _word(run["config"][key]), _word(value))

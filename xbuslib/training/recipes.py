@@ -7,7 +7,7 @@ A value set in the configuration wins over the recipe's.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 from torch import Tensor
@@ -43,6 +43,7 @@ class Plan:
     mix_visual: bool  # the training condition is mixed with a picture of a lesion of the same words
     ema_decay: float | None  # of the moving average of the weights, which is then what is scored
     flip_average: bool  # at validation, over the image and its mirror image
+    zoom_average: float | None  # at validation, also over the image enlarged so many times about its middle
 
     def rate(self, step: int, group: str = "other") -> float:
         """Learning rate of a parameter group at `step`, counting from 0."""
@@ -82,7 +83,7 @@ UNIFORM = {
     "augmentation": None,  # none in the paper, none in the released code
     "drop_spatial": 0.3, "drop_attributes": 0.3,  # a first pass and a scoring without an expert's reading, which
     # know neither, are then in distribution; at 0.3 half of the prompts still have both size and location
-    "mix_visual": False, "ema_decay": None, "flip_average": False,  # not in the paper
+    "mix_visual": False, "ema_decay": None, "flip_average": False, "zoom_average": None,  # not in the paper
     "schedule": ("cosine", {"floor": 1e-6}),  # Sec. 2.3; the floor is the released code's
 }
 STRONG = UNIFORM | {  # iterations, batch, optimiser, rates and schedule as uniform: what differs is named here
@@ -90,6 +91,7 @@ STRONG = UNIFORM | {  # iterations, batch, optimiser, rates and schedule as unif
     "augmentation": augmentation.strong,
     "ema_decay": 0.99,  # an average over about the last 100 of 1000 iterations
     "flip_average": True,
+    "zoom_average": 1.25,  # the largest scale of its augmentation; chosen on folds of BUS-BRA (docs/recipes.md)
 }
 
 # What the official recipes (`System.official`) share where they do not say otherwise: all prompts whole, every image
@@ -120,8 +122,9 @@ def plan(system: str, config: Config, n_train: int) -> Plan:
 
 
 def of_run(run: dict) -> Plan:
-    """The plan of a run folder's run.json."""
-    return plan(run["system"], Config(**run["config"]), run["train_cases"])
+    """The plan of a run folder's run.json; what `strong` averages over in prediction was less in earlier versions."""
+    found = plan(run["system"], Config(**run["config"]), run["train_cases"])
+    return replace(found, zoom_average=run["plan"].get("zoom_average"))
 
 
 def _official(system: str) -> dict:
