@@ -113,6 +113,9 @@ def test_the_learning_curve_has_one_recipe(names, tmp_path):
         (0, 30, 0.1), (2, 0, 0.3), (2, 30, 0.425)]  # the uniform step is no point of a curve of `strong`
     assert described(steps)["training images per fold"].tolist() == ["2", "0", "2", "2"]
     assert gains.curve(open_steps(names), "strong").empty  # one point is no curve
+    short = exported(tmp_path / "short", [0.35] * 4, recipe="strong", iterations=1)  # trained for the curve
+    points = gains.curve(open_steps([names[0], *middle, names[1], short]), "strong")
+    assert points.loc[points["images_before"] == 0, ["dice", "iterations"]].to_numpy().tolist() == [[0.35, 1]]
 
 
 def test_adopted_predictions_are_a_system_without_a_recipe(names, tmp_path):

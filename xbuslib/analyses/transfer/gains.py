@@ -119,8 +119,9 @@ def by_prompt(steps: list[Step]) -> pd.DataFrame:
 def curve(steps: list[Step], recipe: str) -> pd.DataFrame:
     """The learning curve: a point per system and step of this recipe, on the folds that all points share.
 
+    Of steps with the same numbers of images the last one counts: studies that were trained for the curve come last.
     Columns paper_name, system, images_before (of other hospitals), train_images (of a fold of the dataset itself),
-    folds, n, dice, missed, step.
+    iterations, folds, n, dice, missed, step.
     """
     rows = []
     for step in steps:
@@ -131,12 +132,15 @@ def curve(steps: list[Step], recipe: str) -> pd.DataFrame:
                 continue
             rows.append({"paper_name": own["paper_name"].iloc[0], "system": system,
                          "images_before": int(part["images_before"].max()),
-                         "train_images": round(part["train_images"].mean()), "folds": own["fold"].nunique(),
+                         "train_images": round(part["train_images"].mean()),
+                         "iterations": int(part["iterations"].max()), "folds": own["fold"].nunique(),
                          "n": own["case_id"].nunique(), "dice": over_folds(own, ["system"], ["dice"])["dice"].iloc[0],
                          "missed": float((own.groupby("case_id")["dice"].mean() == 0).sum()), "step": step.label})
-    columns = ["paper_name", "system", "images_before", "train_images", "folds", "n", "dice", "missed", "step"]
-    found = pd.DataFrame(rows, columns=columns).sort_values(["system", "train_images", "images_before"],
-                                                             ignore_index=True)
+    columns = ["paper_name", "system", "images_before", "train_images", "iterations", "folds", "n", "dice", "missed",
+               "step"]
+    place = ["system", "train_images", "images_before"]
+    found = pd.DataFrame(rows, columns=columns).drop_duplicates(place, keep="last")
+    found = found.sort_values(place, ignore_index=True)
     return found.groupby("system", sort=False).filter(lambda points: len(points) > 1).reset_index(drop=True)
 
 
