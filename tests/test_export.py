@@ -98,6 +98,9 @@ def test_what_an_earlier_execution_wrote_is_left_out(study, tmp_path):
     there = files(export.export(study.name, tmp_path / "kept"))
     assert {"tables/05/table_1.md", "tables/05/table_1.csv", "tables/08/case_measures.csv"} <= set(there)
     assert not {"figures/05/plot.png", "figures/05/plot.csv"} & set(there)
+    book.metadata["papermill"]["start_time"] = datetime.fromtimestamp(moment - 90, UTC).isoformat()
+    nbformat.write(book, path.with_name("05_overall_performance_again.ipynb"))  # which may have written them
+    assert {"figures/05/plot.png", "figures/05/plot.csv"} <= set(files(export.export(study.name, tmp_path / "kept")))
 
 
 def test_without_data_no_image_and_no_metadata_leave(study, tmp_path):

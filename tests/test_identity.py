@@ -56,6 +56,22 @@ def test_one_fold_with_another_setting_is_refused(study, phantom_root, override,
         open_study(study.name)
 
 
+def test_one_strong_fold_of_an_earlier_version_is_refused(study, phantom_root):
+    """Which was not scored over enlarged views, and whose record does not name them. Of other recipes it makes no
+    difference, and no other identity."""
+    for fold in (0, 1):
+        again(study, phantom_root, "unet", ["recipe=strong"], fold=fold)
+    for path in (study / "runs").iterdir():
+        if path.name != "unet":
+            shutil.rmtree(path)
+    assert open_study(study.name, partial=True).facts["plan"]["zoom_average"] == 1.25
+    edit(study / "runs" / "unet" / "fold_1" / "seed_0", lambda run: run["plan"].pop("zoom_average"))
+    with pytest.raises(StudyError, match="mixes runs(?s:.*)zoom_average null: 1 run"):
+        open_study(study.name, partial=True)
+    assert "plan: zoom_average" not in identity.identity({**record.read(study / "runs" / "unet" / "fold_0" / "seed_0"),
+                                                          "plan": {"recipe": "uniform", "zoom_average": None}})
+
+
 def test_one_fold_with_other_weights_is_refused(study, phantom_root, monkeypatch):
     """As if a file had been found for one fold and none for the others, under the same setting."""
     def resnet(size, weights, real=encoders.resnet):

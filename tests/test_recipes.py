@@ -290,7 +290,7 @@ def test_flip_average_is_the_mean_over_both_views_with_mirrored_prompts():
     assert prompts["quadrant"].tolist() == ["upper left"] and prompts["x"].tolist() == [0.25]  # as it is, not mirrored
 
 
-def test_views_are_one_or_two_and_hold_their_own_features():
+def test_views_are_one_or_four_and_hold_their_own_features():
     class Encoded(System):
         def encode_images(self, images):
             return images[..., 0].float()  # (B, 1, S) the left column
@@ -335,18 +335,24 @@ def test_a_run_of_an_earlier_version_predicts_as_it_was_scored():
     assert recipes.of_run(run).zoom_average is None and recipes.of_run(run).flip_average
 
 
-@pytest.mark.parametrize("x, y, w, h", [(20, 30, 12, 8), (44, 12, 6, 10), (32, 32, 20, 20)])
+@pytest.mark.parametrize("x, y, w, h", [(20, 30, 12, 8), (44, 12, 6, 10), (32, 32, 20, 20), (32, 8, 30, 16),
+                                        (60, 30, 8, 8)])
 def test_the_prompt_of_an_enlarged_view_is_of_what_it_shows(x, y, w, h):
-    """Size and location of a lesion, moved, as of the mask enlarged."""
+    """Size and location of a lesion, moved, and cut at the frame, as of the mask enlarged."""
     mask = torch.zeros(1, 64, 64)
     mask[0, y - h // 2:y + h // 2, x - w // 2:x + w // 2] = 1
     frame = 640, 320  # the mask is stretched
     small, large = (words.measure(some[0].numpy() > 0.5, frame) for some in (mask, zoomed(mask, 1.25)))
     found = words.zoomed(small, 1.25)
     assert found.box == pytest.approx(large.box, abs=12) and found.centre == pytest.approx(large.centre, abs=6)
-    assert found.inside == pytest.approx(large.inside, abs=0.01)
-    assert words.zoomed(replace(small, centre=(639, 319), inside=(1, 1)), 1.25).inside == (1, 1)
-    assert words.zoomed(words.Finding(None, None, frame), 1.25).centre is None
+    assert found.inside == pytest.approx(large.inside, abs=0.04)
+
+
+def test_the_prompt_of_an_enlarged_view_that_does_not_show_the_lesion():
+    corner = words.Finding((10, 10), (4.5, 4.5), (640, 320), (5 / 640, 5 / 320))  # up to 80 and 40 pixels are not shown
+    assert words.zoomed(corner, 1.25) == words.Finding(None, None, (640, 320))
+    assert words.zoomed(words.Finding(None, None, (640, 320)), 1.25).centre is None
+    assert words.zoomed(words.Finding((600, 40), None, (640, 320)), 1.25).box == (640, 50)  # size without location
 
 
 def test_native_size_goes_in_and_the_common_size_comes_out():

@@ -29,7 +29,7 @@ SAME = {"dataset": "phantom", "dataset_fingerprint": "f", "folds_checksum": "c",
 def exported(folder: Path, dice: list[float], system: str = "unet", nothing: float = 0.0, **run) -> str:
     """An exported study of four images on two folds; `nothing`: how much lower Dice is without size and location."""
     told = {"recipe": "uniform", "iterations": 5, "train_images": 2, "images_before": 0, "seen_before": "none",
-            "weights": "", "commit": "abc"}
+            "views": 1, "weights": "", "commit": "abc"}
     runs = [{"system": system, "fold": fold, "seed": 0, **SAME, **told, **run} for fold in (0, 1)]
     scores = dict.fromkeys(PAPER + RELEASED, 0.5)
     rows = [{"system": system, "policy": policy, "attributes": "none", "fold": case.fold, "seed": 0,
@@ -131,6 +131,8 @@ def test_adopted_predictions_are_a_system_without_a_recipe(names, tmp_path):
     assert steps[-1].recipe == "strong" and set(gains.changes(steps)["system"]) == {"unet", "nnunet"}
     points = gains.curve([*steps, *open_steps([own])], steps[-1].recipe)
     assert set(points["system"]) == {"unet"} and points["images_before"].tolist() == [0, 30]
+    alone = open_steps(names, "nnunet")
+    assert alone[-1].recipe == "adopted" and gains.curve(alone, alone[-1].recipe).empty
 
 
 def test_only_folds_that_all_steps_share(names):
@@ -167,6 +169,14 @@ def test_a_checksum_of_digits_and_no_commit(names):
         table.to_csv(f"{name}/runs.csv", index=False)
     steps = open_steps(names)
     assert set(steps[0].runs["folds_checksum"]) == {"012345678912"} and set(described(steps)["commit"]) == {""}
+
+
+def test_how_many_views_were_averaged(names):
+    """An export of an earlier version does not say it."""
+    table = pd.read_csv(f"{names[0]}/runs.csv")
+    table.assign(views=4).to_csv(f"{names[0]}/runs.csv", index=False)
+    table.drop(columns="views").to_csv(f"{names[1]}/runs.csv", index=False)
+    assert described(open_steps(names))["views"].tolist() == ["4", "–"]
 
 
 @pytest.mark.parametrize(("file", "column", "value", "message"), [

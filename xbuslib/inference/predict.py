@@ -21,6 +21,8 @@ from xbuslib.prompts.conditioning import TextTable, to_tensors
 from xbuslib.prompts.words import Finding
 from xbuslib.training.recipes import Plan
 
+CHUNK = 128  # images whose views are held at once: of XBusNet at 352 pixels under four views 1.1 GB of features
+
 
 class View(NamedTuple):
     """n images as a system sees them at its native size, with their frozen features."""

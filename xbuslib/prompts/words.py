@@ -141,18 +141,34 @@ def mirror(finding: Finding) -> Finding:
 
 
 def zoomed(finding: Finding, zoom: float) -> Finding:
-    """The same lesion in an image enlarged about its middle: larger, and further out; of its box what is in view."""
-    (width, height), (x, y) = finding.frame, finding.inside
-    middle, last = ((width - 1) / 2, (height - 1) / 2), (width - 1, height - 1)
+    """What an image enlarged about its middle shows of the lesion: larger, further out, cut at the frame.
 
-    def moved(point: tuple[float, float]) -> tuple[float, float]:
-        return tuple(min(max(m + zoom * (p - m), 0.0), end) for p, m, end in zip(point, middle, last, strict=True))
+    A box without a centre is enlarged up to the frame. A lesion that is out of view is not described at all.
+    """
+    if finding.centre is None:
+        sides = zip(finding.box or (), finding.frame if finding.box else (), strict=True)
+        return replace(finding, box=tuple(min(zoom * side, whole) for side, whole in sides) or None)
+    box, centre, inside, outlined = [], [], [], []
+    for axis, whole in enumerate(finding.frame):
+        middle = _moved(finding.centre[axis] + 0.5, whole, zoom)  # + 0.5: centre of a pixel
+        half = zoom * (finding.box[axis] if finding.box else 1) / 2
+        low, high = max(middle - half, 0.0), min(middle + half, float(whole))
+        if low >= high:
+            return Finding(None, None, finding.frame)
+        cut = (low, high) != (middle - half, middle + half)
+        box.append(high - low)
+        centre.append(((low + high) / 2 if cut else middle) - 0.5)
+        inside.append((low + high) / 2 / whole if cut else _moved(finding.inside[axis], 1, zoom))
+        if finding.contour_centre:
+            moved = _moved(finding.contour_centre[axis] + 0.5, whole, zoom) - 0.5
+            outlined.append(min(max(moved, low - 0.5), high - 0.5))
+    return replace(finding, box=tuple(box) if finding.box else None, centre=tuple(centre), inside=tuple(inside),
+                   contour_centre=tuple(outlined) or None)
 
-    centre, outlined = (None if point is None else moved(point) for point in (finding.centre, finding.contour_centre))
-    box = None if finding.box is None else tuple(
-        min(zoom * side, whole) for side, whole in zip(finding.box, finding.frame, strict=True))
-    inside = tuple(min(max(0.5 + zoom * (value - 0.5), 0.0), 1.0) for value in (x, y))
-    return replace(finding, box=box, centre=centre, inside=inside, contour_centre=outlined)
+
+def _moved(place: float, whole: float, zoom: float) -> float:
+    """Where a place on an axis of this length is after enlarging about the middle."""
+    return whole / 2 + zoom * (place - whole / 2)
 
 
 def combine(policy: str, reference: Finding | None, first_pass: Finding | None, frame: tuple[int, int]) -> Finding:

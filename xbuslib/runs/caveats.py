@@ -22,7 +22,7 @@ NAMES = {
     "drop_spatial": "share of prompts without size or location",
     "drop_attributes": "share of prompts without attributes", "mix_visual": "conditions mixed with images of lesions",
     "ema_decay": "decay of averaged weights", "flip_average": "mean over the image and its mirror image",
-    "zoom_average": "mean over the image and an enlarged one, times",
+    "zoom_average": "enlargement of a second view averaged in prediction",
     "first_pass_threshold": "threshold of the first pass",
 }
 
@@ -92,12 +92,17 @@ def starts(runs: list[dict]) -> list[str]:
 
 
 def training(run: dict) -> dict:
-    """How one run was trained: recipe, iterations, train_images of its own dataset, images_before of others, and
-    seen_before in words, "none" for nothing; "adopted" and empty cells for predictions that were made elsewhere."""
+    """How one run was trained: recipe, iterations, train_images of its own dataset, images_before of others,
+    seen_before in words, "none" for nothing, and the number of views averaged in prediction.
+
+    Of predictions that were made elsewhere the recipe is "adopted" and the rest is empty.
+    """
     if run.get("adopted"):
         return {"recipe": "adopted", "iterations": None, "train_images": None, "images_before": None,
-                "seen_before": None}
-    return {"recipe": run["plan"]["recipe"], "iterations": run["plan"]["iterations"],
+                "seen_before": None, "views": None}
+    plan = run["plan"]
+    return {"recipe": plan["recipe"], "iterations": plan["iterations"],
+            "views": (1 + plan["flip_average"]) * (2 if plan.get("zoom_average") else 1),
             "train_images": run["train_cases"] if run["plan"]["iterations"] else 0,
             "images_before": sum(ancestor["images"] for ancestor in run.get("ancestors", [])),
             "seen_before": "; ".join(starts([run])) or "none"}

@@ -94,13 +94,13 @@ def executed(notebook: nbformat.NotebookNode) -> float | None:
 
 
 def _left_over(study: Study) -> set[Path]:
-    """Tables and figures of an earlier execution, which the last one of their notebook did not write again."""
-    found = set()
+    """Tables and figures that are older than every notebook of their number here, and so no longer written by any."""
+    begun: dict[str, float] = {}
     for file in (study.folder / "notebooks").glob("[0-9][0-9]_*.ipynb"):
-        begun = executed(nbformat.read(file, as_version=4))
-        found |= {path for kind in ("tables", "figures") for path in (study.folder / kind / file.name[:2]).glob("*")
-                  if begun and path.stat().st_mtime < begun}
-    return found
+        moment, number = executed(nbformat.read(file, as_version=4)) or 0.0, file.name[:2]
+        begun[number] = min(moment, begun.get(number, moment))
+    return {path for number, moment in begun.items() for kind in ("tables", "figures")
+            for path in (study.folder / kind / number).glob("*") if path.stat().st_mtime < moment}
 
 
 def _figures(study: Study, kind: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from xbuslib.config import Config
 from xbuslib.data import images
 from xbuslib.errors import StudyError, machine_faults
 from xbuslib.evaluation import metrics
-from xbuslib.inference.predict import Predictor, at_native_size, encode, images_of
+from xbuslib.inference.predict import CHUNK, Predictor, at_native_size, encode, images_of
 from xbuslib.models import precision, registry, weights
 from xbuslib.models.system import count
 from xbuslib.prompts import words
@@ -116,17 +117,20 @@ def _run_fold(system: str, fold: int | str, config: Config, source: Source, stud
 def score(predictor: Predictor, cases: pd.DataFrame, prepared: images.Prepared) -> tuple[pd.DataFrame, np.ndarray]:
     """Per-image metrics of `cases` under every policy that makes sense for the system (words.scorings), and the
     (n, S, S) probability maps of the default one."""
-    views, reads = predictor.views(images_of(cases, prepared)), predictor.system.prompts
-    masks, parts, default_maps = prepared.masks[prepared.rows(cases["case_id"])], [], None
-    for policy, attributes in words.scorings(reads):
-        maps, prompts = predictor.predict(views, cases, prepared, policy, attributes)
-        default_maps = maps if default_maps is None else default_maps
-        values = metrics.per_image(maps >= predictor.plan.config.threshold, masks)
-        values.insert(0, "case_id", cases["case_id"].to_numpy())
-        values.insert(1, "policy", policy)
-        values.insert(2, "attributes", attributes)
-        parts.append(values.assign(**{column: prompts[column].to_numpy() for column in words.columns_read(reads)}))
-    return pd.concat(parts, ignore_index=True), default_maps
+    reads = predictor.system.prompts
+    parts, default_maps = {scoring: [] for scoring in words.scorings(reads)}, []
+    for start in range(0, len(cases), CHUNK):
+        some = cases.iloc[start:start + CHUNK]
+        views, masks = predictor.views(images_of(some, prepared)), prepared.masks[prepared.rows(some["case_id"])]
+        for place, ((policy, attributes), rows) in enumerate(parts.items()):
+            maps, prompts = predictor.predict(views, some, prepared, policy, attributes)
+            default_maps += [] if place else [maps]
+            values = metrics.per_image(maps >= predictor.plan.config.threshold, masks)
+            values.insert(0, "case_id", some["case_id"].to_numpy())
+            values.insert(1, "policy", policy)
+            values.insert(2, "attributes", attributes)
+            rows.append(values.assign(**{column: prompts[column].to_numpy() for column in words.columns_read(reads)}))
+    return pd.concat(chain.from_iterable(parts.values()), ignore_index=True), np.concatenate(default_maps)
 
 
 def no_scores(config: Config) -> tuple[pd.DataFrame, np.ndarray]:

@@ -91,7 +91,7 @@ STRONG = UNIFORM | {  # iterations, batch, optimiser, rates and schedule as unif
     "augmentation": augmentation.strong,
     "ema_decay": 0.99,  # an average over about the last 100 of 1000 iterations
     "flip_average": True,
-    "zoom_average": 1.25,  # the largest scale of its augmentation; chosen on folds of BUS-BRA (docs/recipes.md)
+    "zoom_average": 1.25,  # the largest scale of its augmentation; chosen on BUS-BRA (docs/recipes.md)
 }
 
 # What the official recipes (`System.official`) share where they do not say otherwise: all prompts whole, every image
@@ -122,7 +122,7 @@ def plan(system: str, config: Config, n_train: int) -> Plan:
 
 
 def of_run(run: dict) -> Plan:
-    """The plan of a run folder's run.json; what `strong` averages over in prediction was less in earlier versions."""
+    """The plan of a run folder's run.json; in earlier versions `strong` averaged over fewer views."""
     found = plan(run["system"], Config(**run["config"]), run["train_cases"])
     return replace(found, zoom_average=run["plan"].get("zoom_average"))
 

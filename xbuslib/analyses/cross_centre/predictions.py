@@ -16,7 +16,7 @@ from xbuslib.data import repeats
 from xbuslib.data.images import Prepared
 from xbuslib.errors import StudyError
 from xbuslib.evaluation import metrics
-from xbuslib.inference.predict import images_of
+from xbuslib.inference.predict import CHUNK, images_of
 from xbuslib.models import registry
 from xbuslib.progress import remark, track
 from xbuslib.prompts import words
@@ -27,7 +27,6 @@ from xbuslib.runs.trained import Trained
 POLICIES = ("first_pass", "none")  # those that need no reference mask
 DESCRIBED = ["case_id", "patient_id", "pathology", "birads", "device"]  # what scores are grouped by, where it is known
 BY_DEFAULT = ("unet", "uresnet", "xbusnet")  # of a study of more systems than these
-CHUNK = 128  # images whose frozen features are held at once; memory only
 
 
 def choose_systems(study: Study, names: str) -> list[str]:

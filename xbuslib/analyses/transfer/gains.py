@@ -125,7 +125,8 @@ def curve(steps: list[Step], recipe: str) -> pd.DataFrame:
     """
     rows = []
     for step in steps:
-        runs = step.runs[step.runs["recipe"] == recipe].set_index(["system", "fold", "seed"])
+        trained = (step.runs["recipe"] == recipe) & (step.runs["recipe"] != record.ADOPTED)
+        runs = step.runs[trained].set_index(["system", "fold", "seed"])
         for system, own in step.default.groupby("system", sort=False):
             part = runs.loc[[key for key in runs.index if key[0] == system and key[1] in set(own["fold"])]]
             if part.empty:  # of another recipe, or adopted

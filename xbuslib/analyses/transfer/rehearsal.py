@@ -6,6 +6,7 @@ trained weights. Every training is a study of its own beside the phantom's, kept
 
 from xbuslib.analyses.transfer.steps import BY_DEFAULT
 from xbuslib.config import Config
+from xbuslib.errors import StudyError
 from xbuslib.files import outputs_root
 from xbuslib.runs.fold import run_fold
 from xbuslib.runs.record import ALL
@@ -75,8 +76,12 @@ def _train(study: Study, suffix: str, systems: list[str], folds: list, data: str
     source = open_source(dataset or study.facts["dataset"], data, None, config, name)
     for system in systems:
         for fold in folds:
-            run_fold(system, fold, config, source, study=name, seed=int(study.runs["seed"].min()),
-                     start_from=outputs_root() / start if start else "")
+            try:
+                run_fold(system, fold, config, source, study=name, seed=int(study.runs["seed"].min()),
+                         start_from=outputs_root() / start if start else "")
+            except StudyError as error:
+                raise StudyError(f"{error}\nNotebook 15 trains {name} itself. If an earlier version of the library "
+                                 f"did, delete the folders {outputs_root() / study.name}-* and run it again.") from None
     return name
 
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from xbuslib.data import catalogue
@@ -17,7 +18,7 @@ from xbuslib.runs.study import Study, open_study
 BY_DEFAULT = ("uresnet", "xbusnet")  # of steps with more systems: the local branch's encoder alone, and the whole
 SAME = ("dataset", "dataset_fingerprint", "folds_checksum", "protocol")  # in all steps that are compared
 RUN = ["system", "fold", "seed", *SAME, "recipe", "iterations", "train_images", "images_before", "seen_before",
-       "weights", "commit"]
+       "views", "weights", "commit"]
 ROW = ["system", "policy", "attributes", "fold", "seed", "case_id", "default", *PAPER, *RELEASED]
 
 
@@ -83,14 +84,14 @@ def open_steps(names: list[str], systems: str = "") -> list[Step]:
 
 
 def described(steps: list[Step]) -> pd.DataFrame:
-    """A row per step: step, recipe, iterations, batch, training images per fold, seen before, results, commit; encoders
-    where they differ."""
+    """A row per step: step, recipe, iterations, batch, views (averaged in prediction), training images per fold, seen
+    before, results, commit; encoders where they differ."""
     rows, encoders = [], [_encoders([step]) for step in steps]
     for step in steps:
         own = step.runs[step.runs["system"].isin(step.rows["system"])]
         images = sorted(own["train_images"].dropna().astype(int).unique())
         rows.append({"step": step.label, "recipe": _several(own["recipe"]), "iterations": _several(own["iterations"]),
-                     "batch": step.config.get("batch_size") or "recipe's",
+                     "batch": step.config.get("batch_size") or "recipe's", "views": _several(own["views"]) or "–",
                      "training images per fold": " to ".join(map(str, images[:1] + images[1:][-1:])),
                      "seen_before": _several(own["seen_before"]),
                      "results": step.name, "commit": _several(own["commit"].str[:8])})
@@ -139,6 +140,7 @@ def _exported(folder: Path) -> Step:
     except (OSError, ValueError) as error:
         raise StudyError(f"{folder} is neither a study under {outputs_root()} nor a folder of `xbuslib export` "
                          f"({error})") from None
+    runs = runs if "views" in runs else runs.assign(views=np.nan)  # an export of an earlier version
     if lacking := [column for column in RUN if column not in runs]:
         raise StudyError(f"{folder}/runs.csv lacks {', '.join(lacking)}: it was written by an earlier version of the "
                          "library. Export the study again.")
