@@ -4,16 +4,19 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from xbuslib.cli import app
 from xbuslib.config import Config, resolve
 from xbuslib.errors import StudyError
+from xbuslib.inference import predict
 from xbuslib.lesion import ensemble
 from xbuslib.models import encoders, precision
 from xbuslib.runs import caveats, identity, record
-from xbuslib.runs.fold import run_fold
+from xbuslib.runs.fold import run_fold, score
 from xbuslib.runs.source import open_source
 from xbuslib.runs.study import open_study
 from xbuslib.runs.trained import Trained
@@ -68,8 +71,23 @@ def test_one_strong_fold_of_an_earlier_version_is_refused(study, phantom_root):
     edit(study / "runs" / "unet" / "fold_1" / "seed_0", lambda run: run["plan"].pop("zoom_average"))
     with pytest.raises(StudyError, match="mixes runs(?s:.*)zoom_average null: 1 run"):
         open_study(study.name, partial=True)
-    assert "plan: zoom_average" not in identity.identity({**record.read(study / "runs" / "unet" / "fold_0" / "seed_0"),
-                                                          "plan": {"recipe": "uniform", "zoom_average": None}})
+    run = record.read(study / "runs" / "unet" / "fold_0" / "seed_0")
+    uniform = {"recipe": "uniform"}
+    now, earlier = ({**run, "plan": plan} for plan in (uniform | {"zoom_average": None}, uniform))
+    assert identity.digest(now) == identity.digest(earlier) != identity.digest(run)
+
+
+def test_scored_in_parts_as_at_once(study, monkeypatch):
+    """The images of a fold, four at a time; the last part is smaller."""
+    folder = study / "runs" / "xbusnet" / "fold_0" / "seed_0"
+    trained, whole = Trained.load(folder), open_study(study.name)
+    cases = whole.cases[whole.cases["fold"] == 0].reset_index(drop=True)
+    table, maps = score(trained.predictor, cases, whole.prepared)
+    monkeypatch.setattr(predict, "CHUNK", 4)  # of four images as of a batch, so that sums are rounded alike
+    parts, other = score(trained.predictor, cases, whole.prepared)
+    assert len(cases) > 4 and len(cases) % 4
+    pd.testing.assert_frame_equal(table, parts, atol=1e-6)
+    np.testing.assert_allclose(maps, other, atol=1e-6)
 
 
 def test_one_fold_with_other_weights_is_refused(study, phantom_root, monkeypatch):

@@ -326,13 +326,16 @@ def test_an_enlarged_view_is_laid_back_where_it_was():
     np.testing.assert_allclose(found[:5], plain[:5], atol=0.01)
 
 
-def test_a_run_of_an_earlier_version_predicts_as_it_was_scored():
+def test_a_run_of_an_earlier_version_predicts_as_it_was_scored(tmp_path):
     """Without the enlarged view, which its record does not name."""
     config = resolve("smoke", {"recipe": "strong"}).model_dump()
     run = {"system": "unet", "config": config, "train_cases": 20, "plan": plan("unet", recipe="strong").record()}
-    assert recipes.of_run(run).zoom_average == 1.25
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert recipes.of_run(record.read(tmp_path)).zoom_average == 1.25
     del run["plan"]["zoom_average"]
-    assert recipes.of_run(run).zoom_average is None and recipes.of_run(run).flip_average
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    earlier = recipes.of_run(record.read(tmp_path))
+    assert earlier.zoom_average is None and earlier.flip_average
 
 
 @pytest.mark.parametrize("x, y, w, h", [(20, 30, 12, 8), (44, 12, 6, 10), (32, 32, 20, 20), (32, 8, 30, 16),

@@ -110,6 +110,11 @@ class Predictor:
         return self.mean_maps(views, tables), tables[0]
 
 
+def chunks(cases: pd.DataFrame) -> list[pd.DataFrame]:
+    """The cases in parts of at most CHUNK."""
+    return [cases.iloc[start:start + CHUNK] for start in range(0, len(cases), CHUNK)]
+
+
 def images_of(cases: pd.DataFrame, prepared: Prepared) -> Tensor:
     """(n, 1, S, S) uint8 images of `cases`."""
     return torch.from_numpy(prepared.images[prepared.rows(cases["case_id"])])[:, None]

@@ -102,7 +102,7 @@ def training(run: dict) -> dict:
                 "seen_before": None, "views": None}
     plan = run["plan"]
     return {"recipe": plan["recipe"], "iterations": plan["iterations"],
-            "views": (1 + plan["flip_average"]) * (2 if plan.get("zoom_average") else 1),
+            "views": (1 + plan["flip_average"]) * (2 if plan["zoom_average"] else 1),
             "train_images": run["train_cases"] if run["plan"]["iterations"] else 0,
             "images_before": sum(ancestor["images"] for ancestor in run.get("ancestors", [])),
             "seen_before": "; ".join(starts([run])) or "none"}
@@ -117,7 +117,6 @@ def iterations(runs: list[dict]) -> str:
 def changes(run: dict) -> list[tuple[str, str, str]]:
     """(name, value, value in the paper's protocol) of each setting of one run that differs."""
     plan = run["plan"] | {"schedule": run["plan"]["schedule"].replace(f", length={run['plan']['iterations']}", "")}
-    plan = {"zoom_average": None} | plan  # which earlier versions did not have
     changed = [(NAMES.get(key, key), _word(plan[key]), _word(value)) for key, value in PLAN.items()
                if plan[key] != value]
     return changed + [(NAMES.get(key, key), _word(run["config"][key]), _word(value))

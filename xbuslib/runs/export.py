@@ -36,14 +36,12 @@ def export(name: str, folder: Path, data: bool = True) -> Path:
     with write_folder(folder, "runs.csv") as partial:
         _tables(study, partial, data)
         old = _left_over(study)
-        for file in [*study.folder.glob("tables/*/*.csv"), *study.folder.glob("tables/*/*.md"),
-                     *_figures(study, "csv")]:
-            if file in old:
-                continue
+        numbers = {*study.folder.glob("tables/*/*.csv"), *study.folder.glob("tables/*/*.md"), *_figures(study, "csv")}
+        for file in numbers - old:
             if data or not _of_cases(study, file.with_suffix(".csv")):
                 _place(partial, study, file).write_bytes(file.read_bytes())
         if data:
-            for file in [file for file in _figures(study, "png") if file not in old]:
+            for file in set(_figures(study, "png")) - old:
                 _place(partial, study, file).write_bytes(fewer_colours(file.read_bytes()))
             for file in _notebooks(study):
                 _notebook(file, partial / "notebooks" / file.name)

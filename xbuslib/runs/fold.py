@@ -14,7 +14,7 @@ from xbuslib.config import Config
 from xbuslib.data import images
 from xbuslib.errors import StudyError, machine_faults
 from xbuslib.evaluation import metrics
-from xbuslib.inference.predict import CHUNK, Predictor, at_native_size, encode, images_of
+from xbuslib.inference.predict import Predictor, at_native_size, chunks, encode, images_of
 from xbuslib.models import precision, registry, weights
 from xbuslib.models.system import count
 from xbuslib.prompts import words
@@ -119,8 +119,7 @@ def score(predictor: Predictor, cases: pd.DataFrame, prepared: images.Prepared) 
     (n, S, S) probability maps of the default one."""
     reads = predictor.system.prompts
     parts, default_maps = {scoring: [] for scoring in words.scorings(reads)}, []
-    for start in range(0, len(cases), CHUNK):
-        some = cases.iloc[start:start + CHUNK]
+    for some in chunks(cases):
         views, masks = predictor.views(images_of(some, prepared)), prepared.masks[prepared.rows(some["case_id"])]
         for place, ((policy, attributes), rows) in enumerate(parts.items()):
             maps, prompts = predictor.predict(views, some, prepared, policy, attributes)

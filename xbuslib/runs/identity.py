@@ -19,7 +19,7 @@ SHOWN_ELSEWHERE = {
     "learning_rate", "final_learning_rate", "weight_decay", "drop_spatial", "drop_attributes", "amp",
 }
 START = "weights at the start"
-LATER = "zoom_average"  # a part of the plan that runs of earlier versions lack: None, and then no part of the identity
+LATER = "zoom_average"  # a part of the plan that runs of earlier versions lack: read as None (record.read)
 OF_EPOCHS = ("plan: iterations", "plan: schedule")  # of official recipes, which count epochs, by the size of the fold
 
 
@@ -32,7 +32,7 @@ def identity(run: dict) -> dict[str, object]:
     return ({"protocol": run.get("protocol"), **{key: run[key] for key in DATA}, **settings}
             | {"system": run["system"], "switches": run.get("switches"), "trainable": run["trainable"],
                "scorings": run["scorings"], "train_cases": run["train_cases"]}
-            | {f"plan: {key}": value for key, value in run["plan"].items() if (key, value) != (LATER, None)}
+            | {f"plan: {key}": value for key, value in run["plan"].items()}
             | {f"weights of {record['encoder']}": _weights(record) for record in run["weights"]}
             | {"frozen_checksum": run["frozen_checksum"], "precision": run["precision"],
                "fold": run["fold"], "seed": run["seed"]}
@@ -40,8 +40,12 @@ def identity(run: dict) -> dict[str, object]:
 
 
 def digest(run: dict) -> str:
-    """First 12 hex digits of the SHA-256 of a run's identity: equal digests, equal numbers."""
-    return hashlib.sha256(json.dumps(identity(run), sort_keys=True).encode()).hexdigest()[:12]
+    """First 12 hex digits of the SHA-256 of a run's identity: equal digests, equal numbers.
+
+    As in earlier versions, where a later part of the plan is None.
+    """
+    parts = {key: value for key, value in identity(run).items() if (key, value) != (f"plan: {LATER}", None)}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def differences(there: dict, wanted: dict) -> list[tuple[str, object, object]]:
@@ -60,10 +64,8 @@ def mixture(runs: list[tuple[Path, dict]]) -> list[str]:
     """
     groups: dict[tuple, dict[str, list[Path]]] = {}
     for folder, run in runs:
-        shared = {START: "another run" if run.get("ancestors") else "its own"}
-        if not run.get("adopted"):
-            shared[f"plan: {LATER}"] = run["plan"].get(LATER)
-        for key, value in (identity(run) | shared).items():
+        start = "another run" if run.get("ancestors") else "its own"
+        for key, value in (identity(run) | {START: start}).items():
             if (group := _group(key, run)) is not None:
                 groups.setdefault((key, *group), {}).setdefault(_plain(value), []).append(folder)
     return [f"  {' of '.join(map(str, group))} {value}: {len(folders)} run(s), such as {folders[0]}"

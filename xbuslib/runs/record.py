@@ -31,9 +31,12 @@ def folder(study: str, system: str, fold: int | str, seed: int) -> Path:
 def read(path: Path) -> dict:
     """run.json of a run folder. Raises StudyError if there is none or it is damaged."""
     try:
-        return json.loads((path / "run.json").read_text())
+        run = json.loads((path / "run.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise StudyError(f"{path} is no finished run ({error}); delete the folder and run the fold again") from None
+    if run.get("plan"):
+        run["plan"].setdefault(identity.LATER, None)
+    return run
 
 
 def seconds(moment: str) -> float:

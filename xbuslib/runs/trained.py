@@ -17,7 +17,7 @@ from xbuslib.data.cases import lesions
 from xbuslib.data.folds import subset
 from xbuslib.data.images import Prepared
 from xbuslib.errors import StudyError
-from xbuslib.inference.predict import CHUNK, Predictor, images_of
+from xbuslib.inference.predict import Predictor, chunks, images_of
 from xbuslib.models import registry
 from xbuslib.models.system import System
 from xbuslib.models.weights import checksum
@@ -79,9 +79,8 @@ class Trained:
         # texts are embedded anew: beside other texts of a batch, an embedding may differ in its last digit
         predictor = replace(self.predictor, texts=TextTable(self.predictor.system, self.predictor.device))
         with redirect_stdout(io.StringIO()):  # one line of progress per run is enough
-            parts = [cases.iloc[start:start + CHUNK] for start in range(0, len(cases), CHUNK)]
             maps = [predictor.predict(predictor.views(images_of(some, prepared)), some, prepared, policy, attributes)[0]
-                    for some in parts]
+                    for some in chunks(cases)]
         return record.halved(np.concatenate(maps), config.threshold)
 
 

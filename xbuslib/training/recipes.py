@@ -124,7 +124,7 @@ def plan(system: str, config: Config, n_train: int) -> Plan:
 def of_run(run: dict) -> Plan:
     """The plan of a run folder's run.json; in earlier versions `strong` averaged over fewer views."""
     found = plan(run["system"], Config(**run["config"]), run["train_cases"])
-    return replace(found, zoom_average=run["plan"].get("zoom_average"))
+    return replace(found, zoom_average=run["plan"]["zoom_average"])
 
 
 def _official(system: str) -> dict:

@@ -16,7 +16,7 @@ from xbuslib.data import repeats
 from xbuslib.data.images import Prepared
 from xbuslib.errors import StudyError
 from xbuslib.evaluation import metrics
-from xbuslib.inference.predict import CHUNK, images_of
+from xbuslib.inference.predict import chunks, images_of
 from xbuslib.models import registry
 from xbuslib.progress import remark, track
 from xbuslib.prompts import words
@@ -86,8 +86,7 @@ def predict_run(folder: Path, cases: pd.DataFrame, prepared: Prepared) -> tuple[
     predictor = Trained.load(folder).predictor
     scorings = [scoring for scoring in words.scorings(predictor.system.prompts) if scoring[0] in POLICIES]
     parts, default_maps = [], []
-    for start in range(0, len(cases), CHUNK):
-        some = cases.iloc[start:start + CHUNK]
+    for some in chunks(cases):
         masks = prepared.masks[prepared.rows(some["case_id"])]
         views = predictor.views(images_of(some, prepared))
         for policy, attributes in scorings:

@@ -45,8 +45,9 @@ def sentence(found: pd.DataFrame, last: str) -> str:
 
 
 def _prompts(step: Step) -> pd.DataFrame:
-    """system, paper_name, case_id, dice, dice_silent, size, location, size_true, location_true: a row for
-    each image and run.
+    """A row for each image and run.
+
+    Columns system, paper_name, case_id, dice, dice_silent, size, location, size_true, location_true.
     """
     parts, runs = [], step.compared.runs.itertuples() if step.study else ()
     names = step.rows.drop_duplicates("system").set_index("system")["paper_name"]

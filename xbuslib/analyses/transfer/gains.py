@@ -99,7 +99,8 @@ def by_prompt(steps: list[Step]) -> pd.DataFrame:
     rows = []
     for step in steps:
         for system, own in step.rows.groupby("system", sort=False):
-            if (pairs := set(own["policy"] + " " + own["attributes"])) == {"none none"} or "none none" not in pairs:
+            pairs = set(own["policy"] + " " + own["attributes"])
+            if "none none" not in pairs or len(pairs) == 1:
                 continue
             prompts = [SCORINGS.get(pair) for pair in zip(own["policy"], own["attributes"], strict=True)]
             named = own.assign(system=prompts).dropna(subset="system")
