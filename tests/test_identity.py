@@ -78,14 +78,14 @@ def test_one_strong_fold_of_an_earlier_version_is_refused(study, phantom_root):
 
 
 def test_scored_in_parts_as_at_once(study, monkeypatch):
-    """The images of a fold, four at a time; the last part is smaller."""
+    """The images of a fold, eight at a time, which is a batch of the profile; the last part is smaller."""
     folder = study / "runs" / "xbusnet" / "fold_0" / "seed_0"
     trained, whole = Trained.load(folder), open_study(study.name)
     cases = whole.cases[whole.cases["fold"] == 0].reset_index(drop=True)
     table, maps = score(trained.predictor, cases, whole.prepared)
-    monkeypatch.setattr(predict, "CHUNK", 4)  # of four images as of a batch, so that sums are rounded alike
+    monkeypatch.setattr(predict, "CHUNK", 8)
     parts, other = score(trained.predictor, cases, whole.prepared)
-    assert len(cases) > 4 and len(cases) % 4
+    assert len(cases) > trained.predictor.plan.config.prediction_batch == 8 and len(cases) % 8
     pd.testing.assert_frame_equal(table, parts, atol=1e-6)
     np.testing.assert_allclose(maps, other, atol=1e-6)
 
