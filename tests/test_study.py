@@ -3,17 +3,19 @@
 import dataclasses
 import json
 import os
+import platform
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from xbuslib.config import resolve
 from xbuslib.errors import StudyError
 from xbuslib.evaluation.metrics import PAPER, RELEASED, per_image
 from xbuslib.inference.predict import images_of
 from xbuslib.prompts import words
-from xbuslib.runs import ancestors, record
+from xbuslib.runs import ancestors, environment, record
 from xbuslib.runs.fold import run_fold
 from xbuslib.runs.source import open_source
 from xbuslib.runs.trained import Trained
@@ -43,6 +45,24 @@ def test_run_folder(source):
         assert sorted(mine["case_id"]) == sorted(source.split(0)[1]["case_id"])
     assert set(PAPER + RELEASED) <= set(rows.columns)
     assert list(path.parent.iterdir()) == [path]  # nothing unfinished is left
+
+
+AMD = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
+ARM = "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n"
+
+
+@pytest.mark.parametrize("cpuinfo, name", [
+    (AMD + "\n" + AMD.replace("EPYC", "other"), "AMD EPYC, family 25, model 17"),
+    ("model name\t: Intel(R)  Xeon(R) CPU\n", "Intel(R) Xeon(R) CPU"),
+    (ARM, platform.machine()),
+    (None, platform.machine()),  # not Linux
+])
+def test_a_run_names_its_processor(tmp_path, cpuinfo, name):
+    file = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        file.write_text(cpuinfo)
+    assert environment.processor(file) == name
+    assert environment.device().endswith(f"({environment.processor()})") or torch.cuda.is_available()
 
 
 def test_scores_follow_from_the_maps(source):

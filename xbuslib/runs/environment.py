@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 from xbuslib.files import REPOSITORY
 
@@ -33,10 +34,27 @@ def stamp() -> str:
 
 
 def device() -> str:
-    """The GPU's name, or "CPU, 2 threads"."""
+    """The GPU's name, or "CPU, 2 threads (AMD EPYC, family 25, model 17)"."""
     import torch  # here and below, so that what only reads runs does not wait for it
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' * (threads > 1)} ({processor()})"
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The first processor's name, family and model as Linux lists them: other kinds give other numbers in bfloat16.
+
+    Names alone, such as "Intel Xeon", can be those of several kinds. Where nothing is listed, the architecture.
+    """
+    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    listed = {key.strip(): value.strip() for key, _, value in
+              (line.partition(":") for line in text.split("\n\n")[0].splitlines())}
+    if "model name" not in listed:  # ARM lists numbers alone
+        return platform.machine()
+    numbers = [f"{name} {listed[key]}" for name, key in (("family", "cpu family"), ("model", "model")) if key in listed]
+    return ", ".join([" ".join(listed["model name"].split()), *numbers])
 
 
 def peak_memory_gb() -> float:
