@@ -90,6 +90,26 @@ def test_the_steps_of_training_are_shown_with_what_was_seen_before(page):
         assert float(row["dice"]) == pytest.approx(statistics.fmean(means), abs=2e-6)
 
 
+def test_the_results_show_the_longer_training():
+    page, scores = text_of("docs/results.md"), defaultdict(lambda: defaultdict(list))
+    for image in rows("per_image.csv", "blu-160-transfer-800"):
+        if image["default"] == "True":
+            scores[image["system"]][image["fold"]].append((float(image["dice"]), float(image["iou"])))
+    for system, name in (("xbusnet", "XBusNet"), ("uresnet", "U-ResNet")):
+        means = [[statistics.fmean(values) for values in zip(*fold, strict=True)] for fold in scores[system].values()]
+        dice, iou = (f"{statistics.fmean(folds):.3f} ± {statistics.stdev(folds):.3f}"
+                     for folds in zip(*means, strict=True))
+        images = [dice for fold in scores[system].values() for dice, _ in fold]
+        told = rf"{dice} \| {iou} \| {statistics.median(images):.3f} \| {images.count(0)} \|"
+        assert len(images) == 252 and re.search(rf"\| {name} \| [^|]+ \| {told}", page), told
+        assert f"{name} {dice[:5]}" in text_of("README.md").partition("Longer trainings")[2]
+    runs = rows("runs.csv", "blu-160-transfer-800")
+    assert len(runs) == 10 and {run["protocol"] for run in runs} == {"2"}
+    for run in runs:
+        assert (run["recipe"], run["iterations"], run["seen_before"]) == ("strong", "200", "BUS-BRA, 1244 images")
+        assert run["commit"][:8] in page
+
+
 def test_the_finding_on_other_hospitals_is_that_of_the_notebook():
     readme, step = " ".join(text_of("README.md").split()), "strong, from BUS-BRA"
     change = {row["system"]: row for row in rows("tables/15/changes.csv", "blu-160-transfer")
@@ -256,7 +276,8 @@ def test_nothing_names_a_folder_of_one_machine():
     assert not found, found[:5]
 
 
-@pytest.mark.parametrize("study", ["blu-160", "blu-160-fold-0", "blu-160-repeat", "blu-160-seeds"])
+@pytest.mark.parametrize("study", ["blu-160", "blu-160-fold-0", "blu-160-repeat", "blu-160-seeds",
+                                   "blu-160-transfer-800"])
 def test_no_metadata_of_blu_is_kept(study):
     assert list(rows("cases.csv", study)[0]) == ["case_id", "width_px", "height_px", "long_side_px", "long_side_mm",
                                                  "lesion_fraction", "fold"]
