@@ -65,6 +65,12 @@ def test_a_run_names_its_processor(tmp_path, cpuinfo, name):
     assert environment.device().endswith(f"({environment.processor()})") or torch.cuda.is_available()
 
 
+def test_a_run_names_the_commit_that_it_began_with(source, monkeypatch):
+    commits = iter(["a" * 40, "b" * 40])  # at the start and, after a commit meanwhile, at the end
+    monkeypatch.setattr(environment, "_git", lambda *arguments: next(commits) if "HEAD" in arguments else "")
+    assert record.read(run(source))["commit"] == "a" * 40
+
+
 def test_scores_follow_from_the_maps(source):
     """Per-image metrics recomputed from the probability maps of the run folder."""
     path = run(source)

@@ -14,9 +14,18 @@ from xbuslib.files import REPOSITORY
 PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "scipy", "pandas")
 
 
+def software() -> dict:
+    """Commit of the working copy, whether files under version control are changed, and versions."""
+    return {
+        "commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
 def facts() -> dict:
     """Commit, versions and hardware of this process, for run.json."""
-    return _software() | {
+    return software() | {
         "device": device(),
         "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),  # the GPU that --gpus or Slurm gave it
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -25,12 +34,12 @@ def facts() -> dict:
 
 def stamp() -> str:
     """One line for the top of an executed notebook: date, commit, versions, and the device where torch is in use."""
-    now, software = datetime.now(UTC).isoformat(timespec="seconds"), _software()
-    versions = ", ".join(f"{name} {version}" for name, version in software["versions"].items())
-    commit = software["commit"]
-    source = f"commit {commit[:8]}{' with local changes' if software['dirty'] else ''}" if commit else "no commit"
+    now, code = datetime.now(UTC).isoformat(timespec="seconds"), software()
+    versions = ", ".join(f"{name} {version}" for name, version in code["versions"].items())
+    commit = code["commit"]
+    source = f"commit {commit[:8]}{' with local changes' if code['dirty'] else ''}" if commit else "no commit"
     where = f"{device()} · " if "torch" in sys.modules else ""
-    return f"{now} · {source} · {where}Python {software['python']}, {versions}"
+    return f"{now} · {source} · {where}Python {code['python']}, {versions}"
 
 
 def device() -> str:
@@ -72,11 +81,3 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-def _software() -> dict:
-    return {
-        "commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-    }

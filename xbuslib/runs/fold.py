@@ -90,6 +90,7 @@ def _run_fold(system: str, fold: int | str, config: Config, source: Source, stud
               start_from: str | Path) -> Path:
     path = record.folder(study, system, fold, seed)
     started, clock = time.monotonic(), {}
+    code = environment.software()  # that of this process: the working copy may change while it trains
     run, predictor, train_cases, val_cases, seen = begin(system, fold, config, source, study=study, seed=seed,
                                                          start_from=start_from)
     if record.finished(path, run):
@@ -108,7 +109,7 @@ def _run_fold(system: str, fold: int | str, config: Config, source: Source, stud
     clock["total"] = time.monotonic() - started
 
     run |= {"seconds": {key: round(value, 2) for key, value in clock.items()},
-            "peak_memory_gb": round(environment.peak_memory_gb(), 3)} | environment.facts()
+            "peak_memory_gb": round(environment.peak_memory_gb(), 3)} | environment.facts() | code
     validated = images.case_table(val_cases, source.prepared)
     record.write(path, partial, run, history, per_image, validated, default_maps, seen, predictor.system)
     return path
