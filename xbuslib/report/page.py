@@ -12,6 +12,7 @@ from xbuslib.files import write_whole
 from xbuslib.report import facts, notebooks
 from xbuslib.report.notebooks import Page, href
 from xbuslib.runs import record
+from xbuslib.runs.export import left_over
 from xbuslib.runs.study import Study, open_study
 
 PAPER = (  # what the paper shows, and our file for it; without table_1.md, table_1_by_policy.md takes its place
@@ -78,10 +79,10 @@ def build(name: str, partial: bool = False) -> Path:
     records = study.records
     folder = study.folder / "report"
     pages = notebooks.convert(study, folder / "notebooks", TEMPLATES)
-    newest = max(record.seconds(run["created"]) for run in records)
+    newest, old = max(record.seconds(run["created"]) for run in records), left_over(study)
     left = {path.name for kind in ("tables", "figures") for path in (study.folder / kind).glob("[0-9][0-9]")}
     numbers = sorted(left | {notebook[:2] for notebook in pages} | {FOLDS})
-    sections = [_section(study, folder, number, pages, newest) for number in numbers]
+    sections = [_section(study, folder, number, pages, newest, old) for number in numbers]
     paper = [(*wanted, _find(place, sections)) for wanted, place in zip(PAPER, PRINTED, strict=True)]
     content = TEMPLATES.get_template("page.html.jinja").render(
         study=study, sections=sections, folds=FOLDS, warnings=[note for section in sections for note in section.notes],
@@ -95,12 +96,13 @@ def build(name: str, partial: bool = False) -> Path:
     return folder / "index.html"
 
 
-def _section(study: Study, folder: Path, number: str, pages: dict[str, Page], newest: float) -> Section:
+def _section(study: Study, folder: Path, number: str, pages: dict[str, Page], newest: float,
+             old: set[Path]) -> Section:
     name, page = next(((n, p) for n, p in sorted(pages.items()) if n.startswith(f"{number}_")), (number, None))
     question = page.question if page else f"Notebook {number}"
     if number == FOLDS:  # each run's figures are in its own notebook
         return Section(number, question, study.label, [], "", "", "", [], [], [])
-    files, notes = _current(study, number, page)
+    files, notes = _current(study, number, old)
     about = notebooks.ABOUT.get(number, study.label)
     tables = [_table(study, folder, path, about) for path in files if path.suffix == ".md"]
     drawn = [_figure(study, folder, path, about) for path in files if path.suffix == ".png"]
@@ -117,15 +119,14 @@ def _section(study: Study, folder: Path, number: str, pages: dict[str, Page], ne
     return Section(number, question, about, links, *answer, [*tables, *drawn], data, notes)
 
 
-def _current(study: Study, number: str, page: Page | None) -> tuple[list[Path], list[str]]:
+def _current(study: Study, number: str, old: set[Path]) -> tuple[list[Path], list[str]]:
     """Files that a notebook wrote, tables first, in the order of writing; those of an earlier execution are only named.
     """
     files = [path for kind in ("tables", "figures")
              for path in sorted((study.folder / kind / number).glob("[!.]*.*"), key=lambda p: p.stat().st_mtime_ns)]
-    old = [path for path in files if page and page.started and path.stat().st_mtime < page.started]
-    if not old:
+    named = ", ".join(path.relative_to(study.folder).as_posix() for path in files if path in old)
+    if not named:
         return files, []
-    named = ", ".join(path.relative_to(study.folder).as_posix() for path in old)
     return ([path for path in files if path not in old],
             [f"Left over from an earlier execution of notebook {number}, and therefore not shown: {named}."])
 

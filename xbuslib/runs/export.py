@@ -35,7 +35,7 @@ def export(name: str, folder: Path, data: bool = True) -> Path:
     study = open_study(name)
     with write_folder(folder, "runs.csv") as partial:
         _tables(study, partial, data)
-        old = _left_over(study)
+        old = left_over(study)
         numbers = {*study.folder.glob("tables/*/*.csv"), *study.folder.glob("tables/*/*.md"), *_figures(study, "csv")}
         for file in numbers - old:
             if data or not _of_cases(study, file.with_suffix(".csv")):
@@ -91,7 +91,7 @@ def executed(notebook: nbformat.NotebookNode) -> float | None:
     return record.seconds(moment) if moment else None
 
 
-def _left_over(study: Study) -> set[Path]:
+def left_over(study: Study) -> set[Path]:
     """Tables and figures that are older than every notebook of their number here, and so no longer written by any."""
     begun: dict[str, float] = {}
     for file in (study.folder / "notebooks").glob("[0-9][0-9]_*.ipynb"):
