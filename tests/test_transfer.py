@@ -196,7 +196,7 @@ def test_no_rehearsal_that_could_not_be_compared(two_folds, monkeypatch, tmp_pat
     """The study's folder of 20 cases in another folder is the embedded phantom; with other folds it is not."""
     outputs = copied(two_folds.parents[2], tmp_path, monkeypatch)
     monkeypatch.setattr(rehearsal, "_train", lambda study, suffix, *_, **__: suffix)
-    assert rehearsal.studies("two", "", "")[0] == ["two", "strong", "scanner-b", "transfer"]
+    assert rehearsal.studies("two", "", "")[0] == ["two", "scanner-b", "strong", "transfer"]
     for file in (outputs / "two" / "runs").rglob("run.json"):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"folds_checksum": "other"}))
     assert rehearsal.studies("two", "", "") == (["two"], [])

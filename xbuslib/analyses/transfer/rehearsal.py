@@ -41,14 +41,16 @@ def _possible(study: Study, data: str) -> bool:
 
 
 def train_steps(study: Study, data: str = "") -> list[str]:
-    """Train what is not there yet; names of the studies strong, scanner B alone, and strong from scanner B.
+    """Train what is not there yet; names of the studies scanner B alone, strong, and strong from scanner B.
+
+    In this order the last difference is what the other hospitals' images add to the same recipe.
 
     data: the phantom's folder, if the study was not made on the embedded one.
     """
     systems, folds = _systems(study), _folds(study)
     elsewhere = _train(study, "elsewhere", systems, [ALL], dataset=OTHER)
-    return [_train(study, "strong", systems, folds, data),
-            _train(study, "scanner-b", systems, folds, data, start=elsewhere, iterations=0),
+    return [_train(study, "scanner-b", systems, folds, data, start=elsewhere, iterations=0),
+            _train(study, "strong", systems, folds, data),
             _train(study, "transfer", systems, folds, data, start=elsewhere, iterations=_half(study))]
 
 
