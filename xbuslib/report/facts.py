@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from datetime import datetime
 
+from xbuslib.config import PROFILES
 from xbuslib.data import catalogue
 from xbuslib.models import registry
 from xbuslib.runs import caveats
@@ -22,7 +23,7 @@ def facts(study: Study, records: list[dict]) -> list[tuple[str, str]]:
         ("Profile", f"{config['profile']}, recipe {config['recipe']}, {config['image_size']} × {config['image_size']} "
                     f"pixels, {_several(r['plan'].get('iterations', '–') for r in records)} iterations, "
                     f"batch {_several(r['plan'].get('batch_size', '–') for r in records)}"),
-        ("Changed settings", ", ".join(_settings(study).get("overrides", [])) or "none recorded"),
+        ("Changed settings", _changed(config)),
         ("Prompt policy of the tables", _policies(records)),
         ("Weights of encoders", f"{study.encoders} (requested: {config['weights']})"),
         ("Folds", f"{_several(study.runs['fold'])}, of {config['folds']}; fold list {first['folds_checksum']}"),
@@ -62,6 +63,12 @@ def not_run(study: Study, executed: dict) -> list[str]:
     """Notebooks that belong to the study and have not been executed."""
     settings = _settings(study)
     return [name for name in [*settings.get("notebooks", []), *settings.get("analyses", [])] if name not in executed]
+
+
+def _changed(config: dict) -> str:
+    """The settings that differ from those of the profile."""
+    usual = PROFILES[config["profile"]].model_dump()
+    return ", ".join(f"{key}={value}" for key, value in config.items() if value != usual.get(key)) or "none"
 
 
 def _settings(study: Study) -> dict:
