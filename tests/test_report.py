@@ -196,7 +196,7 @@ def test_facts_of_the_runs(study, smoke_study):
     assert "commit 01234567: 1 run" in text and ": 11 runs" in text
     minutes = sum(record.read(Path(folder))["seconds"]["total"] for folder in smoke_study.runs["folder"]) / 60
     assert f"{minutes:.1f} minutes in 12 runs" in text
-    assert "Changed settingsfolds=2, iterations=2Prompt" in text  # as against the profile
+    assert "Changed settingsfolds=2, iterations=2 Prompt" in text  # as against the profile
     for words in (smoke_study.facts["precision"], smoke_study.facts["device"], "profile smoke",
                   "0, 1", "ResNet-18 random", "first_pass",
                   smoke_study.facts["dataset_fingerprint"][:12], smoke_study.facts["versions"]["torch"]):
