@@ -192,7 +192,7 @@ def test_the_paper_s_protocol_has_no_caveat():
     ("batch_size=8", "batch size 8", "batch size 8 instead of 4"),
     ("weight_decay=0", "weight decay 0", "weight decay 0 instead of 0.01"),
     ("amp=false", "mixed precision off", "mixed precision off instead of on"),
-    ("drop_spatial=0", "share of prompts without size or location 0", "location 0 instead of 0.3"),
+    ("drop_spatial=0", "dropout probability of size and of location 0", "location 0 instead of 0.3"),
     ("threshold=0.33", "threshold 0.33", "threshold 0.33 instead of 0.5"),
     ("first_pass_threshold=0.4", "threshold of the first pass 0.4", "of the first pass 0.4 instead of 0.3"),
     ("recipe=strong", "recipe strong", "(recipe strong): loss cross entropy dice loss instead of soft dice loss"),

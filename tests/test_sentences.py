@@ -42,13 +42,13 @@ def test_another_hospital_is_judged_by_the_wider_interval():
            "high": 0.2, "low_folds": -0.01, "high_folds": 0.22}
     drops = pd.DataFrame([row, row | {"paper_name": "B", "low_folds": np.nan, "high_folds": np.nan}])
     text = elsewhere.verdicts(drops)
-    assert "**A** 0.800 there, 0.700 in its own study: +0.100 (95 % interval −0.010 to +0.220), not" in text
+    assert "**A** 0.800 there, 0.700 in its own study: +0.100 (95 % interval −0.010 to +0.220), the interval" in text
     assert "**B** 0.800 there, 0.700 in its own study: +0.100 (95 % interval +0.020 to +0.200), higher." in text
 
 
 def test_what_scanner_b_costs_and_the_lowest_group():
     paired = pd.DataFrame({"paper_name": ["A"], "difference": [-0.107], "low": [-0.189], "high": [-0.031]})
-    assert elsewhere.scanner(paired).endswith("scanner B changes Dice by: A −0.107 (−0.189 to −0.031).")
+    assert "(95 % over these cases): A −0.107 (−0.189 to −0.031). The lesions" in elsewhere.scanner(paired)
     assert elsewhere.scanner(paired.iloc[:0]) == ""
     groups = pd.DataFrame({"target": "T", "paper_name": "A", "by": "class", "group": ["x", "y", "z"], "n_target": 9,
                            "difference": [0.1, -0.2, -0.9], "low": [0, -0.3, np.nan], "high": [0.2, -0.1, np.nan]})
@@ -58,11 +58,11 @@ def test_what_scanner_b_costs_and_the_lowest_group():
 
 
 def test_who_finds_most_lesions_with_fewest_false_positives():
-    rates = pd.DataFrame({"paper_name": list("ABC"), "sensitivity": [0.9, 0.9, 0.8],
+    rates = pd.DataFrame({"paper_name": list("ABC"), "lesions": 10, "found": [9, 9, 8],
                           "false_positives all": [2.0, 0.5, 0.25], "false_positives with lesion": 1.0})
     assert contours.found(rates) == (
-        "**B finds the most lesions, 90% (as many as 1 other)**, with 0.50 false positives per image; C has the fewest "
-        "false positives, 0.25 per image, and finds 80%.")
+        "**B finds the most lesions, 9 of 10 (as many as 1 other)**, with 0.50 false positives per image; C has the "
+        "fewest false positives, 0.25 per image, and finds 8 of 10.")
 
 
 def test_systems_without_a_curve_are_named():
@@ -92,7 +92,7 @@ def test_what_the_whole_prompt_is_worth():
                           "dice": [0.6, 0.695], "change": [-0.1, -0.028], "low": -0.049, "high": -0.006})
     assert prompts.worth(table, "XBusNet") == (
         "Starting from the model's own first pass, the mean Dice of XBusNet is **0.723 with the whole prompt and "
-        "0.695 with a prompt that says nothing** (−0.028, 95 % −0.049 to −0.006).")
+        "0.695 with an empty prompt** (−0.028, 95 % −0.049 to −0.006).")
 
 
 def test_what_the_prompt_adds_is_told_of_every_step():

@@ -91,7 +91,7 @@ def test_what_the_prompt_adds_at_each_step(names):
         {("uniform", "first pass"): 0.1, ("strong, from BUS-BRA", "first pass"): -0.05})
     assert not found["uses_reference"].any()
     told = sentences.prompt(gains.by_prompt(open_steps(names)))
-    assert told.startswith("What the prompt adds to one that says nothing, in Dice: UNet (first pass): uniform +0.100")
+    assert told.startswith("What the prompt adds to an empty one, in Dice: UNet (first pass): uniform +0.100")
     for name in names:  # a system that reads attributes alone
         rows = pd.read_csv(f"{name}/per_image.csv", keep_default_na=False)
         rows.loc[rows["policy"] == "first_pass", ["policy", "attributes"]] = "none", "metadata"

@@ -57,10 +57,10 @@ def about(version: Annotated[bool, typer.Option("--version", callback=_version, 
 @app.command()
 def study(context: typer.Context, dataset: Dataset = "phantom", data: Data = "", folds: Folds = "",
           profile: Profile = "quick",
-          systems: Annotated[str, typer.Option(help="names from `xbuslib systems`, by commas, or all")] = "all",
+          systems: Annotated[str, typer.Option(help="names from `xbuslib systems`, comma-separated, or all")] = "all",
           overrides: Overrides = [], seeds: Annotated[str, typer.Option(help="such as 0,1 or 0-4")] = "0",  # noqa: B006
           jobs: Annotated[int, typer.Option(help="folds at once; 0: one per core, or one in the paper profile")] = 0,
-          gpus: Annotated[str, typer.Option(help="GPU ids by commas: one fold on each")] = "",
+          gpus: Annotated[str, typer.Option(help="GPU ids, comma-separated: one fold on each")] = "",
           slurm: Annotated[bool, typer.Option(help="submit the jobs to a Slurm cluster")] = False,
           slurm_profile: Annotated[str, typer.Option(help="folder with your cluster's config.yaml: account, "
                                                      "partition, …; default workflow/profiles/slurm")] = "",

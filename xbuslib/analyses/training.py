@@ -17,6 +17,7 @@ from xbuslib.runs import record
 from xbuslib.runs.caveats import NAMES, PLAN
 from xbuslib.runs.trained import Trained
 
+STATED = {"iterations", "batch_size", "rates", "optimiser", "schedule", "amp"}  # in Section 2.3 of the paper
 POLICIES = {"first_pass": "first pass", "paper": "size from the reference", "reference": "size and location from the "
             "reference", "none": "neither size nor location"}
 HEAT = "cividis"
@@ -40,11 +41,12 @@ def prompt_source(policy: str, attributes: str) -> str:
 
 
 def plan_table(plan: dict) -> pd.DataFrame:
-    """setting, this run, the paper's protocol (run.json's plan; what the paper leaves open is our choice)."""
+    """setting, this run, the paper's protocol (run.json's plan); ‡ marks our choice where the paper states nothing."""
     wanted = PLAN | {"iterations": 1000, "recipe": "uniform"}
     plan = plan | {"schedule": plan["schedule"].replace(f", length={plan['iterations']}", "")}
     first = ["recipe", "iterations", "batch_size", "rates"]
-    rows = [(NAMES.get(key, key.replace("_", " ")), _word(plan[key]), _word(wanted[key]))
+    rows = [(NAMES.get(key, key.replace("_", " ")), _word(plan[key]),
+             _word(wanted[key]) + ("" if key in {*STATED, "recipe"} else " ‡"))
             for key in (*first, *(key for key in plan if key not in first)) if key in wanted]
     return pd.DataFrame(rows, columns=["setting", "this run", "the paper's protocol"])
 

@@ -133,7 +133,17 @@ class Study:
 
 def facts(study: Study) -> str:
     """The label of a study and its caveats, as Markdown: what must stand above any of its numbers."""
-    return "\n".join([f"**{study.label}**", "", *(f"- {caveat}" for caveat in study.caveats)])
+    return "\n".join([f"**{study.label}**", "", *(f"- {line}" for line in [*study.caveats, *_prompts(study)])])
+
+
+def _prompts(study: Study) -> list[str]:
+    """One sentence on what the prompts of the default scorings hold; none where no system reads any."""
+    rows, parts = study.default.drop_duplicates("system"), []
+    for column, value, words in (("policy", "first_pass", "size and location from the system's own first pass"),
+                                 ("attributes", "metadata", "shape, margin and BI-RADS from the metadata")):
+        if names := list(rows.loc[rows[column] == value, "paper_name"]):
+            parts.append(f"{words} ({', '.join(names)})")
+    return [f"The prompts hold {'; '.join(parts)}."] if parts else []
 
 
 def system_names(rows: pd.DataFrame) -> dict[str, str]:

@@ -100,15 +100,17 @@ def curves(found: Detections) -> pd.DataFrame:
 def summary(found: Detections) -> pd.DataFrame:
     """A row per system at the study's threshold.
 
-    lesions (number), sensitivity, false positives per image with a lesion and per normal image (mean and SD over
-    folds), and per image of both kinds, each counted once, as at the right end of `froc`.
+    lesions, found (numbers), sensitivity, false positives per image with a lesion and per normal image (mean and SD
+    over folds), and per image of both kinds, each counted once, as at the right end of `froc`.
     """
     with_lesion, normal = (found.images[found.images["normal"] == kind] for kind in (False, True))
     by_run = with_lesion.groupby([*WHO, "fold", "seed"], sort=False)[["lesions", "found"]].sum()
     rates = by_run.assign(sensitivity=by_run["found"] / by_run["lesions"]).reset_index()
     table = over_folds(rates, WHO, ["sensitivity"])
     counted = with_lesion.drop_duplicates(["system", "case_id"]).groupby("system")["lesions"].sum()
+    found_each = with_lesion.groupby(["system", "case_id"])["found"].mean().groupby("system").sum()  # mean over seeds
     table.insert(3, "lesions", table["system"].map(counted))
+    table.insert(4, "found", table["system"].map(found_each))
     for kind, rows in (("with lesion", with_lesion), ("normal", normal)):
         part = over_folds(rows, WHO, ["false_positives"]).set_index("system")
         for suffix in ("", "_sd"):

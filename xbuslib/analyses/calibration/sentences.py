@@ -15,10 +15,11 @@ def calibrated(near: pd.DataFrame, wide: pd.DataFrame, temperatures: pd.DataFram
     gain, wide_gain = (region["ece before"] - region["ece after"] for region in (near, wide))
     inside = temperatures["temperature"].between(1.01 / RANGE, RANGE / 1.01)
     text = (f"Around the lesion, the predicted probability differs from the share of lesion pixels by "
-            f"**{before.min():.3f} ({before.idxmin()}) to {before.max():.3f} ({before.idxmax()})** on average (ECE); "
-            f"over the whole image by {wide['ece before'].min():.3f} to {wide['ece before'].max():.3f}. The mean "
-            f"temperature is above 1, which means too confident on the training images, for "
-            f"{(near['temperature'] > 1).sum()} of {gain.count()} systems. Dividing the logits by it lowers the ECE on "
+            f"**{before.min():.3f} ({before.idxmin()}) to {before.max():.3f} ({before.idxmax()})** on average "
+            "(expected calibration error, ECE; 0 is perfect); over the whole image by "
+            f"{wide['ece before'].min():.3f} to {wide['ece before'].max():.3f}. A temperature is one number per run, "
+            "fitted to its training images, by which the logits are divided; its mean is above 1, which means too "
+            f"confident on these images, for {(near['temperature'] > 1).sum()} of {gain.count()} systems. The division lowers the ECE on "
             f"the validation images of {(gain > 0).sum()} of {gain.count()} systems around the lesion (by "
             f"{gain.median():.3f} in the median) and of {(wide_gain > 0).sum()} over the whole image.")
     if not inside.all():
@@ -49,9 +50,10 @@ def distances(millimetres: pd.DataFrame) -> str:
 
 def found(rates: pd.DataFrame) -> str:
     """Lesions found against false positives; rates: detection.summary."""
-    first = rates[rates["sensitivity"] > rates["sensitivity"].max() - 1e-9]
+    shares = rates["found"] / rates["lesions"]
+    first = rates[shares > shares.max() - 1e-9]
     top, quiet = first.sort_values("false_positives all").iloc[0], rates.loc[rates["false_positives all"].idxmin()]
-    text = (f"**{top.paper_name} finds the most lesions, {top.sensitivity:.0%}"
+    text = (f"**{top.paper_name} finds the most lesions, {top.found:g} of {top.lesions:g}"
             + (f" (as many as {len(first) - 1} other{'s' * (len(first) > 2)})" if len(first) > 1 else "") + "**, with "
             + (f"{top['false_positives all']:.2f} false positives per image" if top["false_positives all"] >= 0 else
                f"{top['false_positives with lesion']:.2f} false positives per image with a lesion (normal images were "
@@ -59,7 +61,7 @@ def found(rates: pd.DataFrame) -> str:
     if quiet.paper_name == top.paper_name:
         return text + ", also the fewest."
     return (f"{text}; {quiet.paper_name} has the fewest false positives, {quiet['false_positives all']:.2f} per image, "
-            f"and finds {quiet.sensitivity:.0%}.")
+            f"and finds {quiet.found:g} of {quiet.lesions:g}.")
 
 
 def without_curve(rates: pd.DataFrame) -> str:
@@ -91,6 +93,8 @@ def other_orders(dice: pd.Series, others: pd.DataFrame) -> str:
     if len(dice) < FEWEST:
         return f"With {len(dice)} systems, a rank correlation of these scores with Dice says nothing."
     agreement = others.reindex(dice.index).astype(float).apply(lambda column: column.rank().corr(dice.rank()))
-    return ("Would another score have ranked the systems otherwise? The rank correlation with mean Dice over systems "
-            "(1: the same order) is " + ", ".join(f"{'–' if pd.isna(r) else format(r, '.2f')} for {name}"
-                                              for name, r in agreement.items()) + ".")
+    variants = sum(name.startswith("xbusnet") for name in dice.index)
+    listed = ", ".join(f"{'–' if pd.isna(r) else format(r, '.2f')} for {name}" for name, r in agreement.items())
+    return ("Would another score have ranked the systems otherwise? Spearman's rank correlation with mean Dice over "
+            f"the {len(dice)} systems" + (f", {variants} of them forms of XBusNet," if variants > 1 else "")
+            + f" (1: the same order; a description of these systems, not a test) is {listed}.")

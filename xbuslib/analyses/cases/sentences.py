@@ -25,7 +25,7 @@ def near_the_contour(errors: pd.DataFrame, n: int) -> str:
     worst = errors.loc[errors["added_elsewhere"].idxmax()]
     return (f"Over all {n} cases, pixels near the reference contour make up {share.min():.0%} ({share.idxmin()}) to "
             f"{share.max():.0%} ({share.idxmax()}) of the wrong pixels; the others lie further inside the lesion "
-            f"or further outside it. {worst.paper_name} marks most of the tissue further outside, "
+            f"or further outside it. {worst.paper_name} has the largest area of false positives further outside, "
             f"{worst.added_elsewhere:.0f}% of the lesions' area.")
 
 
@@ -69,7 +69,11 @@ def sanity(summary: pd.DataFrame) -> str:
         names = f" ({', '.join(f'{row.paper_name} {getattr(row, column):.2f}' for row in alike.itertuples())})"
         parts.append(f"{len(alike)} of {len(known)} systems when {words} replaced by random ones"
                      + (names if len(alike) else ""))
+    empty = summary[["empty_after", "empty_all"]].max(axis=None)
     last = ", ".join(summary.loc[summary["spearman_after"].isna() & summary["spearman_all"].notna(), "paper_name"])
-    return (f"A map that stays alike without training (mean rank correlation of at least {UNCHANGED:g}) says little "
-            f"about what was learned: this holds for {parts[0]}, and for {parts[1]}."
+    return (f"A map that stays alike without training (mean rank correlation of at least {UNCHANGED:g} over "
+            f"{summary['cases'].max()} cases) says little about what was learned: this holds for {parts[0]}, and for "
+            f"{parts[1]}."
+            + (" A map without any activation under random weights counts as correlation 0 (up to "
+               f"{empty:.0%} of a system's maps)." if empty > 0 else "")
             + (f" No trained weight follows the layer in {last}." if last else ""))

@@ -91,7 +91,7 @@ def drop(table: pd.DataFrame, gains: pd.DataFrame, label: str, metric: str = "di
                Line2D([], [], color=THERE, linewidth=3.5, label="over patients"),
                Line2D([], [], color="0.45", linewidth=1, label="over patients and folds")]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, columnspacing=1.2)
-    return style.titled(figure, f"{HEADERS[metric]} in the own study and at another hospital", label)
+    return style.titled(figure, f"{HEADERS[metric]} in its own study and at another hospital", label)
 
 
 def groups(table: pd.DataFrame, label: str, metric: str = "dice") -> Figure:

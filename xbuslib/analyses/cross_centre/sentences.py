@@ -8,7 +8,7 @@ from xbuslib.display.tables import signed
 def verdict(row) -> str:
     """One system at one target, by the wider interval where there are enough folds for it; row of drop.drops."""
     low, high = (row.low, row.high) if pd.isna(row.low_folds) else (row.low_folds, row.high_folds)
-    sure = "lower" if high < 0 else "higher" if low > 0 else "not significantly different"
+    sure = "lower" if high < 0 else "higher" if low > 0 else "the interval includes zero"
     return (f"**{row.paper_name}** {row.at_target:.3f} there, {row.in_domain:.3f} in its own study: "
             f"{signed(row.difference)} (95 % interval {signed(low)} to {signed(high)}), {sure}")
 
@@ -23,8 +23,8 @@ def scanner(paired: pd.DataFrame) -> str:
     """What the phantom's scanner B costs against the control, scanner A; paired: drop.scanner_alone."""
     named = ", ".join(f"{row.paper_name} {signed(row.difference)} ({signed(row.low)} to {signed(row.high)})"
                       for row in paired.itertuples())
-    return f"Against the control (scanner A, cases with the same words), scanner B changes Dice by: {named}." if named \
-        else ""
+    return ("**Scanner B against its control**, scanner A with cases of the same words (95 % over these cases): "
+            f"{named}. The lesions drawn for the two differ as well (section 1).") if named else ""
 
 
 def largest(groups: pd.DataFrame) -> str:

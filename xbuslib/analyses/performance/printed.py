@@ -1,8 +1,9 @@
 """The tables of Mallina and Shareef (2025) as printed, and on which scale each row is.
 
 `family` says which of our two metric families a row's Dice and IoU can be compared with: "lesion" (the paper's own
-equations) or "two_class" (the mean of background and lesion that the released code computes). Notebook 10 derives it
-from the printed figures alone. XBusNet's printed FPR fits neither family; CLIP-TNseg's is of the released code's kind.
+equations) or "two_class" (the mean of background and lesion that the released code computes). Notebook 10 infers it
+from the printed figures, the sizes of BLU's lesions and the released code. XBusNet's printed FPR fits neither family;
+CLIP-TNseg's is of the released code's kind.
 """
 
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from xbuslib.analyses.calibration.detection import LEAST_IOU
 from xbuslib.data.catalogue import SIZE_BINS
 from xbuslib.display.tables import signed
 from xbuslib.evaluation.statistics import compare
@@ -83,8 +84,10 @@ def smallest(sized: pd.DataFrame) -> str:
     other = means.index[1] if means.index[0] == "xbusnet" else means.index[0]
     shared = rows[rows["fold"].isin(rows.loc[rows["system"] == "xbusnet", "fold"])]
     pair = compare(shared, "xbusnet", other, "dice")
-    return (text + f"; XBusNet ({means['xbusnet']:.3f}) minus {names[other]} ({means[other]:.3f}) is "
-            f"{signed(pair['mean_difference'])} (95 % {signed(pair['low'])} to {signed(pair['high'])}).")
+    best = "the highest of the others, " if len(means) > 2 else ""
+    return (text + f"; XBusNet ({means['xbusnet']:.3f}) minus {best}{names[other]} ({means[other]:.3f}) is "
+            f"{signed(pair['mean_difference'])} (95 % {signed(pair['low'])} to {signed(pair['high'])}; one size bin of "
+            "several, not adjusted).")
 
 
 def missed(bins: pd.DataFrame) -> str:
@@ -104,6 +107,15 @@ def missed(bins: pd.DataFrame) -> str:
 def _tied(sorted_counts: pd.Series, place: int) -> str:
     """All that have the count of the one at `place`."""
     return ", ".join(sorted_counts.index[sorted_counts == sorted_counts.iloc[place]])
+
+
+def found(sized: pd.DataFrame) -> str:
+    """How many of the smallest lesions are found; sized: paper_tables.sized, from which several seeds are averaged."""
+    rows = sized[sized["bin"] == sized["bin"].cat.categories[0]]
+    hits = (rows["iou"] >= LEAST_IOU).groupby([rows["paper_name"], rows["case_id"]], sort=False).mean()
+    counts = hits.groupby(level=0, sort=False).agg(["sum", "size"]).sort_values("sum", ascending=False, kind="stable")
+    each = ", ".join(f"{name} {row['sum']:g} of {row['size']:g}" for name, row in counts.iterrows())
+    return f"Smallest lesions found, with an IoU of at least {LEAST_IOU:g}: {each}." if each else ""
 
 
 def over_binnings(binned: dict[str, pd.DataFrame]) -> str:
@@ -134,7 +146,7 @@ def interaction(brings: pd.DataFrame) -> str:
     if "interaction" not in found.index:
         return "Whether the components add up is unknown: the four systems with and without LFE and SFA are needed."
     row = found.loc["interaction"]
-    side = "above" if row["low"] > 0 else "below" if row["high"] < 0 else "across"
+    side = "lies above" if row["low"] > 0 else "lies below" if row["high"] < 0 else "includes"
     return (f"SFA adds {signed(found['mean'].iloc[0])} with the local branch and {signed(found['mean'].iloc[1])} "
             f"without it; the difference of the two is {signed(row['mean'])} (95 % {signed(row['low'])} to "
-            f"{signed(row['high'])}), an interval {side} zero.")
+            f"{signed(row['high'])}), an interval that {side} zero.")

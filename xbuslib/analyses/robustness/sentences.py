@@ -10,16 +10,16 @@ BASELINES = {"reference": "Starting from size and location of the reference mask
 
 
 def worth(table: pd.DataFrame, who: str) -> str:
-    """Mean Dice of `who` with the whole prompt and one that says nothing, by baseline; table: robustness.summary."""
+    """Mean Dice of `who` with the whole prompt and an empty one, by baseline; table: robustness.summary."""
     silent = table[table["variation"] == "nothing given"]
     return " ".join(
         f"{BASELINES[row.baseline]}, the mean Dice of {who} is **{row.dice - row.change:.3f} with the whole "
-        f"prompt and {row.dice:.3f} with a prompt that says nothing** ({signed(row.change)}, 95 % {signed(row.low)} to "
+        f"prompt and {row.dice:.3f} with an empty prompt** ({signed(row.change)}, 95 % {signed(row.low)} to "
         f"{signed(row.high)})." for row in silent.itertuples())
 
 
 def least_and_most(table: pd.DataFrame) -> str:
-    """A line per baseline: the lowest and the highest mean change, and how many intervals leave out zero."""
+    """A line per baseline: the lowest and the highest mean change, and how many intervals exclude zero."""
     return "\n".join(_ends(part) for _, part in table.groupby("baseline", sort=False))
 
 
@@ -28,7 +28,7 @@ def _ends(part: pd.DataFrame) -> str:
     ends = [f"*{part['variation'][i]}* ({signed(part['change'][i])})" for i in (low, high)]
     named = f": {', '.join(clear['variation'])}" if len(clear) else ""
     return (f"- {BASELINES[part['baseline'].iloc[0]]}, the mean change of Dice runs from {ends[0]} to {ends[1]}; "
-            f"{len(clear)} of {len(part)} intervals leave out zero{named}.")
+            f"{len(clear)} of {len(part)} intervals exclude zero{named}.")
 
 
 def turned(decisions: pd.DataFrame) -> str:

@@ -58,7 +58,7 @@ def prompt(prompted: pd.DataFrame) -> str:
         parts.append(f"{own['paper_name'].iloc[0]} ({prompt_name}): " + "; ".join(
             f"{row.step} {signed(row.mean_difference)} (95 % {signed(row.low)} to {signed(row.high)})"
             for row in own[own["prompt"] == prompt_name].itertuples()))
-    return ("What the prompt adds to one that says nothing, in Dice: " + ". ".join(parts) + ".")
+    return ("What the prompt adds to an empty one, in Dice: " + ". ".join(parts) + ".")
 
 
 def alone(name: str) -> str:
