@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from xbuslib import cli
@@ -24,7 +24,8 @@ from xbuslib.runs.study import open_study
 from xbuslib.workflow import study as workflow
 from xbuslib.workflow.request import Request
 
-TINY = resolve("smoke", ["iterations=2", "phantom_cases=16", "folds=2"])
+SETTINGS = {"iterations": 2, "phantom_cases": 16, "folds": 2}
+TINY = resolve("smoke", SETTINGS)
 
 
 def test_trained_on_everything_and_scored_on_nothing(here):
@@ -70,6 +71,41 @@ def test_start_from_another_run(here):
     run_fold("unet", 1, still, source, study="mine")
     with pytest.raises(StudyError, match=r"mixes runs(?s:.*)weights at the start of unet another run: 1 run"):
         open_study("mine")
+
+
+def test_one_limit_to_the_training_images_in_a_study(here):
+    for fold, limit in ((0, None), (1, 3)):
+        config = TINY.model_copy(update={"train_images": limit})
+        run_fold("unet", fold, config, open_source("phantom", "", "", config, "few"), study="few")
+    with pytest.raises(StudyError, match=r"mixes runs(?s:.*)train_images 3: 1 run"):
+        open_study("few")
+
+
+def test_a_study_goes_on_with_the_ancestor_and_the_images_that_it_began_with(here):
+    """Refused before anything is started, where every fold is finished too."""
+    run_fold("unet", 0, TINY, open_source("phantom", "", "", TINY, "mine"), study="mine", start_from=here / "elsewhere")
+    other = Path(shutil.copytree(here / "elsewhere", here / "copy"))  # other weights of the same training
+    weights = other / "runs" / "unet" / "fold_all" / "seed_0" / "weights.safetensors"
+    save_file({key: value + 1 for key, value in load_file(weights).items()}, weights)
+    for start, change, message in ((other, {}, "starts from"), (
+            here / "elsewhere", {"train_images": 3}, "train_cases: [0-9]+ there, 3 asked for")):
+        with pytest.raises(StudyError, match=rf"holds a run with other settings:(?s:.*){message}"):
+            workflow.settle(Request(study="mine", profile="smoke", systems=["unet"], start_from=str(start),
+                                    set=SETTINGS | change))
+    workflow.settle(Request(study="mine", profile="smoke", systems=["unet"], start_from=str(here / "elsewhere"),
+                            set=SETTINGS))
+    (here / "mine" / "study.json").write_text(json.dumps({"systems": ["unet"], "folds": ["all"], "seeds": [0]}))
+    assert open_study("mine").missing == []  # after a training on all images, which is scored on none
+
+
+def test_a_request_that_no_fold_can_meet_is_refused_at_once(here):
+    with pytest.raises(StudyError, match="iterations=0 scores what other images have taught"):
+        workflow.settle(Request(study="none", profile="smoke", systems=["unet"], set=SETTINGS | {"iterations": 0}))
+    with pytest.raises(StudyError, match="made with weights=random, and this command asks for partial"):
+        source = open_source("phantom", "", "", TINY, "random")
+        run_fold("uresnet", 0, TINY, source, study="random")
+        workflow.settle(Request(study="random", profile="smoke", systems=["uresnet"],
+                                set=SETTINGS | {"weights": "partial"}))
 
 
 def test_what_does_not_fit_is_listed(here):
@@ -126,6 +162,9 @@ def test_an_ancestor_of_an_ancestor_counts(here):
 def test_several_datasets_as_one(here):
     """Each image knows where it comes from; no patient or case of one is taken for one of the other."""
     root = catalogue.data_root("phantom+phantom_b", "", 16)
+    links = {name: (root / name).lstat().st_ino for name in ("phantom", "phantom_b")}
+    assert catalogue.data_root("phantom+phantom_b", "", 16) == root  # and others may be reading through its links
+    assert links == {name: (root / name).lstat().st_ino for name in links}
     both, one = catalogue.load("phantom+phantom_b", root), catalogue.load("phantom", root / "phantom")
     assert both["dataset"].value_counts().to_dict() == {"phantom": 16, "phantom_b": 16}
     assert both["case_id"].is_unique and both["case_id"].iloc[0] == f"phantom_{one['case_id'].iloc[0]}"

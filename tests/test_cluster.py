@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from itertools import combinations
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from tests.conftest import REPOSITORY
 from xbuslib import cli
 from xbuslib.errors import StudyError
+from xbuslib.workflow import study as workflow
 
 SCRIPTS = sorted((REPOSITORY / "tests" / "cluster").glob("*.sh"))
 HOLD = """
@@ -49,6 +51,25 @@ def test_no_two_processes_hold_one_gpu():
     assert {gpu for gpu, *_ in held} == {"71", "72"}
     for (one, began, ended), (other, started, stopped) in combinations(held, 2):
         assert one != other or ended <= started or stopped <= began
+
+
+def test_a_fold_trained_by_the_command_holds_one_too(outputs, monkeypatch):
+    """`--gpus` with `--folds all`, whose jobs are no notebooks."""
+    monkeypatch.setenv("XBUS_GPUS", "74")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("xbuslib.runs.source.open_source", lambda *_: None)
+
+    def train(*_, **__):
+        raise StudyError(f"on GPU {os.environ['CUDA_VISIBLE_DEVICES']}")
+
+    monkeypatch.setattr("xbuslib.runs.fold.run_fold", train)
+    done = CliRunner().invoke(cli.app, ["fold", "--fold", "all", "--system", "unet"])
+    assert str(done.exception) == "on GPU 74"
+
+
+def test_a_dry_run_that_snakemake_refuses_fails(outputs, monkeypatch):
+    monkeypatch.setattr(workflow.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1))
+    assert "could not plan the study" in refused("--dry-run", "--systems", "unet")
 
 
 def test_a_killed_holder_leaves_its_gpu():
@@ -84,11 +105,12 @@ def test_without_slurm_the_cluster_test_is_skipped_with_a_word_on_what_to_instal
     assert done.stdout == "test: skipped, only root can start Slurm's daemons\n"
 
 
-def test_only_training_a_fold_asks_slurm_for_a_gpu():
+def test_only_training_asks_slurm_for_a_gpu():
     profile = yaml.safe_load((REPOSITORY / "workflow" / "profiles" / "slurm" / "config.yaml").read_text())
-    assert [(rule, asked["gres"]) for rule, asked in profile["set-resources"].items()] == [("train_fold", "gpu:1")]
+    assert {rule: asked["gres"] for rule, asked in profile["set-resources"].items()} == {
+        "train_fold": "gpu:1", "train_on_all": "gpu:1"}
     assert {"runtime", "mem_mb"} <= profile["default-resources"].keys() and "gres" not in profile["default-resources"]
-    assert profile["set-threads"].keys() == {"train_fold"} and profile["retries"] > 0
+    assert profile["set-threads"].keys() == {"train_fold", "train_on_all"} and profile["retries"] > 0
 
 
 def refused(*arguments):

@@ -10,7 +10,9 @@ from scipy.stats import wilcoxon
 
 from xbuslib.analyses.performance.comparisons import compare_all
 from xbuslib.analyses.robustness import robustness
+from xbuslib.config import resolve
 from xbuslib.evaluation import statistics
+from xbuslib.runs import source
 from xbuslib.runs.study import open_study
 
 
@@ -108,6 +110,16 @@ def test_a_bootstrap_sample_holds_whole_patients():
         counts = np.bincount(drawn, minlength=6)
         assert counts[0] == counts[2] == counts[5] and counts[1] == counts[4]
         assert counts[0] + counts[1] + counts[3] == 3  # three patients are drawn
+
+
+def test_lists_that_divide_a_patient_are_used_with_a_note(tmp_path, capsys):
+    cases = pd.DataFrame({"case_id": list("abcdef"), "patient_id": list("ppqqrr")})
+    for fold, names in enumerate(("abc", "def")):
+        pd.DataFrame({"Image Name": [f"{name}.png" for name in names]}).to_csv(tmp_path / f"val_fold{fold}.csv")
+    pairs = pd.DataFrame({"one": [], "other": []}, dtype=str)
+    assert source._folds(cases, tmp_path, resolve("smoke", ["folds=2"]), pairs)["c"] == 0
+    assert "the images of 1 patient(s) are in several folds (first: q); their scores are too good" in \
+        capsys.readouterr().err
 
 
 def test_of_a_study(smoke_study, tmp_path, monkeypatch):

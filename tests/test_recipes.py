@@ -231,10 +231,23 @@ def test_killed_and_resumed_gives_the_same_result_under_strong(tmp_path, monkeyp
                 results.append((loop.fit(system, data(), settings, 5, CPU, checkpoint), system.trainable_state()))
             except KeyboardInterrupt:
                 held = torch.load(checkpoint, weights_only=True)
-                assert held["step"] == 6 and "average" in held
+                assert held["step"] == 6 and "average" in held and 0 < held["seconds"] < 1000
+                torch.save(held | {"seconds": 1000.0}, checkpoint)
+    assert results[-1][0].attrs["seconds"] > 1000 > results[0][0].attrs["seconds"]  # the killed process counts
     (history, whole), (again, resumed) = results
     assert len(done) == 4 and again.equals(history)
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_a_resumed_training_reads_the_embeddings_of_the_killed_one(tmp_path):
+    """Augmentation makes new texts on the way; an embedding depends, in its last digit, on those beside it."""
+    settings, checkpoint = plan("dot", "smoke", 7, recipe="strong", iterations=4, amp=False), tmp_path / "checkpoint.pt"
+    first = replace(data(), texts={"at the start": torch.ones(2), "later": torch.full((2,), 1 / 3)})
+    loop.fit(Dot(), first, settings, 5, CPU, checkpoint)
+    again = replace(data(), texts={"at the start": torch.zeros(2)})
+    loop.fit(Dot(), again, settings, 5, CPU, checkpoint)
+    assert again.texts.keys() == first.texts.keys()
+    assert all(torch.equal(again.texts[text], first.texts[text]) for text in first.texts)
 
 
 # ---- prediction -----------------------------------------------------------------------------------------------

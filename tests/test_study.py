@@ -4,12 +4,15 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
+import threading
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from xbuslib import files
 from xbuslib.config import resolve
 from xbuslib.errors import StudyError
 from xbuslib.evaluation.metrics import PAPER, RELEASED, per_image
@@ -19,6 +22,7 @@ from xbuslib.runs import ancestors, environment, record
 from xbuslib.runs.fold import run_fold
 from xbuslib.runs.source import open_source
 from xbuslib.runs.trained import Trained
+from xbuslib.training import loop
 
 
 @pytest.fixture
@@ -44,7 +48,7 @@ def test_run_folder(source):
         mine = rows[(rows["policy"] == pair[0]) & (rows["attributes"] == pair[1])]
         assert sorted(mine["case_id"]) == sorted(source.split(0)[1]["case_id"])
     assert set(PAPER + RELEASED) <= set(rows.columns)
-    assert list(path.parent.iterdir()) == [path]  # nothing unfinished is left
+    assert {file.name for file in path.parent.iterdir()} == {path.name, f".{path.name}.lock"}  # nothing unfinished
 
 
 AMD = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
@@ -107,6 +111,31 @@ def test_finished_run_is_kept_and_not_overwritten(source):
     with pytest.raises(StudyError, match=r"(?s)holds a run with other settings.*iterations: 6 there, 5 asked for"):
         run(source, overrides=["iterations=5"])
     assert before == {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
+
+
+def test_a_fold_that_another_process_trains_is_waited_for_and_not_trained_twice(source, monkeypatch, capfd):
+    """The other one holds the lock of the run, and writes its result after this one has looked for it in vain."""
+    there, asked, looked = run(source), record.folder("two", "xbusnet", 0, 0), threading.Event()
+
+    def other():
+        with files.lock(asked):
+            held.set()
+            assert looked.wait(60)
+            shutil.copytree(there, asked)
+
+    def look(*given, finished=record.finished):
+        found = finished(*given)
+        looked.set()
+        return found
+
+    held, process = threading.Event(), threading.Thread(target=other)
+    process.start()
+    assert held.wait(60)
+    monkeypatch.setattr(record, "finished", look)
+    monkeypatch.setattr(loop, "fit", None)  # nothing is trained
+    assert run(source, study="two") == asked
+    process.join()
+    assert "another process trains xbusnet, fold 0, seed 0 of study two; waiting for it" in capfd.readouterr().err
 
 
 def test_trained_system_comes_back(source):

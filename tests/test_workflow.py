@@ -122,12 +122,22 @@ def test_again_does_nothing_and_says_so(tree, outputs, phantom_root):
 
 def test_a_deleted_run_is_rebuilt_with_what_rests_on_it_and_a_failing_notebook_loses_nothing(
         tree, outputs, phantom_root):
-    """The decoded images are gone too: decoding again must not retrain the other run. Notebook 05 cannot write."""
+    """The decoded images are gone too: decoding again must not retrain the other run. First notebook 04 fails at its
+    end, and the run that it has trained stays; then notebook 05 cannot write."""
     before = made(outputs)
     gone = sorted(run_files(outputs))[0]
     numbers = gone.with_name("per_image.csv").read_bytes()
     gone.unlink()
     shutil.rmtree(outputs / "w" / "prepared")
+    notebook = tree / "notebooks" / "04_train_fold.ipynb"
+    whole = notebook.read_text()
+    cells = nbformat.reads(whole, as_version=4)
+    cells.cells.append(nbformat.v4.new_code_cell("raise OSError('disk full')"))
+    nbformat.write(cells, notebook)
+    done = study(tree, outputs, phantom_root)
+    assert done.returncode == 1 and "these jobs failed:\n  04_train_fold: xbusnet, fold 0, seed 0\n" in done.stderr
+    trained = gone.stat().st_mtime_ns
+    notebook.write_text(whole)
     tables = outputs / "w" / "tables" / "05"
     kept = tables.rename(tables.with_name("05_before"))
     tables.write_text("a file where a folder is to be")
@@ -137,7 +147,7 @@ def test_a_deleted_run_is_rebuilt_with_what_rests_on_it_and_a_failing_notebook_l
     broken = made(outputs)
     others = [name for name in analyses(outputs) if "/05_" not in name]
     assert remade(before, broken) == [gone.relative_to(outputs / "w").as_posix(), *others]
-    assert gone.with_name("per_image.csv").read_bytes() == numbers
+    assert gone.with_name("per_image.csv").read_bytes() == numbers and gone.stat().st_mtime_ns == trained
     assert (gone.parent / "weights.safetensors").is_file()
     tables.unlink()
     kept.rename(tables)

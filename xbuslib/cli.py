@@ -97,6 +97,7 @@ def fold(system: Annotated[str, typer.Option(help="a name from `xbuslib systems`
     from xbuslib.config import parse_overrides, resolve
     from xbuslib.models import registry
     from xbuslib.runs import record
+    from xbuslib.workflow.notebooks import one_gpu
     from xbuslib.workflow.request import request
 
     system = registry.checked(system)  # refused before any data are made or decoded
@@ -110,8 +111,9 @@ def fold(system: Annotated[str, typer.Option(help="a name from `xbuslib systems`
     from xbuslib.runs.source import open_source
 
     config = resolve(profile, settings)
-    path = run_fold(system, int(fold) if fold.isdecimal() else fold, config,
-                    open_source(dataset, data, folds, config, where), study=where, seed=seed, start_from=start_from)
+    with one_gpu():  # of --gpus, where `xbuslib study --folds all` has called this
+        path = run_fold(system, int(fold) if fold.isdecimal() else fold, config,
+                        open_source(dataset, data, folds, config, where), study=where, seed=seed, start_from=start_from)
     table = record.summary(path)
     if table.empty:
         return say(as_json, f"{path}: trained on every lesion; there is nothing to score it on", folder=path)

@@ -5,12 +5,13 @@ import os
 import re
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from xbuslib.errors import SPACE, StudyError, machine_faults
 
@@ -107,15 +108,20 @@ def _runs(pid: int) -> bool:
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
+def lock(path: Path, note: str = "") -> Iterator[None]:
     """Hold a lock beside `path`: two processes started at once must not write the same file or folder.
 
-    Raises StudyError when its folder cannot be written.
+    `note` is said if another process holds it. Raises StudyError when its folder cannot be written.
     """
     with machine_faults(f"cannot write to {path.parent}", ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = FileLock(path.with_name(f".{path.name}.lock"))
-        beside.acquire()
+        try:
+            beside.acquire(timeout=0)
+        except Timeout:
+            if note:
+                print(note, file=sys.stderr, flush=True)
+            beside.acquire()
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from xbuslib.errors import StudyError, unknown
-from xbuslib.files import lock, outputs_root
+from xbuslib.files import lock, outputs_root, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,9 +120,10 @@ def _joined_root(names: list[str], data: str | Path | None, phantom_cases: int) 
         folder.mkdir(parents=True, exist_ok=True)
         for name, root in roots.items():
             link = folder / name
-            if link.is_symlink():
-                link.unlink()
-            link.symlink_to(root.resolve(), target_is_directory=True)
+            if link.is_symlink() and link.readlink() == root.resolve():
+                continue  # others may be reading through it
+            with write_whole(link) as partial:
+                partial.symlink_to(root.resolve(), target_is_directory=True)
     return folder
 
 

@@ -1,6 +1,6 @@
 """Cross-validation folds: five, stratified by class, or the authors' released lists.
 
-Cases of one patient, and repeated pictures, share a fold.
+Cases of one patient, and repeated pictures, share a fold where the folds are made here.
 """
 
 import hashlib

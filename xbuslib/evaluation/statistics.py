@@ -73,13 +73,18 @@ def holm(p: pd.Series) -> np.ndarray:
 def interval(values: np.ndarray, patients: np.ndarray | None = None) -> tuple[float, float]:
     """Percentile bootstrap 95 % interval of the mean over images of (n,) values, patients (n,) resampled.
 
-    A patient is drawn with all of their images. None: each image is of another patient.
+    A patient is drawn with all of their images. None: each image is of another patient. nan for fewer than two
+    patients whose images differ, and without images.
     """
     values = np.asarray(values, float)
+    if not len(values):
+        return np.nan, np.nan
     if np.ptp(values) == 0:  # scipy warns where nothing varies
         return float(values[0]), float(values[0])
     if patients is None or pd.Index(patients).is_unique:
         samples, mean = (values,), np.mean
+    elif len(set(patients)) == 1:
+        return np.nan, np.nan
     else:
         whole = pd.Series(values).groupby(np.asarray(patients), sort=False)
         samples, mean = (whole.sum().to_numpy(), whole.size().to_numpy(float)), _mean_over_images
@@ -96,13 +101,14 @@ def _mean_over_images(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.nda
 def share_interval(hits: np.ndarray, patients: np.ndarray) -> tuple[float, float]:
     """95 % interval of the share of (n,) bools: Wilson's where each patient has one image, else that of `interval`.
 
-    nan without images.
+    Where all are equal, Wilson's for as many as there are patients. nan without images.
     """
     hits = np.asarray(hits, bool)
     if not len(hits):
         return np.nan, np.nan
-    if pd.Index(patients).is_unique:
-        wilson = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+    n = pd.Index(patients).nunique()
+    if n == len(hits) or hits.all() or not hits.any():
+        wilson = stats.binomtest(round(hits.mean() * n), n).proportion_ci(method="wilson")
         return float(wilson.low), float(wilson.high)
     return interval(hits, patients)
 

@@ -42,12 +42,14 @@ def find(start: Path, system: str, seed: int) -> Path:
 def load(folder: Path, system: System, wanted: dict) -> list[dict]:
     """Put the trained weights of the run in `folder` into `system`; returns the ancestors of a run made so.
 
-    wanted: what is known of the new run (run.json before training). Each ancestor: system, study, dataset, images,
-    fold, seed, identity, and the SHA-256 of its weights. Raises StudyError that lists what does not fit.
+    wanted: what is known of the new run (run.json before training). Raises StudyError that lists what does not fit.
     """
     run, file = record.read(folder), folder / "weights.safetensors"
     faults = [f"{key}: {there} there, {asked} here" for key, there, asked in identity.differences(run, wanted)
               if key in ("system", "protocol", "switches", "frozen_checksum") or key.startswith("weights of ")]
+    if run["seed"] != wanted["seed"] and run["frozen_checksum"] != wanted["frozen_checksum"]:
+        faults.append(f"frozen encoders with random weights are drawn from the seed: {run['seed']} there, "
+                      f"{wanted['seed']} here. Train both with the same --seeds")
     try:
         state = load_file(file)
     except Exception as error:
@@ -62,12 +64,19 @@ def load(folder: Path, system: System, wanted: dict) -> list[dict]:
                          + "\n".join(f"  {fault}" for fault in faults[:20])
                          + (f"\n  … and {len(faults) - 20} more" if len(faults) > 20 else ""))
     system.load_state_dict(state, strict=False)
+    return lineage(folder)
+
+
+def lineage(folder: Path) -> list[dict]:
+    """The ancestors of a run that starts from the one in `folder`: system, study, dataset, images, fold, seed,
+    identity, and the SHA-256 of its weights, the oldest first."""
+    run = record.read(folder)
     if not run["plan"]["iterations"]:  # it is its own ancestor unchanged
         return run["ancestors"]
     return [*run.get("ancestors", []), {
         "system": run["system"], "study": run["study"], "dataset": run["dataset"], "images": run["train_cases"],
         "fold": run["fold"], "seed": run["seed"], "identity": run["identity"],
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest()[:16]}]
+        "sha256": hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()[:16]}]
 
 
 def seen(folder: Path) -> pd.DataFrame:

@@ -43,6 +43,8 @@ def caveats(runs: list[dict], encoders: str) -> list[str]:
     elif (config["image_size"], lengths) != (PIXELS, f"{ITERATIONS} iterations"):
         sentences.append(f"The paper's protocol was changed: {config['image_size']} pixels ({PIXELS} in the paper), "
                          f"{lengths} ({ITERATIONS} in the paper).")
+    if limit := config.get("train_images"):
+        sentences.append(f"Each training used {limit} images of its fold, not all of them.")
     sentences += _training(runs)
     sentences += [f"Training started from weights that had been trained on other images: {text}."
                   for text in starts(runs)]
@@ -74,7 +76,9 @@ def short(runs: list[dict]) -> str:
     if recipe == "uniform":  # another recipe's name stands for its settings
         parts += [f"{name} {value}" for name, value, _ in changes(runs[0])]
     else:
-        parts += [f"{name.replace('_', ' ')} {runs[0]['config'][name]:g}" for name in _given(runs[0])]
+        parts += [f"{name.replace('_', ' ')} {_word(runs[0]['config'][name])}" for name in _given(runs[0])]
+    if limit := runs[0]["config"].get("train_images"):
+        parts.append(f"{limit} training images")
     return ", ".join(parts + [f"started from {text}" for text in starts(runs)] + adopted)
 
 
@@ -144,7 +148,8 @@ def _listed(run: dict) -> str:
 
 def _given(run: dict) -> list[str]:
     """The settings of the training that were set by hand, over what the recipe says."""
-    keys = ("batch_size", "learning_rate", "final_learning_rate", "weight_decay", "drop_spatial", "drop_attributes")
+    keys = ("batch_size", "learning_rate", "final_learning_rate", "weight_decay", "drop_spatial", "drop_attributes",
+            "amp")
     changed = [key for key in keys if run["config"].get(key) is not None]
     return changed + [key for key, value in THRESHOLDS.items() if run["config"][key] != value]
 

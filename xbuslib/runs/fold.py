@@ -12,8 +12,9 @@ import torch
 
 from xbuslib.config import Config
 from xbuslib.data import images
-from xbuslib.errors import StudyError, machine_faults
+from xbuslib.errors import machine_faults
 from xbuslib.evaluation import metrics
+from xbuslib.files import lock
 from xbuslib.inference.predict import Predictor, at_native_size, chunks, encode, images_of
 from xbuslib.models import precision, registry, weights
 from xbuslib.models.system import count
@@ -45,9 +46,7 @@ def begin(system: str, fold: int | str, config: Config, source: Source, *, study
     """
     train_cases, val_cases = source.split(fold)
     plan = recipes.plan(system, config, len(train_cases))
-    if not plan.iterations and not start_from:
-        raise StudyError("iterations=0 scores what other images have taught a system: give --start-from a run that was "
-                         "trained on them")
+    recipes.require_training(plan, start_from)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)  # weights that are not loaded are drawn at random
     model = registry.build(system, config)
@@ -89,30 +88,42 @@ def run_fold(system: str, fold: int | str, config: Config, source: Source, *, st
 def _run_fold(system: str, fold: int | str, config: Config, source: Source, study: str, seed: int,
               start_from: str | Path) -> Path:
     path = record.folder(study, system, fold, seed)
-    started, clock = time.monotonic(), {}
+    began = time.monotonic()
     code = environment.software()  # that of this process: the working copy may change while it trains
-    run, predictor, train_cases, val_cases, seen = begin(system, fold, config, source, study=study, seed=seed,
-                                                         start_from=start_from)
-    if record.finished(path, run):
+    start = begin(system, fold, config, source, study=study, seed=seed, start_from=start_from)
+    if record.finished(path, start.run):
         return path
-    if start_from:
-        print(f"{system} starts from a run that has seen {caveats.starts([run])[0]}", file=sys.stderr, flush=True)
-    elif run["weights"] and config.weights != "random":
-        print(f"{system} starts from {weights.coverage(run['weights'])}", file=sys.stderr, flush=True)
+    with lock(path, f"another process trains {system}, fold {fold}, seed {seed} of study {study}; waiting for it"):
+        if not record.finished(path, start.run):  # as it may be by now
+            _train(path, start, source, began, code)
+    return path
+
+
+def _train(path: Path, start: Start, source: Source, began: float, code: dict) -> None:
+    """Train, score and write the run; began: time.monotonic() before `begin`, code: the software then."""
+    run, predictor, train_cases, val_cases, seen = start
+    if run.get("ancestors"):
+        _say(f"{run['system']} starts from a run that has seen {caveats.starts([run])[0]}")
+    elif run["weights"] and run["config"]["weights"] != "random":
+        _say(f"{run['system']} starts from {weights.coverage(run['weights'])}")
     partial = record.partial_folder(path, run)
     predictor.system.to(predictor.device)
     data = training_data(predictor, train_cases, source.prepared)
-    clock["encode"] = time.monotonic() - started
-    history = loop.fit(predictor.system, data, predictor.plan, seed, predictor.device, partial / "checkpoint.pt")
-    clock["train"] = time.monotonic() - started - clock["encode"]
-    per_image, default_maps = score(predictor, val_cases, source.prepared) if len(val_cases) else no_scores(config)
-    clock["total"] = time.monotonic() - started
+    clock = {"encode": time.monotonic() - began}
+    history = loop.fit(predictor.system, data, predictor.plan, run["seed"], predictor.device, partial / "checkpoint.pt")
+    clock["train"], trained = history.attrs["seconds"], time.monotonic()
+    per_image, default_maps = (score(predictor, val_cases, source.prepared) if len(val_cases) else
+                               no_scores(predictor.plan.config))
+    clock["total"] = clock["encode"] + clock["train"] + time.monotonic() - trained
 
     run |= {"seconds": {key: round(value, 2) for key, value in clock.items()},
             "peak_memory_gb": round(environment.peak_memory_gb(), 3)} | environment.facts() | code
     validated = images.case_table(val_cases, source.prepared)
     record.write(path, partial, run, history, per_image, validated, default_maps, seen, predictor.system)
-    return path
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
 
 
 def score(predictor: Predictor, cases: pd.DataFrame, prepared: images.Prepared) -> tuple[pd.DataFrame, np.ndarray]:
@@ -149,4 +160,5 @@ def training_data(predictor: Predictor, cases: pd.DataFrame, prepared: images.Pr
         prompts = MixedPrompts(prompts, model, prompts.local_texts, picture_embeddings(model, pictures, masks, plan))
     features = None if plan.augmentation else encode(model, pictures, plan, device)
     frames = torch.from_numpy(prepared.original_sizes[rows]).to(device)
-    return loop.TrainingData(pictures, masks, features, prompts, frames, tuple(cases["case_id"]))
+    return loop.TrainingData(pictures, masks, features, prompts, frames, tuple(cases["case_id"]),
+                             predictor.texts.embeddings)

@@ -18,7 +18,7 @@ SHOWN_ELSEWHERE = {
     "phantom_cases", "folds", "folds_seed", "fold_by", "train_images", "weights", "recipe", "iterations", "batch_size",
     "learning_rate", "final_learning_rate", "weight_decay", "drop_spatial", "drop_attributes", "amp",
 }
-START = "weights at the start"
+START, LIMIT = "weights at the start", "train_images"  # not of the identity, where train_cases stands for the latter
 LATER = "zoom_average"  # a part of the plan that runs of earlier versions lack: read as None (record.read)
 OF_EPOCHS = ("plan: iterations", "plan: schedule")  # of official recipes, which count epochs, by the size of the fold
 
@@ -58,14 +58,15 @@ def differences(there: dict, wanted: dict) -> list[tuple[str, object, object]]:
 def mixture(runs: list[tuple[Path, dict]]) -> list[str]:
     """What keeps runs (folder, run.json) from standing in one table, a line for each value of each differing part.
 
-    What must be equal in all: data, settings, protocol number, weights files. In the runs of one system: its switches,
-    size, policies and plan (in all runs, where the recipe is one for all), and whether it started from another run.
-    Per system and seed: random encoders. Where AMP is the same: precision.
+    What must be equal in all: data, settings, protocol number, weights files, a limit to the training images. In the
+    runs of one system: its switches, size, policies and plan (in all runs, where the recipe is one for all), and
+    whether it started from another run. Per system and seed: random encoders. Where AMP is the same: precision.
     """
     groups: dict[tuple, dict[str, list[Path]]] = {}
     for folder, run in runs:
         start = "another run" if run.get("ancestors") else "its own"
-        for key, value in (identity(run) | {START: start}).items():
+        limit = {} if run.get("adopted") else {LIMIT: run["config"].get(LIMIT)}
+        for key, value in (identity(run) | {START: start} | limit).items():
             if (group := _group(key, run)) is not None:
                 groups.setdefault((key, *group), {}).setdefault(_plain(value), []).append(folder)
     return [f"  {' of '.join(map(str, group))} {value}: {len(folders)} run(s), such as {folders[0]}"

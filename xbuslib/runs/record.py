@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from xbuslib.errors import SPACE, StudyError, machine_faults
+from xbuslib.evaluation.aggregation import over_folds
 from xbuslib.evaluation.metrics import PAPER, RELEASED
 from xbuslib.files import outputs_root
 from xbuslib.runs import identity
@@ -183,13 +184,9 @@ def summary(path: Path) -> pd.DataFrame:
 
 def study_summary(study: str) -> pd.DataFrame:
     """Mean over folds of the paper's metrics for every system and policy of a study, with the SD of Dice."""
-    rows = collect(study)
-    fold_means = rows.groupby(["system", "policy", "attributes", "fold"], sort=False)[PAPER].mean().reset_index()
-    by = fold_means.groupby(["system", "policy", "attributes"], sort=False)
-    table = by[PAPER].mean()
-    table.insert(1, "dice_sd", by["dice"].std())
-    table.insert(0, "folds", by["fold"].nunique())
-    return table.reset_index()
+    by = ["system", "policy", "attributes"]
+    table = over_folds(collect(study), by, PAPER)
+    return table[[*by, "folds", "dice", "dice_sd", *PAPER[1:]]]
 
 
 def probabilities(path: Path) -> dict[str, np.ndarray]:

@@ -95,6 +95,10 @@ def _folds(cases: pd.DataFrame, fold_lists: str | Path | None, config: Config, p
         return folds.split(cases, config.folds, config.folds_seed, repeats.groups(cases, pairs))
     fold_of = folds.read(Path(fold_lists), cases)
     _report_apart(str(fold_lists), fold_of, pairs)
+    each = cases["case_id"].map(fold_of).groupby(cases["patient_id"]).nunique()
+    if (each > 1).any():
+        remark(f"{fold_lists}: the images of {(each > 1).sum()} patient(s) are in several folds (first: "
+               f"{each.index[each > 1][0]}); their scores are too good")
     return fold_of
 
 

@@ -171,7 +171,8 @@ def open_study(name: str, systems: list[str] | None = None, partial: bool = Fals
     if listed.empty or (missing and not partial):
         raise StudyError(f"study {name!r} is not complete; {len(missing)} run(s) are missing:\n"
                          + "\n".join(f"  {run}" for run in missing[:30])
-                         + "\nRun the study again, or open what is there with partial=True.")
+                         + "\nRun the study again with all of its systems, folds and seeds, or open what is there with "
+                           "partial=True.")
     read = [record.read(Path(folder)) for folder in listed["folder"]]
     identity.refuse_mixture(f"study {name!r}", zip(map(Path, listed["folder"]), read, strict=True))
     parts, tables = [], []
@@ -192,7 +193,8 @@ def _missing(name: str, listed: pd.DataFrame, systems: list[str] | None) -> list
     settings = outputs_root() / name / "study.json"
     if settings.is_file():
         planned = json.loads(settings.read_text())
-        wanted = {key: wanted[key] | set(planned[f"{key}s"]) for key in wanted}
+        if planned["folds"] != [record.ALL]:  # which is scored on nothing
+            wanted = {key: wanted[key] | set(planned[f"{key}s"]) for key in wanted}
     if systems:
         wanted["system"] = set(systems) - set(listed.loc[adopted, "system"])
     there = set(zip(listed["system"], listed["fold"], listed["seed"], strict=True))

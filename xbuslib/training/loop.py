@@ -1,7 +1,8 @@
 """The training loop: seeded, resumable, with everything that never changes computed beforehand."""
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ class TrainingData:
     prompts: Callable[..., Prompts]  # of positions, generator and, under augmentation, masks (B, 1, S, S)
     frames: Tensor | None = None  # (n, 2) original width and height; read under augmentation only
     case_ids: tuple[str, ...] = ()  # n of them, for messages
+    texts: dict[str, Tensor] = field(default_factory=dict)  # text: (d,), the embeddings that `prompts` has made so far
 
 
 class WeightAverage:
@@ -62,6 +64,7 @@ def fit(system: System, data: TrainingData, plan: Plan, seed: int, device: torch
         checkpoint: Path | None = None) -> pd.DataFrame:
     """Train `system` in place as `plan` says and return its history: iteration, loss, learning_rate.
 
+    `attrs["seconds"]` of the history is the time of training, that of killed processes up to their checkpoint included.
     With `checkpoint` the state is saved now and then and picked up again, so that a killed run goes on to the
     same result. Raises StudyError for a damaged checkpoint, or at the step whose loss or gradients are not finite.
     """
@@ -71,9 +74,11 @@ def fit(system: System, data: TrainingData, plan: Plan, seed: int, device: torch
     average = None if plan.ema_decay is None else WeightAverage(system, plan.ema_decay)
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    state = {"step": 0, "queue": [], "history": []}
+    state = {"step": 0, "queue": [], "history": [], "seconds": 0.0}
     if checkpoint is not None and checkpoint.is_file():
         state = load_checkpoint(checkpoint, system, optimiser, generator, average)
+        data.texts.update(state["texts"])
+    began = time.monotonic() - state["seconds"]
     remaining = range(state["step"], plan.iterations)
     losses, every = state["history"], plan.config.checkpoint_every
     watch = Watch(data.case_ids, device)
@@ -88,9 +93,11 @@ def fit(system: System, data: TrainingData, plan: Plan, seed: int, device: torch
         state["step"] = step + 1
         if checkpoint is not None and state["step"] % every == 0 < plan.iterations - state["step"]:
             watch.check()
+            state |= {"seconds": time.monotonic() - began, "texts": data.texts}
             save_checkpoint(checkpoint, system, optimiser, generator, state, average)
     watch.check()
     history = history_table(plan, losses)
+    history.attrs["seconds"] = time.monotonic() - began
     if average is not None:
         system.load_state_dict(average.state, strict=False)
     return history
@@ -175,7 +182,8 @@ def save_checkpoint(path: Path, system: System, optimiser, generator: torch.Gene
     """Everything a killed run needs to go on to the same result."""
     saved = {"system": system.trainable_state(), "optimiser": optimiser.state_dict(), "step": state["step"],
             "generator": generator.get_state(), "torch": torch.get_rng_state(), "queue": state["queue"],
-            "history": torch.stack(state["history"])}
+            "history": torch.stack(state["history"]), "seconds": state["seconds"],
+            "texts": state["texts"]}  # an embedding depends, in its last digit, on the texts beside which it was made
     if average is not None:
         saved["average"] = average.state
     if torch.cuda.is_available():
@@ -186,7 +194,7 @@ def save_checkpoint(path: Path, system: System, optimiser, generator: torch.Gene
 
 def load_checkpoint(path: Path, system: System, optimiser, generator: torch.Generator,
                     average: WeightAverage | None = None) -> dict:
-    """Put a saved state back; returns step, queue and history, the losses where training adds more of them."""
+    """Put a saved state back; returns step, queue, seconds, texts and history, the losses where training adds more."""
     device = next(system.parameters()).device
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -198,7 +206,9 @@ def load_checkpoint(path: Path, system: System, optimiser, generator: torch.Gene
         torch.set_rng_state(saved["torch"])
         if "cuda" in saved and torch.cuda.is_available():
             torch.cuda.set_rng_state(saved["cuda"])
-        return {"step": saved["step"], "queue": saved["queue"], "history": list(saved["history"].to(device))}
+        return {"step": saved["step"], "queue": saved["queue"], "history": list(saved["history"].to(device)),
+                "seconds": saved.get("seconds", 0.0),  # a checkpoint of an earlier version has neither
+                "texts": {text: embedding.to(device) for text, embedding in saved.get("texts", {}).items()}}
     except Exception as error:  # damage makes torch.load raise nearly anything
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise StudyError(f"checkpoint {path} is damaged or of another system ({reason}); "

@@ -121,6 +121,13 @@ def plan(system: str, config: Config, n_train: int) -> Plan:
     return Plan(config=config, recipe=config.recipe, schedule=schedule, **values)
 
 
+def require_training(plan: Plan, start_from: object) -> None:
+    """Raise StudyError if nothing is to be trained and there is no run to start from."""
+    if not plan.iterations and not start_from:
+        raise StudyError("iterations=0 scores what other images have taught a system: give --start-from a run that was "
+                         "trained on them")
+
+
 def of_run(run: dict) -> Plan:
     """The plan of a run folder's run.json; in earlier versions `strong` averaged over fewer views."""
     found = plan(run["system"], Config(**run["config"]), run["train_cases"])

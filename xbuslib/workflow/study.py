@@ -27,6 +27,7 @@ from xbuslib.workflow.request import Request
 PROFILES = REPOSITORY / "workflow" / "profiles"  # how jobs are run: on this machine, or on a Slurm cluster
 NOTEBOOKS = ["01_explore_data", "02_design_prompts", "03_model_anatomy"]
 FOLDERS = "XBUS_WEIGHTS", "XBUS_DATA"  # given to the jobs as absolute paths: a job runs in the study's folder
+DONE = ".done"  # in a run's folder: its job has ended. Snakemake deletes what a failed job made, so not run.json itself
 PATIENCE = 2  # seconds for the jobs of a study whose command was killed to end (parent.py)
 QUEUED = 100  # Slurm jobs at once: more than eleven systems on five folds; the cluster has its own limit
 
@@ -56,7 +57,7 @@ def settle(wanted: Request) -> tuple[Settings, int]:
 
     By default each GPU takes one fold; on CPUs the small profiles train one fold per core and `paper`, which needs
     the memory and the cores, one fold at a time. On a cluster the queue decides, and its profile says how many cores
-    a job gets. Of the study's folder only the decoded images are written.
+    a job gets. Of the study's folder only what is made of the dataset's images is written.
     """
     from xbuslib.runs.source import open_source
     from xbuslib.training import recipes
@@ -76,8 +77,8 @@ def settle(wanted: Request) -> tuple[Settings, int]:
     wrong = [fold for fold in numbers if fold not in (*known, ALL)]
     if wrong:
         raise StudyError(f"there is no fold {wrong[0]}; the folds are 0 … {known[-1]}")
-    for system in systems:  # a recipe that a system does not have is refused here
-        recipes.plan(system, config, len(source.split(numbers[0])[0]))
+    for system, fold in itertools.product(systems, numbers):  # a recipe that a system does not have is refused here
+        recipes.require_training(recipes.plan(system, config, len(source.split(fold)[0])), wanted.start_from)
     if wanted.start_from:
         _require_unseen(wanted, systems, numbers, source)
     settings = Settings(
@@ -131,10 +132,13 @@ def run_study(wanted: Request, settings: Settings, at_once: int, dry_run: bool =
     if dry_run:
         with tempfile.TemporaryDirectory() as place:
             command += ["--configfile", str(_write_settings(wanted, settings, Path(place))), "--dry-run"]
-            return subprocess.run(command, env=environment, check=False).returncode == 0
+            if subprocess.run(command, env=environment, check=False).returncode != 0:
+                raise StudyError("Snakemake could not plan the study; what it said is above")
+            return True
     environment |= {} if slurm else parent.mark()  # jobs of a cluster are the queue's
     with _alone(settings.study):
         command += ["--configfile", str(_write_settings(wanted, settings, folder))]
+        _forget_deleted(folder)
         _date_back(folder)
         before = _made(folder)
         if subprocess.run(command, env=environment, check=False).returncode != 0:
@@ -165,8 +169,11 @@ def _alone(study: str) -> Iterator[None]:
 
 def _write_settings(wanted: Request, settings: Settings, folder: Path) -> Path:
     """Write study.json and study.yaml into `folder`; returns the first, which the Snakefile reads."""
+    places = {"data": settings.data, "folds": settings.fold_lists or wanted.folds}  # whole paths, for use elsewhere
+    if not wanted.start_from.startswith("hf:"):  # an address of the hub stays one
+        places["start_from"] = settings.start_from
     with write_whole(folder / "study.yaml") as partial:
-        request.write(wanted, partial)
+        request.write(wanted.model_copy(update=places), partial)
     path = folder / "study.json"
     with write_whole(path) as partial:
         partial.write_text(json.dumps(settings.model_dump(), indent=1) + "\n")
@@ -175,8 +182,15 @@ def _write_settings(wanted: Request, settings: Settings, folder: Path) -> Path:
 
 def _made(folder: Path) -> dict[Path, int]:
     """What Snakemake has made and when: the same before and after, there was nothing to do."""
-    patterns = "runs/*/fold_*/seed_*/run.json", "notebooks/*.done", "report/index.html", "prepared/ready.json"
+    patterns = f"runs/*/fold_*/seed_*/{DONE}", "notebooks/*.done", "report/index.html", "prepared/ready.json"
     return {path: path.stat().st_mtime_ns for pattern in patterns for path in folder.glob(pattern)}
+
+
+def _forget_deleted(folder: Path) -> None:
+    """A run whose run.json was deleted is made again."""
+    for mark in folder.glob(f"runs/*/fold_*/seed_*/{DONE}"):
+        if not mark.with_name("run.json").is_file():
+            mark.unlink()
 
 
 def _date_back(folder: Path) -> None:
@@ -198,7 +212,7 @@ def _undone(settings: Settings, folder: Path) -> list[str]:
     """What Snakemake tried and did not finish; what waits for that is not named."""
     grid = itertools.product(settings.systems, settings.folds, settings.seeds)
     folds = [f"04_train_fold: {system}, fold {fold}, seed {seed}" for system, fold, seed in grid
-             if not (folder / "runs" / system / f"fold_{fold}" / f"seed_{seed}" / "run.json").is_file()]
+             if not (folder / "runs" / system / f"fold_{fold}" / f"seed_{seed}" / DONE).is_file()]
     tried = settings.notebooks + ([] if folds else [*settings.analyses])
     notebooks = [name for name in tried if not (folder / "notebooks" / f"{name}.done").is_file()]
     return folds + notebooks or ["report"]
@@ -251,13 +265,13 @@ def _check_gpus(gpus: list[str]) -> None:
 
 
 def _refuse_other_settings(settings: Settings, config: Config, source) -> None:
-    """Finished runs of this study must be of the same protocol and data: nothing is overwritten."""
-    from xbuslib.runs import identity, record
+    """Finished runs of this study must be of the same protocol, data and ancestors: nothing is overwritten."""
+    from xbuslib.runs import ancestors, identity, record
     from xbuslib.training import recipes
 
-    inputs = source.identity()
+    inputs, known = source.identity(), {*source.fold_of, ALL}
     there = list((outputs_root() / settings.study / "runs").glob("*/fold_*/seed_*/run.json"))
-    for path in there:  # weights and precision are compared by the fold itself: they need the model
+    for path in there:  # files of weights and precision need the model: they are compared where runs meet
         run = record.read(path.parent)
         if run.get("adopted"):  # its folder was never of this study's systems; only data and settings must be the same
             record.refuse_changes(path.parent, run, run | inputs | {"config": config.model_dump()})
@@ -266,10 +280,18 @@ def _refuse_other_settings(settings: Settings, config: Config, source) -> None:
             raise StudyError(f"{path.parent} was {'' if run.get('ancestors') else 'not '}started from another run, and "
                              f"this command {'names one' if settings.start_from else 'names none'} (--start-from). The "
                              "folds of a system are started alike; give this study another name with --study.")
-        plan = recipes.plan(run["system"], config, run["train_cases"]).record()
-        record.finished(path.parent, run | inputs | {"protocol": identity.PROTOCOL, "config": config.model_dump(),
-                                                     "plan": plan})
+        images = len(source.split(run["fold"])[0]) if run["fold"] in known else run["train_cases"]
+        asked = run | inputs | {"protocol": identity.PROTOCOL, "config": config.model_dump(), "train_cases": images,
+                                "plan": recipes.plan(run["system"], config, images).record()}
+        if settings.start_from and run["system"] in settings.systems and run["seed"] in settings.seeds:
+            start = ancestors.find(Path(settings.start_from), run["system"], run["seed"])
+            asked["ancestors"] = ancestors.lineage(start)
+        record.finished(path.parent, asked)
+        if run["weights"] and run["config"]["weights"] != config.weights:
+            raise StudyError(f"{path.parent} was made with weights={run['config']['weights']}, and this command asks "
+                             f"for {config.weights}. Give this study another name with --study.")
     ready = outputs_root() / settings.study / "prepared" / "ready.json"
     if there and not ready.exists():  # its images were deleted, and have just been decoded again: the same data,
-        ready.write_text(json.dumps(inputs))  # so nothing that rests on them is out of date
+        with write_whole(ready) as partial:  # so nothing that rests on them is out of date
+            partial.write_text(json.dumps(inputs))
         os.utime(ready, (0, 0))

@@ -19,9 +19,9 @@ def calibrated(near: pd.DataFrame, wide: pd.DataFrame, temperatures: pd.DataFram
             "(expected calibration error, ECE; 0 is perfect); over the whole image by "
             f"{wide['ece before'].min():.3f} to {wide['ece before'].max():.3f}. A temperature is one number per run, "
             "fitted to its training images, by which the logits are divided; its mean is above 1, which means too "
-            f"confident on these images, for {(near['temperature'] > 1).sum()} of {gain.count()} systems. The division lowers the ECE on "
-            f"the validation images of {(gain > 0).sum()} of {gain.count()} systems around the lesion (by "
-            f"{gain.median():.3f} in the median) and of {(wide_gain > 0).sum()} over the whole image.")
+            f"confident on these images, for {(near['temperature'] > 1).sum()} of {gain.count()} systems. The division "
+            f"lowers the ECE on the validation images of {(gain > 0).sum()} of {gain.count()} systems around the "
+            f"lesion (by {gain.median():.3f} in the median) and of {(wide_gain > 0).sum()} over the whole image.")
     if not inside.all():
         text += (f" In {(~inside).sum()} of {len(inside)} runs the temperature ends at the edge of the range that is "
                  "tried: the training images are not separated at all, or without an error.")
