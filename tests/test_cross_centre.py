@@ -153,6 +153,8 @@ def test_what_a_hospital_does_not_give_is_in_no_prompt_and_no_mask_is_read(study
     rows, maps = predictions.predict_run(study.run_folder("xbusnet", 0), target.cases, target.rescaled)
     assert set(pd.concat(built)["local_text"]) == {"BI-RADS 4", "a lesion"}
     assert len(rows) == 7 * 4 and rows["default"].sum() == 7
+    alone, same = predictions.predict_run(study.run_folder("xbusnet", 0), target.cases, target.rescaled, True)
+    assert alone.equals(rows[rows["default"]].reset_index(drop=True)) and np.array_equal(same, maps)
     blank = replace(target.rescaled, masks=np.ones_like(target.prepared.masks),
                     boxes=0 * target.prepared.boxes, centroids=0 * target.prepared.centroids)
     assert np.array_equal(predictions.predict_run(study.run_folder("xbusnet", 0), target.cases, blank)[1], maps)

@@ -47,8 +47,9 @@ def choose_systems(study: Study, names: str) -> list[str]:
     return found
 
 
-def predict_target(study: Study, target: Target, systems: list[str]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Every run of `systems` on every case of `target`.
+def predict_target(study: Study, target: Target, systems: list[str],
+                   default_alone: bool = False) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Every run of `systems` on every case of `target`, as `predict_run` does.
 
     Returns rows of system, policy, attributes, paper_name, default, fold, seed, case_id and both metric families; and
     {system: (n, S, S)} fold ensembles, the mean probability of all its runs in the default scoring. Raises StudyError
@@ -60,7 +61,7 @@ def predict_target(study: Study, target: Target, systems: list[str]) -> tuple[pd
         own = study.runs[study.runs["system"] == system]
         total = 0.0
         for row in track(own.itertuples(), f"{system} on {target.label}", len(own)):
-            scores, maps = predict_run(Path(row.folder), target.cases, target.rescaled)
+            scores, maps = predict_run(Path(row.folder), target.cases, target.rescaled, default_alone)
             parts.append(scores.assign(system=system, paper_name=registry.entry(system).paper, fold=row.fold,
                                        seed=row.seed))
             total = total + maps
@@ -77,14 +78,16 @@ def _refuse_seen(study: Study, target: Target, systems: list[str]) -> None:
         ancestors.guard(folder, pictures)
 
 
-def predict_run(folder: Path, cases: pd.DataFrame, prepared: Prepared) -> tuple[pd.DataFrame, np.ndarray]:
-    """The model of a run folder on `cases`, under every scoring that needs no reference mask.
+def predict_run(folder: Path, cases: pd.DataFrame, prepared: Prepared,
+                default_alone: bool = False) -> tuple[pd.DataFrame, np.ndarray]:
+    """The model of a run folder on `cases`, under every scoring that needs no reference mask, or the default one.
 
     Returns rows of policy, attributes, default, case_id and both metric families, and the (n, S, S) float32 probability
     maps of the default scoring.
     """
     predictor = Trained.load(folder).predictor
     scorings = [scoring for scoring in words.scorings(predictor.system.prompts) if scoring[0] in POLICIES]
+    scorings = scorings[:1] if default_alone else scorings
     parts, default_maps = [], []
     for some in chunks(cases):
         masks = prepared.masks[prepared.rows(some["case_id"])]

@@ -26,7 +26,7 @@ def scores(steps: list[Step], names: str = "", folders: str = "") -> pd.DataFram
             systems = [name for name in study.systems if name not in study.adopted]  # adopted ones have no weights
             if not systems:
                 continue
-            found, _ = predictions.predict_target(study, target, systems)
+            found, _ = predictions.predict_target(study, target, systems, default_alone=True)
             parts.append(drop.drops(predictions.in_domain(study, systems), predictions.at_target(target, found))
                          .query("default").assign(step=step.label))
     if not parts:
