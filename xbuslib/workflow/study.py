@@ -182,7 +182,8 @@ def _write_settings(wanted: Request, settings: Settings, folder: Path) -> Path:
 
 def _made(folder: Path) -> dict[Path, int]:
     """What Snakemake has made and when: the same before and after, there was nothing to do."""
-    patterns = f"runs/*/fold_*/seed_*/{DONE}", "notebooks/*.done", "report/index.html", "prepared/ready.json"
+    run = "runs/*/fold_*/seed_*/"
+    patterns = f"{run}run.json", run + DONE, "notebooks/*.done", "report/index.html", "prepared/ready.json"
     return {path: path.stat().st_mtime_ns for pattern in patterns for path in folder.glob(pattern)}
 
 
