@@ -111,7 +111,7 @@ def _runs(pid: int) -> bool:
 def lock(path: Path, note: str = "") -> Iterator[None]:
     """Hold a lock beside `path`: two processes started at once must not write the same file or folder.
 
-    `note` is said if another process holds it. Raises StudyError when its folder cannot be written.
+    `note` is printed if another process holds it. Raises StudyError when its folder cannot be written.
     """
     with machine_faults(f"cannot write to {path.parent}", ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ class TrainingData:
     prompts: Callable[..., Prompts]  # of positions, generator and, under augmentation, masks (B, 1, S, S)
     frames: Tensor | None = None  # (n, 2) original width and height; read under augmentation only
     case_ids: tuple[str, ...] = ()  # n of them, for messages
-    texts: dict[str, Tensor] = field(default_factory=dict)  # text: (d,), the embeddings that `prompts` has made so far
+    texts: dict[str, Tensor] = field(default_factory=dict)  # text: (d,), the embeddings that `prompts` has computed
 
 
 class WeightAverage:
