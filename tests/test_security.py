@@ -81,7 +81,7 @@ def test_case_names_are_text_in_every_page_of_a_report(smoke_study, tmp_path, mo
     folder = tmp_path / smoke_study.name
     shutil.copytree(smoke_study.folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path))
-    for run in folder.glob("runs/*/*/*"):
+    for run in folder.glob("runs/*/*/seed_*"):
         names = {}
         for file in (run / "cases.csv", run / "per_image.csv"):
             table = pd.read_csv(file, keep_default_na=False, dtype=str)

@@ -65,6 +65,16 @@ def test_who_finds_most_lesions_with_fewest_false_positives():
         "fewest false positives, 0.25 per image, and finds 8 of 10.")
 
 
+def test_which_systems_find_the_smallest_lesions():
+    """IoU of at least 0.1, as in notebook 13; two seeds of C count half each."""
+    bins = pd.Categorical(["s"] * 8 + ["l"], categories=["s", "l"], ordered=True)
+    sized = pd.DataFrame({"paper_name": list("AABBCCCCA"), "case_id": list("121211221"), "bin": bins,
+                          "iou": [0.1, 0.0999, 0.5, 0.5, 0.2, 0.0, 0.9, 0.9, 0.9]})
+    assert performance.found(sized) == \
+        "Smallest lesions found, with an IoU of at least 0.1: B 2 of 2, C 1.5 of 2, A 1 of 2."
+    assert performance.found(sized[8:]) == ""
+
+
 def test_systems_without_a_curve_are_named():
     rates = pd.DataFrame({"paper_name": ["A", "theirs"], "false_positives all": [0.4, float("nan")]})
     assert contours.without_curve(rates) == \

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 EPSILON = 1e-8  # Section 2.4
+LEAST_IOU = 0.1  # of a lesion that counts as found: at the right place, whatever its outline (McKinney et al., 2020)
 PAPER = ["dice", "iou", "fpr", "fnr"]
 RELEASED = ["dice_two_class", "iou_two_class", "fpr_released", "fnr_two_class"]
 

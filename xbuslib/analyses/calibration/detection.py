@@ -19,11 +19,11 @@ from scipy.optimize import linear_sum_assignment
 
 from xbuslib.analyses.calibration.reliability import validated
 from xbuslib.evaluation.aggregation import over_folds
+from xbuslib.evaluation.metrics import LEAST_IOU
 from xbuslib.runs.study import Study
 from xbuslib.runs.trained import NewPredictions
 
 WHO = ["system", "paper_name"]
-LEAST_IOU = 0.1
 TOUCHING = np.ones((3, 3))
 
 

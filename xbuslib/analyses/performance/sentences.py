@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from xbuslib.analyses.calibration.detection import LEAST_IOU
 from xbuslib.data.catalogue import SIZE_BINS
 from xbuslib.display.tables import signed
+from xbuslib.evaluation.metrics import LEAST_IOU
 from xbuslib.evaluation.statistics import compare
 
 SIGNIFICANT = 0.05  # of p adjusted by Holm
