@@ -1,5 +1,7 @@
 """Sentences whose numbers are computed: each on a table small enough to check by eye."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from xbuslib.analyses.robustness import sentences as prompts
 from xbuslib.analyses.robustness import variations
 from xbuslib.analyses.training import prompt_source
 from xbuslib.analyses.transfer import sentences as transfer
+from xbuslib.runs.study import facts
 
 
 def test_variants_of_xbusnet_are_not_ranked_with_the_papers_systems(smoke_study):
@@ -73,6 +76,14 @@ def test_which_systems_find_the_smallest_lesions():
     assert performance.found(sized) == \
         "Smallest lesions found, with an IoU of at least 0.1: B 2 of 2, C 1.5 of 2, A 1 of 2."
     assert performance.found(sized[8:]) == ""
+
+
+def test_the_facts_of_a_study_state_what_the_prompts_hold(smoke_study):
+    assert facts(smoke_study).endswith(
+        "\n- The prompts hold size and location from the system's own first pass (BUSSAM, XBusNet, XBusNet without "
+        "SFA); shape, margin and BI-RADS from the metadata (XBusNet, XBusNet without GFE).")
+    without = replace(smoke_study, per_image=smoke_study.per_image.query("system == 'unet'"))
+    assert "prompts" not in facts(without)
 
 
 def test_systems_without_a_curve_are_named():
