@@ -270,7 +270,7 @@ def _refuse_other_settings(settings: Settings, config: Config, source) -> None:
     from xbuslib.runs import ancestors, identity, record
     from xbuslib.training import recipes
 
-    inputs, known = source.identity(), {*source.fold_of, ALL}
+    inputs, known, lineages = source.identity(), {*source.fold_of, ALL}, {}
     there = list((outputs_root() / settings.study / "runs").glob("*/fold_*/seed_*/run.json"))
     for path in there:  # files of weights and precision need the model: they are compared where runs meet
         run = record.read(path.parent)
@@ -285,8 +285,9 @@ def _refuse_other_settings(settings: Settings, config: Config, source) -> None:
         asked = run | inputs | {"protocol": identity.PROTOCOL, "config": config.model_dump(), "train_cases": images,
                                 "plan": recipes.plan(run["system"], config, images).record()}
         if settings.start_from and run["system"] in settings.systems and run["seed"] in settings.seeds:
-            start = ancestors.find(Path(settings.start_from), run["system"], run["seed"])
-            asked["ancestors"] = ancestors.lineage(start)
+            if (key := (run["system"], run["seed"])) not in lineages:  # each file of weights is read once
+                lineages[key] = ancestors.lineage(ancestors.find(Path(settings.start_from), *key))
+            asked["ancestors"] = lineages[key]
         record.finished(path.parent, asked)
         if run["weights"] and run["config"]["weights"] != config.weights:
             raise StudyError(f"{path.parent} was made with weights={run['config']['weights']}, and this command asks "
