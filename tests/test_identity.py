@@ -195,7 +195,7 @@ def test_the_paper_s_protocol_has_no_caveat():
     ("drop_spatial=0", "dropout probability of size and of location 0", "location 0 instead of 0.3"),
     ("threshold=0.33", "threshold 0.33", "threshold 0.33 instead of 0.5"),
     ("first_pass_threshold=0.4", "threshold of the first pass 0.4", "of the first pass 0.4 instead of 0.3"),
-    ("train_images=50", "50 training images", "used 50 images of its fold, not all of them"),
+    ("train_images=50", "50 training images", "trained on 50 of its training images, not on all"),
     ("recipe=strong", "recipe strong", "(recipe strong): loss cross entropy dice loss instead of soft dice loss"),
 ])
 def test_every_departure_stands_in_caption_and_caveats(override, shown, sentence):
@@ -209,7 +209,7 @@ def test_a_setting_over_a_recipe_stands_in_the_caption():
     assert caveats.short([facts("unet", "paper", "recipe=strong", "learning_rate=0.01")]) == \
         "1000 iterations, recipe strong, learning rate 0.01"
     assert caveats.short([facts("unet", "paper", "recipe=strong", "amp=false")]) == \
-        "1000 iterations, recipe strong, amp off"
+        "1000 iterations, recipe strong, mixed precision off"
 
 
 def test_official_recipes_are_told_system_by_system():

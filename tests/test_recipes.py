@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from xbuslib.analyses.training import plan_table
 from xbuslib.config import resolve
 from xbuslib.errors import StudyError
 from xbuslib.inference.predict import Predictor, at_native_size, probability_maps, zoomed
@@ -45,6 +46,15 @@ def test_uniform_is_section_2_3():
     assert p.rate(0) == pytest.approx(1e-4) and p.rate(1000) == pytest.approx(1e-6)
     assert p.rate(500) == pytest.approx((1e-4 + 1e-6) / 2)
     assert p.rate(250) == pytest.approx(1e-6 + 0.99e-4 * (1 + math.sqrt(0.5)) / 2)
+
+
+def test_what_the_paper_does_not_state_is_marked():
+    """Section 2.3: iterations, batch, optimiser, initial rate, cosine, mixed precision; nothing of loss or decay."""
+    table = plan_table(recipes.plan("xbusnet", resolve("paper"), 200).record()).set_index("setting")
+    marked = table["the paper's protocol"].str.endswith(" ‡")
+    assert set(marked.index[~marked]) == {"recipe", "iterations", "batch size", "learning rate", "optimiser",
+                                          "schedule", "mixed precision"}
+    assert {"loss", "weight decay", "augmentation"} <= set(marked.index[marked])
 
 
 @pytest.mark.parametrize("system, n, iterations", [

@@ -17,7 +17,8 @@ from xbuslib.runs import record
 from xbuslib.runs.caveats import NAMES, PLAN
 from xbuslib.runs.trained import Trained
 
-STATED = {"iterations", "batch_size", "rates", "optimiser", "schedule", "amp"}  # in Section 2.3 of the paper
+# Settings in Section 2.3 of the paper (of the schedule, its form), and the recipe, whose name is ours for all of them.
+STATED = {"recipe", "iterations", "batch_size", "rates", "optimiser", "schedule", "amp"}
 POLICIES = {"first_pass": "first pass", "paper": "size from the reference", "reference": "size and location from the "
             "reference", "none": "neither size nor location"}
 HEAT = "cividis"
@@ -46,7 +47,7 @@ def plan_table(plan: dict) -> pd.DataFrame:
     plan = plan | {"schedule": plan["schedule"].replace(f", length={plan['iterations']}", "")}
     first = ["recipe", "iterations", "batch_size", "rates"]
     rows = [(NAMES.get(key, key.replace("_", " ")), _word(plan[key]),
-             _word(wanted[key]) + ("" if key in {*STATED, "recipe"} else " ‡"))
+             _word(wanted[key]) + ("" if key in STATED else " ‡"))
             for key in (*first, *(key for key in plan if key not in first)) if key in wanted]
     return pd.DataFrame(rows, columns=["setting", "this run", "the paper's protocol"])
 

@@ -73,8 +73,8 @@ def holm(p: pd.Series) -> np.ndarray:
 def interval(values: np.ndarray, patients: np.ndarray | None = None) -> tuple[float, float]:
     """Percentile bootstrap 95 % interval of the mean over images of (n,) values, patients (n,) resampled.
 
-    A patient is drawn with all of their images. None: each image is of another patient. nan for fewer than two
-    patients whose images differ, and without images.
+    A patient is drawn with all of their images. None: each image is of another patient. nan without images, and
+    for differing values of one patient.
     """
     values = np.asarray(values, float)
     if not len(values):

@@ -44,7 +44,7 @@ def caveats(runs: list[dict], encoders: str) -> list[str]:
         sentences.append(f"The paper's protocol was changed: {config['image_size']} pixels ({PIXELS} in the paper), "
                          f"{lengths} ({ITERATIONS} in the paper).")
     if limit := config.get("train_images"):
-        sentences.append(f"Each training used {limit} images of its fold, not all of them.")
+        sentences.append(f"Each fold was trained on {limit} of its training images, not on all.")
     sentences += _training(runs)
     sentences += [f"Training started from weights that had been trained on other images: {text}."
                   for text in starts(runs)]
@@ -76,7 +76,8 @@ def short(runs: list[dict]) -> str:
     if recipe == "uniform":  # another recipe's name stands for its settings
         parts += [f"{name} {value}" for name, value, _ in changes(runs[0])]
     else:
-        parts += [f"{name.replace('_', ' ')} {_word(runs[0]['config'][name])}" for name in _given(runs[0])]
+        config = runs[0]["config"]
+        parts += [f"{NAMES.get(key, key.replace('_', ' '))} {_word(config[key])}" for key in _given(runs[0])]
     if limit := runs[0]["config"].get("train_images"):
         parts.append(f"{limit} training images")
     return ", ".join(parts + [f"started from {text}" for text in starts(runs)] + adopted)

@@ -110,7 +110,7 @@ def _tied(sorted_counts: pd.Series, place: int) -> str:
 
 
 def found(sized: pd.DataFrame) -> str:
-    """How many of the smallest lesions are found; sized: paper_tables.sized, from which several seeds are averaged."""
+    """How many of the smallest lesions are found; mean over seeds. sized: paper_tables.sized."""
     rows = sized[sized["bin"] == sized["bin"].cat.categories[0]]
     hits = (rows["iou"] >= LEAST_IOU).groupby([rows["paper_name"], rows["case_id"]], sort=False).mean()
     counts = hits.groupby(level=0, sort=False).agg(["sum", "size"]).sort_values("sum", ascending=False, kind="stable")

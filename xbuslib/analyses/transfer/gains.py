@@ -93,8 +93,8 @@ def by_size(steps: list[Step]) -> pd.DataFrame:
 def by_prompt(steps: list[Step]) -> pd.DataFrame:
     """What the prompt adds at each step, for systems that read one: a row per system, step and scoring.
 
-    Columns paper_name, system, step, prompt, uses_reference, dice, dice_sd (over folds), mean_difference to a prompt
-    that is empty, with its 95 % interval low … high.
+    Columns paper_name, system, step, prompt, uses_reference, dice, dice_sd (over folds), mean_difference to an
+    empty prompt, with its 95 % interval low … high.
     """
     rows = []
     for step in steps:
