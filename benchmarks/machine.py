@@ -50,7 +50,7 @@ def copy_rate(on: torch.device) -> float:
 
 def facts() -> dict:
     """Hardware, versions and commit, as in run.json."""
-    found = environment.facts()
+    found = environment.software() | environment.facts()
     return {"device": found["device"], "cpu": torch.cpu.get_capabilities().get("cpu_name", "unknown"),
             "torch": found["versions"]["torch"], "python": found["python"], "commit": (found["commit"] or "")[:8],
             "dirty": found["dirty"], "date": found["created"][:10]}

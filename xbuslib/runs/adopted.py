@@ -104,7 +104,7 @@ def _adopted(trained: Study, pattern: Path, name: str, folder: Path, label: str,
         "seconds": {"encode": 0.0, "train": 0.0, "total": 0.0},
         "adopted": {"label": label or name, "from": str(folder), "kind": found.kind, "sha256": found.sha256,
                     "notes": found.notes},
-    } | environment.facts()
+    } | environment.software() | environment.facts()
     run["identity"] = identity.digest(run)
     return run, {"per_image": scores, "cases": cases, "probabilities": maps}
 

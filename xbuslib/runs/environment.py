@@ -24,8 +24,8 @@ def software() -> dict:
 
 
 def facts() -> dict:
-    """Commit, versions and hardware of this process, for run.json."""
-    return software() | {
+    """Hardware of this process and the time, for run.json; `software` is asked for when the work begins."""
+    return {
         "device": device(),
         "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),  # the GPU that --gpus or Slurm gave it
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
