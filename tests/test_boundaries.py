@@ -150,6 +150,10 @@ def test_a_study_s_cases_in_millimetres(one_run, table):
     assert summary["hd95"] == pytest.approx(known["hd95"].mean())
     assert summary["hd95_found"] == pytest.approx(known.drop(ids[0])["hd95"].mean())
     assert summary["hd95_median"] == pytest.approx(known["hd95"].median())
+    again = rows.reset_index().assign(seed=1, hd95=np.r_[np.zeros(3), np.full(len(rows) - 3, 80.0)])  # another seed
+    of_seeds = boundaries.summary(pd.concat([rows.reset_index(), again])).iloc[0]
+    both = (known["hd95"].to_numpy() + again["hd95"].drop(2).to_numpy()) / 2
+    assert of_seeds["hd95_median"] == pytest.approx(np.median(both)) and of_seeds["n"] == len(known)
 
 
 def test_no_pixel_size_at_all(one_run, table):

@@ -41,6 +41,10 @@ def test_counts_hold_every_pixel_at_its_value():
     assert counts(probabilities, lesion, region).sum(axis=1).tolist() == [2, 0]
 
 
+def test_minus_zero_is_zero():
+    assert counts(np.array([-0.0, 0.0]), np.array([False, True]))[:, 0].tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("wrong", [np.nan, 1.1, -0.5, np.inf])
 def test_what_is_no_probability_is_refused(wrong):
     with pytest.raises(StudyError, match=r"\[0, 1\]"):
@@ -156,7 +160,9 @@ def test_the_summary_of_a_sweep_by_hand():
     row = reliability.sweep_summary(rows, 0.5).iloc[0]
     assert row["dice"] == pytest.approx(0.55) and row["dice_sd"] == pytest.approx(0.1 / np.sqrt(2))
     assert row["highest_at"] == 0.25 and row["gain_there"] == pytest.approx(0.05)
-    assert (row["flat_from"], row["flat_to"]) == (0.25, 0.75)
+    assert (row["flat_from"], row["flat_to"]) == (0.25, 0.25)  # between it and 0.75 the curve dips
+    level = rows.assign(dice=rows["dice"].where(rows["threshold"] != 0.5, 0.597))
+    assert tuple(reliability.sweep_summary(level, 0.5).iloc[0][["flat_from", "flat_to"]]) == (0.25, 0.75)
 
 
 def test_scores_of_a_study_are_those_of_its_maps(smoke_study):

@@ -65,6 +65,19 @@ def test_regularity_of_ellipses(a, b, degrees, pixel):
     assert found.circularity == pytest.approx(4 * np.pi * np.pi * a * b / perimeter**2, rel=0.03)
 
 
+@pytest.mark.parametrize("tail", [1, 2])
+def test_a_thin_part_counts_whole_in_every_length(tail):
+    """A square of 40 pixels with a tail of 80: 120 wide, and 120 to the square's far corner."""
+    mask = np.zeros((60, 140), bool)
+    mask[10:50, 10:50] = mask[10:10 + tail, 50:130] = True
+    found = lesion(mask)
+    assert found.width == pytest.approx(120, abs=1) and found.height == pytest.approx(40, abs=1)
+    assert found.longest_diameter == pytest.approx(np.hypot(120, 40 - tail), abs=3)
+    line = np.zeros((20, 220), bool)
+    line[10, 10:210] = line[7:14, 10:17] = True
+    assert lesion(line).longest_diameter == pytest.approx(200, abs=1)
+
+
 def star(teeth, depth):
     """A disc of radius 60 whose edge goes in and out."""
     y, x = np.mgrid[:200, :200] - 100.0

@@ -63,7 +63,9 @@ def test_sizes_must_agree():
 
 
 def test_columns():
-    assert list(per_image(*masks(1, 1, 1, 1)).columns) == PAPER + RELEASED
+    for some in (per_image(*masks(1, 1, 1, 1)), per_image([], [])):
+        assert list(some.columns) == PAPER + RELEASED
+    assert per_image([], []).empty
 
 
 def test_predicting_nothing_on_blu(blu_root):

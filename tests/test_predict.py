@@ -241,6 +241,18 @@ def test_what_a_system_does_not_read_is_a_caveat(smoke_study, picture):
     assert report.agreement is None and report.model.reads == []
     assert any("changed nothing" in sentence and "margin" in sentence for sentence in report.model.caveats)
     assert any("neither size nor location" in sentence for sentence in report.model.caveats)
+    assert ("Size class", "not read by this model") in page.given_words(report)
+    assert ("Quadrant", "upper left") in page.given_words(report)
+
+
+def test_a_system_that_reads_a_point_has_a_location_and_no_size(smoke_study, picture):
+    trained, prompt = Trained.load(smoke_study.run_folder("bussam", 0)), user_prompt("", size="small")
+    report = structured_report.make(picture, ensemble.segment([trained], picture, prompt), prompt)
+    assert "BUSSAM reads no size: the given size class changed nothing." in report.model.caveats
+    assert ("Quadrant", "by the model's first pass") in page.given_words(report)
+    words = page.given_words(report.model_copy(update={"attributes": report.attributes.model_copy(
+        update={"size": None})}))
+    assert ("Size class", "not read by this model") in words
 
 
 # ---- files ----------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from xbuslib.analyses.robustness import sentences as prompts
 from xbuslib.analyses.robustness import variations
 from xbuslib.analyses.training import prompt_source
 from xbuslib.analyses.transfer import sentences as transfer
+from xbuslib.evaluation import statistics
 from xbuslib.runs.study import facts
 
 
@@ -45,17 +46,19 @@ def test_another_hospital_is_judged_by_the_wider_interval():
            "high": 0.2, "low_folds": -0.01, "high_folds": 0.22}
     drops = pd.DataFrame([row, row | {"paper_name": "B", "low_folds": np.nan, "high_folds": np.nan}])
     text = elsewhere.verdicts(drops)
-    assert "**A** 0.800 there, 0.700 in its own study: +0.100 (95 % interval −0.010 to +0.220), the interval" in text
-    assert "**B** 0.800 there, 0.700 in its own study: +0.100 (95 % interval +0.020 to +0.200), higher." in text
+    assert "**A** 0.800 there, 0.700 in its own study: +0.100 (95 % −0.010 to +0.220), the interval" in text
+    assert "**B** 0.800 there, 0.700 in its own study: +0.100 (95 % +0.020 to +0.200), higher." in text
+    few = elsewhere.verdicts(pd.DataFrame([row | dict.fromkeys(("low", "high", "low_folds", "high_folds"), np.nan)]))
+    assert few.endswith("+0.100 (no interval: too few patients).")
 
 
 def test_what_scanner_b_costs_and_the_lowest_group():
     paired = pd.DataFrame({"paper_name": ["A"], "difference": [-0.107], "low": [-0.189], "high": [-0.031]})
-    assert "(95 % over these cases): A −0.107 (−0.189 to −0.031). The lesions" in elsewhere.scanner(paired)
+    assert "(intervals over these cases): A −0.107 (95 % −0.189 to −0.031). The lesions" in elsewhere.scanner(paired)
     assert elsewhere.scanner(paired.iloc[:0]) == ""
     groups = pd.DataFrame({"target": "T", "paper_name": "A", "by": "class", "group": ["x", "y", "z"], "n_target": 9,
                            "difference": [0.1, -0.2, -0.9], "low": [0, -0.3, np.nan], "high": [0.2, -0.1, np.nan]})
-    assert "T: A on class y (−0.200, 95 % interval −0.300 to −0.100, n = 9). As the lowest of 2 differences" in \
+    assert "T: A on class y (−0.200, 95 % −0.300 to −0.100, n = 9). As the lowest of 2 differences" in \
         elsewhere.largest(groups)
     assert elsewhere.largest(groups.iloc[2:]) == "No group is large enough for an interval."
 
@@ -66,6 +69,54 @@ def test_who_finds_most_lesions_with_fewest_false_positives():
     assert contours.found(rates) == (
         "**B finds the most lesions, 9 of 10 (as many as 1 other)**, with 0.50 false positives per image; C has the "
         "fewest false positives, 0.25 per image, and finds 8 of 10.")
+    assert contours.found(rates[:2]).endswith("with 0.50 false positives per image, the lowest rate of all systems.")
+    assert contours.found(rates[:1]) == "**A finds the most lesions, 9 of 10**, with 2.00 false positives per image."
+    assert contours.found(rates.assign(found=0)) == "No system finds a lesion."
+
+
+def scored(system, dice, folds=0):
+    """Default rows of one system: a lesion of the smallest bin for each value."""
+    cases = [f"c{i}" for i in range(len(dice))]
+    return pd.DataFrame({"system": system, "paper_name": {"xbusnet": "XBusNet"}.get(system, system), "dice": dice,
+                         "policy": "none", "attributes": "none", "fold": folds, "seed": 0, "case_id": cases,
+                         "patient_id": cases, "bin": pd.Categorical(["s"] * len(dice), ["s", "l"])})
+
+
+def test_better_is_what_is_higher_in_the_mean_and_on_most_images():
+    """Lower by 0.01 to 0.02 on 94 of 100 images, higher by 0.8 on the six that the other misses: mean +0.034."""
+    ours = np.r_[np.linspace(0.51, 0.52, 94), np.full(6, 0.8)]
+    theirs = np.r_[np.full(94, 0.53), np.zeros(6)]
+    rows = pd.concat([scored("xbusnet", ours), scored("unet", theirs)])
+    test = statistics.compare(rows, "xbusnet", "unet", "dice")
+    assert test["mean_difference"] > 0 > test["rank_biserial"] and test["p"] < 0.001
+    tests = pd.DataFrame([test | {"against_name": "UNet", "p_holm": test["p"]}])
+    assert performance.tested(tests).startswith(
+        "Paired by image, XBusNet is significantly different, with opposite signs of the mean difference and of the "
+        "rank-biserial correlation, from UNet (+0.03")
+    assert "it is significantly better than 0 of the 1 others" in performance.against_paper(tests)
+    both = tests.assign(rank_biserial=0.5)
+    assert performance.tested(both).startswith("Paired by image, XBusNet is significantly better than UNet")
+    assert performance.tested(both.assign(mean_difference=-0.1, rank_biserial=-0.5)).startswith(
+        "Paired by image, XBusNet is significantly worse than UNet")
+    assert "significantly better than 1 of the 1 others" in performance.against_paper(both)
+
+
+def test_the_smallest_lesions_are_compared_on_the_same_images():
+    """A partial study: one system has the easier half of the lesions alone."""
+    ours = scored("xbusnet", [0.7, 0.9, 0.3, 0.5], [0, 0, 1, 1])
+    rows = pd.concat([ours, scored("unet", [0.6, 0.8, 0.2, 0.4], [0, 0, 1, 1]), scored("ukan", [0.9, 0.9])])
+    text = performance.smallest(rows)
+    assert text.startswith("On the 4 smallest lesions (up to 110 pixels), **XBusNet has the highest mean Dice, 0.600**")
+    assert "XBusNet (0.600) minus unet (0.500) is +0.100 (95 % +0.100 to +0.100" in text and "ukan" not in text
+    one = performance.smallest(pd.concat([scored("xbusnet", [0.7]), scored("unet", [0.6])]))
+    assert one.startswith("On the only lesion of up to 110 pixels, **XBusNet has")
+    assert "is +0.100 (no interval: too few patients; one size bin" in one
+
+
+@pytest.mark.parametrize(("p", "text"), [(0.0009, "p < 0.001"), (0.0499, "p = 0.050"), (0.0451, "p = 0.045"),
+                                         (0.0514, "p = 0.051"), (0.304, "p = 0.30")])
+def test_three_digits_where_they_decide(p, text):
+    assert performance.p_value(p) == text
 
 
 def test_which_systems_find_the_smallest_lesions():
@@ -107,6 +158,12 @@ def test_a_few_systems_have_no_order_to_compare(n, words):
     assert words in contours.other_orders(dice, pd.DataFrame({"ECE": dice * 2}))
 
 
+def test_orders_are_compared_where_both_scores_are_known():
+    dice = pd.Series(np.arange(6) / 10, index=list("ABCDEF"))
+    text = contours.other_orders(dice, pd.DataFrame({"ECE": dice.where(dice != 0.2), "HD95": dice.where(dice < 0.4)}))
+    assert "is 1.00 for ECE, – for HD95." in text
+
+
 def test_what_the_whole_prompt_is_worth():
     assert "nothing given" in {variation.name for variation in variations.VARIATIONS}
     table = pd.DataFrame({"baseline": ["first_pass", "first_pass"], "variation": ["all wrong", "nothing given"],
@@ -114,6 +171,18 @@ def test_what_the_whole_prompt_is_worth():
     assert prompts.worth(table, "XBusNet") == (
         "Starting from the model's own first pass, the mean Dice of XBusNet is **0.723 with the whole prompt and "
         "0.695 with an empty prompt** (−0.028, 95 % −0.049 to −0.006).")
+    for emptiest in ("no attributes", "policy none"):  # of systems that read attributes, or size and location, alone
+        assert emptiest in {variation.name for variation in variations.VARIATIONS}
+        alone = table.assign(variation=["all wrong", emptiest])
+        assert "0.695 with an empty prompt** (−0.028" in prompts.worth(alone, "XBusNet")
+
+
+def test_the_mean_of_found_lesions_is_over_images():
+    overall = pd.DataFrame({"system": "xbusnet", "paper_name": "XBusNet", "n": 100, "missed": [3.0, 10.0],
+                            "dice_found": [0.8, 0.9]})
+    assert transfer.misses(overall) == ("XBusNet misses 3 of 100 lesions at the first step and 10 at the last, where "
+                                        "its mean over the lesions that it finds is 0.900.")
+    assert transfer.misses(overall.assign(dice_found=np.nan)).endswith("and 10 at the last.")
 
 
 def test_what_the_prompt_adds_is_told_of_every_step():

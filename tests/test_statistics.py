@@ -203,9 +203,9 @@ def test_refusals_word_for_word():
 
 
 def test_interval_of_a_single_value_and_of_equal_ones():
-    assert statistics.interval(np.array([0.3])) == (0.3, 0.3) == statistics.interval(np.array([0.3, 0.3]))
-    assert np.isnan(statistics.interval(np.array([0.3, 0.4]), np.array(["a", "a"]))).all()  # one patient
-    assert np.isnan(statistics.interval(np.array([]))).all()
+    assert statistics.interval(np.array([0.3, 0.3])) == (0.3, 0.3)
+    for values, patients in (([], None), ([0.3], None), ([0.3, 0.3], ["a", "a"]), ([0.3, 0.4], ["a", "a"])):
+        assert np.isnan(statistics.interval(np.array(values), patients)).all()  # fewer than two patients
     twice = np.repeat(np.arange(6), 2)  # six patients with two images each, all of them hits
     assert statistics.share_interval(np.ones(12), twice) == pytest.approx((0.6097, 1.0), abs=1e-4)
     assert statistics.share_interval(np.array([1, 0, 1, 1]), np.arange(4)) == pytest.approx((0.3006, 0.9544), abs=1e-3)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xbuslib.analyses.performance import paper_tables, printed
+from xbuslib.analyses.performance import exhibits, paper_tables, printed, sentences
 from xbuslib.data import catalogue, folds
 from xbuslib.data.cases import lesions
 from xbuslib.display import tables
@@ -228,6 +228,24 @@ def test_edges_belong_to_the_left_bin_and_empty_bins_are_shown(smoke_study):
     assert table.loc[("xbusnet", "≤ 110"), "iou_two_class_printed"] == 0.7925
     with pytest.raises(StudyError, match="cannot be binned by 'inches'"):
         paper_tables.table_2(altered, "inches")
+
+
+def test_equal_tertiles_have_a_bin_of_their_one_length():
+    assert paper_tables.size_bins(pd.Series([100.0] * 3), "tertiles") == ((100, 100), ("≤ 100 px", "none", "> 100 px"))
+    assert paper_tables.size_bins(pd.Series([10.0, 40.0, 70.0]), "tertiles")[1][1] == "31–50 px"
+
+
+def test_a_study_of_variants_alone_has_its_tables(smoke_study):
+    """Without a system of Tables 1 and 2, the ablations stand in them."""
+    own = ["xbusnet-no-gfe", "xbusnet-no-sfa"]
+    study = replace(smoke_study, runs=smoke_study.runs.query("system in @own"),
+                    per_image=smoke_study.per_image.query("system in @own"))
+    assert paper_tables.compared(study) == own
+    every = paper_tables.table_1(study)
+    assert "highest mean lesion Dice" in sentences.ranking(every[every["default"]])
+    assert list(exhibits.table_1(study)["system"]) == own == list(exhibits.table_2(study)["system"])
+    bins = paper_tables.table_2(study, "tertiles")
+    assert "XBusNet without SFA" in sentences.missed(bins) + sentences.over_binnings({"tertiles": bins})
 
 
 def test_missed_lesions_are_averaged_over_seeds(smoke_study):

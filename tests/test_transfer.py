@@ -342,9 +342,16 @@ def test_what_the_first_pass_says(two_folds, monkeypatch, tmp_path):
     row, = first_pass.table(steps).itertuples()
     small = sum(i % 3 == 0 for fold in (0, 1) for i in range((steps[0].cases["fold"] == fold).sum()))
     large = sum(i % 3 == 1 for fold in (0, 1) for i in range((steps[0].cases["fold"] == fold).sum()))
-    assert row.n == small + large  # where the first pass finds no size there is none to compare
-    assert row.size_smaller == pytest.approx(small / row.n) and row.size_larger == 0 and row.location_right == 0
-    assert (row.dice_right, row.dice_wrong, row.dice_wrong_silent) == pytest.approx((0.9, 0.2, 0.5))
-    told = first_pass.sentence(first_pass.table(steps), "uniform")
-    assert "The first pass of XBusNet" in told and "where it is wrong, 0.200, and 0.500 with a prompt that" in told
+    assert row.n == len(steps[0].cases) and row.none == pytest.approx(1 - (small + large) / row.n)
+    assert row.size_right == pytest.approx(large / row.n) and row.size_smaller == pytest.approx(small / row.n)
+    assert row.size_larger == 0 and row.location_right == 0
+    wrong = (0.2 * small + 0.4 * (row.n - small - large)) / (row.n - large)
+    assert (row.dice_right, row.dice_wrong, row.dice_wrong_silent) == pytest.approx((0.9, wrong, 0.5))
+    table = first_pass.table(steps)
+    told = first_pass.sentence(table, "uniform")
+    assert "The first pass of XBusNet" in told and f", none in {row.none:.0%}) and the right quadrant in 0%" in told
+    assert f"is 0.900; where it is not, the mean Dice is {wrong:.3f}, and 0.500 with a prompt" in told
+    every_right = table.assign(none=0.0, dice_wrong=np.nan, dice_wrong_silent=np.nan)
+    assert first_pass.sentence(every_right, "uniform").endswith("Where the size is right, the mean Dice is 0.900.")
+    assert ". Where it is not, the mean Dice is" in first_pass.sentence(table.assign(dice_right=np.nan), "uniform")
     assert first_pass.sentence(first_pass.table(steps), "strong") == ""  # an export, which has no prompts

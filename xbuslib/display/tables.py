@@ -129,6 +129,11 @@ def signed(value: float, digits: int = 3) -> str:
     return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
 
 
+def between(low: float, high: float) -> str:
+    """ "95 % +0.010 to +0.071"; where there is no interval, that there is none."""
+    return "no interval: too few patients" if pd.isna(low) else f"95 % {signed(low)} to {signed(high)}"
+
+
 def _shown(frame: pd.DataFrame) -> list[str]:
     """Columns with a place of their own: a registry name gives way to the paper's, an SD goes into its mean's cell."""
     hidden = {"uses_reference", "default", *(["system"] if "paper_name" in frame or "against_name" in frame else []),

@@ -27,7 +27,8 @@ def counts(probabilities: np.ndarray, lesion: np.ndarray, region: np.ndarray | N
     probabilities: floats in [0, 1], rounded to half precision; lesion, region: bool; all three of one shape. Raises
     StudyError for a probability that is none.
     """
-    bits = np.asarray(probabilities, np.float16).view(np.uint16)  # non-negative halves are ordered as their bits
+    halves = np.asarray(probabilities, np.float16) + np.float16(0)  # −0 becomes 0
+    bits = halves.view(np.uint16)  # non-negative halves are ordered as their bits
     if bits.size and bits.max() > ONE:
         raise StudyError("probabilities must lie in [0, 1]; a run whose maps hold anything else (nan after a training "
                          "that diverged?) has to be deleted and run again")

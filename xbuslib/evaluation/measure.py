@@ -17,6 +17,7 @@ from xbuslib.prompts.words import quadrant
 PARALLEL = 45.0  # degrees: nearer to the skin line than to the beam; the lexicon gives no angle
 OUTLINE = 50  # pixels: a region of fewer is a staircase, not an outline, and gets no measure of regularity
 SMOOTHING = 1.0  # pixels (SD): takes the staircase off the outline, which made diameters a pixel too long
+THIN = 5.0  # pixels that smoothing may take off a pointed end; where it takes more, a thin part was lost
 PADDING = 4  # pixels: as far as the smoothing reaches
 Line = tuple[tuple[float, float], tuple[float, float]]  # two points (x, y) in pixels; (0, 0) is a pixel's centre
 
@@ -85,12 +86,14 @@ def lesion(mask: np.ndarray, pixel_mm: tuple[float, float] | None = None) -> Les
 def _outline(region: np.ndarray, scale: np.ndarray) -> list[np.ndarray]:
     """Closed polygons (n, 2) x, y in mm around a region, its holes filled, the staircase of pixels smoothed.
 
-    They run halfway between pixels inside and outside. A region too small or thin to be smoothed is taken as it is.
+    They run halfway between pixels inside and outside. A region that is small, or would be shortened by more than
+    THIN in width or height, is not smoothed. region: cut to its bounding box.
     """
     filled = np.pad(ndimage.binary_fill_holes(region), PADDING).astype(float)
-    smooth = ndimage.gaussian_filter(filled, SMOOTHING)
-    rows_columns = (find_contours(smooth, 0.5) if region.sum() >= OUTLINE else []) or find_contours(filled, 0.5)
-    return [(polygon[:, ::-1] - PADDING) * scale for polygon in rows_columns]
+    polygons = find_contours(ndimage.gaussian_filter(filled, SMOOTHING), 0.5) if region.sum() >= OUTLINE else []
+    if not polygons or (np.ptp(np.concatenate(polygons), axis=0) < np.array(region.shape) - THIN).any():
+        polygons = find_contours(filled, 0.5)
+    return [(polygon[:, ::-1] - PADDING) * scale for polygon in polygons]  # rows, columns to x, y
 
 
 def _diameters(hull: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

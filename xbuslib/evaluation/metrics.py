@@ -21,7 +21,7 @@ def per_image(predictions: np.ndarray, references: np.ndarray) -> pd.DataFrame:
     PAPER + RELEASED, all in [0, 1]. Dice, IoU and FNR of an image without a reference lesion are undefined: nan.
     """
     rows = [_counts(p, r) for p, r in zip(predictions, references, strict=True)]
-    tp, fp, fn, tn = (np.array(column, float) for column in zip(*rows, strict=True))
+    tp, fp, fn, tn = np.array(rows, float).reshape(-1, 4).T  # (4, N)
     lesion = tp + fn > 0
     paper = {
         "dice": np.where(lesion, 2 * tp / (2 * tp + fp + fn + EPSILON), np.nan),

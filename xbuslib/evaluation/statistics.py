@@ -73,18 +73,16 @@ def holm(p: pd.Series) -> np.ndarray:
 def interval(values: np.ndarray, patients: np.ndarray | None = None) -> tuple[float, float]:
     """Percentile bootstrap 95 % interval of the mean over images of (n,) values, patients (n,) resampled.
 
-    A patient is drawn with all of their images. None: each image is of another patient. nan without images, and
-    for differing values of one patient.
+    A patient is drawn with all of their images. None: each image is of another patient. nan for fewer than two
+    patients.
     """
     values = np.asarray(values, float)
-    if not len(values):
+    if (len(values) if patients is None else pd.Index(patients).nunique()) < 2:
         return np.nan, np.nan
     if np.ptp(values) == 0:  # scipy warns where nothing varies
         return float(values[0]), float(values[0])
     if patients is None or pd.Index(patients).is_unique:
         samples, mean = (values,), np.mean
-    elif len(set(patients)) == 1:
-        return np.nan, np.nan
     else:
         whole = pd.Series(values).groupby(np.asarray(patients), sort=False)
         samples, mean = (whole.sum().to_numpy(), whole.size().to_numpy(float)), _mean_over_images

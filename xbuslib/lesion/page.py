@@ -16,6 +16,7 @@ from xbuslib.lesion import figures
 from xbuslib.lesion.ensemble import Segmentation
 from xbuslib.lesion.reading import Picture
 from xbuslib.lesion.structured_report import Agreement, Report
+from xbuslib.prompts.words import reads_size_and_location
 
 TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
                         lstrip_blocks=True, undefined=StrictUndefined)
@@ -112,8 +113,9 @@ def given_words(report: Report) -> list[tuple[str, str]]:
         margin = words if plain or "circumscribed" in words else f"not circumscribed: {words}"
     return [("Shape", given.shape or "not given"), ("Margin", margin or "not given"),
             ("Assessment", f"BI-RADS {given.birads}" if given.birads else "not given"),
-            ("Size class", given.size or "by the model's first pass"),
-            ("Quadrant", given.quadrant or "by the model's first pass")]
+            *((name, word or ("by the model's first pass" if read else "not read by this model"))
+              for name, word, read in zip(("Size class", "Quadrant"), (given.size, given.quadrant),
+                                          reads_size_and_location(report.model.reads), strict=True))]
 
 
 def ranges(agreement: Agreement | None, lesion: Lesion | None) -> list[tuple[str, str]]:

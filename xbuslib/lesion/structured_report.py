@@ -12,6 +12,7 @@ from xbuslib.evaluation.measure import Lesion
 from xbuslib.lesion.ensemble import Segmentation, UserPrompt
 from xbuslib.lesion.reading import Picture
 from xbuslib.models import registry
+from xbuslib.prompts.words import reads_size_and_location
 from xbuslib.runs import caveats as departures
 
 PURPOSE = "Research use only, not a medical device."
@@ -40,8 +41,8 @@ class Attributes(_Part):
     shape: str | None
     margin: str | None
     birads: str | None
-    size: str | None = Field(description="null: found by the model's own first pass")
-    quadrant: str | None = Field(description="null: found by the model's own first pass")
+    size: str | None = Field(description="null: found by the model's own first pass, or not read (model.reads)")
+    quadrant: str | None = Field(description="null: found by the model's own first pass, or not read (model.reads)")
 
 
 class PromptRow(_Part):
@@ -156,8 +157,11 @@ def _model(found: Segmentation, given: UserPrompt) -> ModelFacts:
     caveats += departures.caveats(found.runs, ", ".join(encoders))
     if (given.shape or given.margin or given.birads) and "local_text" not in found.reads:
         caveats.append(f"{run['paper_name']} reads no attributes: the given shape, margin and BI-RADS changed nothing.")
-    if (given.size or given.quadrant) and run["scorings"][0][0] != "first_pass":
+    size_read, location_read = reads_size_and_location(found.reads)
+    if (given.size or given.quadrant) and not location_read:
         caveats.append(f"{run['paper_name']} reads neither size nor location: what was given changed nothing.")
+    elif given.size and not size_read:
+        caveats.append(f"{run['paper_name']} reads no size: the given size class changed nothing.")
     return ModelFacts(
         system=run["system"], paper_name=run["paper_name"], study=run["study"], dataset=catalogue.label(run["dataset"]),
         profile=config["profile"], image_size=config["image_size"], iterations=run["plan"]["iterations"],

@@ -28,7 +28,7 @@ class Finding:
     box: tuple[float, float] | None  # bounding-box width and height in original pixels
     centre: tuple[float, float] | None  # centroid x, y in original pixels, eq. (1)
     frame: tuple[int, int]  # width and height of the original image
-    inside: tuple[float, float] = CENTRE  # a point in the lesion, as fractions of the frame
+    inside: tuple[float, float] = CENTRE  # a point on the lesion (of a first pass: its centroid), in [0, 1]
     contour_centre: tuple[float, float] | None = None  # as the released code has it (images.contour_centroid)
 
 
@@ -212,13 +212,18 @@ def columns_read(fields: tuple[str, ...]) -> list[str]:
     return [column for field in fields for column in COLUMNS[field]]
 
 
+def reads_size_and_location(fields: tuple[str, ...]) -> tuple[bool, bool]:
+    """Whether a system whose prompts are `fields` reads a size, and a location."""
+    return "global_text" in fields, not {"global_text", "point"}.isdisjoint(fields)
+
+
 def scorings(fields: tuple[str, ...]) -> list[tuple[str, str]]:
     """(policy, attributes) pairs under which a system that reads `fields` is scored.
 
     A system that reads no size or location gives one result under every policy, so it is scored under `none` alone.
     Without an expert reading (`none`) only the policies that need no reference mask are of interest.
     """
-    spatial = bool({"global_text", "point"} & set(fields))
+    _, spatial = reads_size_and_location(fields)
     policies = ("first_pass", "paper", "reference", "none") if spatial else ("none",)
     if "local_text" not in fields:
         return [(policy, "none") for policy in policies]

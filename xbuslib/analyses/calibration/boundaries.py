@@ -22,10 +22,10 @@ WHO = ["system", "paper_name"]
 
 
 def per_image(study: Study, table: pd.DataFrame) -> pd.DataFrame:
-    """A row per run and validated image: WHO, fold, seed, case_id, pixel_mm, diagonal_mm, empty, and
+    """A row per run and validated image, in mm: hd95, assd (the diagonal where empty), hd95_found, assd_found (nan).
 
-    hd95, assd (mm; the diagonal where empty), hd95_found, assd_found (nan there), nsd. A case of unknown pixel size has
-    nan in all of them. table: `Study.case_table`; predictions are resized to the original frame, then cut at the
+    Further columns WHO, fold, seed, case_id, pixel_mm, diagonal_mm, empty, nsd (a share). A case of unknown pixel size
+    has nan in all distances. table: `Study.case_table`; predictions are resized to the original frame, then cut at the
     study's threshold.
     """
     threshold, rows = study.facts["config"]["threshold"], []
@@ -46,15 +46,14 @@ def per_image(study: Study, table: pd.DataFrame) -> pd.DataFrame:
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per system, over cases of known pixel size: n, empty, medians over images, mean and SD over folds.
 
-    n counts images, `empty` those without any prediction, averaged over seeds.
+    n counts images, `empty` those without any prediction; both and the medians are of means over seeds.
     """
     known = rows.dropna(subset="pixel_mm")
     if known.empty:
         return pd.DataFrame(columns=[*WHO, "n", "empty", *DISTANCES])
-    grouped = known.groupby(WHO, sort=False)
-    table = grouped["case_id"].nunique().rename("n").reset_index()
-    emptied = known.groupby([*WHO, "case_id"], sort=False)["empty"].mean().groupby(WHO, sort=False).sum()
-    medians = grouped[["hd95", "assd"]].median().add_suffix("_median")
+    images = known.groupby([*WHO, "case_id"], sort=False)[["empty", "hd95", "assd"]].mean().groupby(WHO, sort=False)
+    table, emptied = images.size().rename("n").reset_index(), images["empty"].sum()
+    medians = images[["hd95", "assd"]].median().add_suffix("_median")
     means = over_folds(known, WHO, [*DISTANCES, "hd95_found", "assd_found"]).drop(columns="paper_name")
     return table.merge(emptied.reset_index(), on=WHO).merge(means, on="system").merge(medians.reset_index(), on=WHO)
 

@@ -50,6 +50,8 @@ def distances(millimetres: pd.DataFrame) -> str:
 
 def found(rates: pd.DataFrame) -> str:
     """Lesions found against false positives; rates: detection.summary."""
+    if not rates["found"].any():
+        return "No system finds a lesion."
     shares = rates["found"] / rates["lesions"]
     first = rates[shares > shares.max() - 1e-9]
     top, quiet = first.sort_values("false_positives all").iloc[0], rates.loc[rates["false_positives all"].idxmin()]
@@ -58,8 +60,10 @@ def found(rates: pd.DataFrame) -> str:
             + (f"{top['false_positives all']:.2f} false positives per image" if top["false_positives all"] >= 0 else
                f"{top['false_positives with lesion']:.2f} false positives per image with a lesion (normal images were "
                "not adopted)"))
+    if len(rates) == 1:
+        return text + "."
     if quiet.paper_name == top.paper_name:
-        return text + ", also the fewest."
+        return text + ", the lowest rate of all systems."
     return (f"{text}; {quiet.paper_name} has the fewest false positives, {quiet['false_positives all']:.2f} per image, "
             f"and finds {quiet.found:g} of {quiet.lesions:g}.")
 
@@ -88,13 +92,19 @@ def normal_images(areas: pd.DataFrame) -> str:
 def other_orders(dice: pd.Series, others: pd.DataFrame) -> str:
     """Rank correlation of other scores (columns, higher is better) with mean Dice over systems (index).
 
-    Not for fewer than FEWEST systems, whose ranks agree or disagree by chance.
+    Not for fewer than FEWEST systems that have both scores: their ranks agree or disagree by chance.
     """
     if len(dice) < FEWEST:
         return f"With {len(dice)} systems, a rank correlation of these scores with Dice says nothing."
-    agreement = others.reindex(dice.index).astype(float).apply(lambda column: column.rank().corr(dice.rank()))
+    agreement = others.reindex(dice.index).astype(float).apply(lambda column: _rank_correlation(column, dice))
     variants = sum(name.startswith("xbusnet") for name in dice.index)
     listed = ", ".join(f"{'–' if pd.isna(r) else format(r, '.2f')} for {name}" for name, r in agreement.items())
     return ("Would another score have ranked the systems otherwise? Spearman's rank correlation with mean Dice over "
             f"the {len(dice)} systems" + (f", {variants} of them forms of XBusNet," if variants > 1 else "")
             + f" (1: the same order; a description of these systems, not a test) is {listed}.")
+
+
+def _rank_correlation(one: pd.Series, other: pd.Series) -> float:
+    """Spearman's, over what both have; nan for fewer than FEWEST."""
+    both = pd.concat([one, other], axis=1).dropna().rank()
+    return both.iloc[:, 0].corr(both.iloc[:, 1]) if len(both) >= FEWEST else float("nan")

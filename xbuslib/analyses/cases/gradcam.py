@@ -119,7 +119,7 @@ def ranks(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def untrained_weights(run: dict, seed: int) -> dict[str, Tensor]:
-    """What the trained weights of a run were before training, had its seed been `seed`."""
+    """Random weights for all that a run trains, drawn from `seed`; random also where its training began from others."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return registry.build(run["system"], Config(**run["config"] | {"weights": "random"})).trainable_state()

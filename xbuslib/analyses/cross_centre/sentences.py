@@ -2,15 +2,16 @@
 
 import pandas as pd
 
-from xbuslib.display.tables import signed
+from xbuslib.display.tables import between, signed
 
 
 def verdict(row) -> str:
     """One system at one target, by the wider interval where there are enough folds for it; row of drop.drops."""
     low, high = (row.low, row.high) if pd.isna(row.low_folds) else (row.low_folds, row.high_folds)
-    sure = "lower" if high < 0 else "higher" if low > 0 else "the interval includes zero"
+    sure = ("" if pd.isna(low) else
+            ", lower" if high < 0 else ", higher" if low > 0 else ", the interval includes zero")
     return (f"**{row.paper_name}** {row.at_target:.3f} there, {row.in_domain:.3f} in its own study: "
-            f"{signed(row.difference)} (95 % interval {signed(low)} to {signed(high)}), {sure}")
+            f"{signed(row.difference)} ({between(low, high)}){sure}")
 
 
 def verdicts(drops: pd.DataFrame) -> str:
@@ -21,9 +22,9 @@ def verdicts(drops: pd.DataFrame) -> str:
 
 def scanner(paired: pd.DataFrame) -> str:
     """What the phantom's scanner B costs against the control, scanner A; paired: drop.scanner_alone."""
-    named = ", ".join(f"{row.paper_name} {signed(row.difference)} ({signed(row.low)} to {signed(row.high)})"
+    named = ", ".join(f"{row.paper_name} {signed(row.difference)} ({between(row.low, row.high)})"
                       for row in paired.itertuples())
-    return ("**Scanner B against its control**, scanner A with cases of the same words (95 % over these cases): "
+    return ("**Scanner B against its control**, scanner A with cases of the same words (intervals over these cases): "
             f"{named}. The lesions drawn for the two differ as well (section 1).") if named else ""
 
 
@@ -31,8 +32,8 @@ def largest(groups: pd.DataFrame) -> str:
     """The lowest difference of any group with an interval, by target; groups: drop.by_group."""
     compared = groups.dropna(subset="low")
     worst = compared.sort_values("difference").groupby("target", sort=False).head(1)
-    named = "; ".join(f"{row.target}: {row.paper_name} on {row.by} {row.group} ({signed(row.difference)}, 95 % "
-                      f"interval {signed(row.low)} to {signed(row.high)}, n = {row.n_target})"
+    named = "; ".join(f"{row.target}: {row.paper_name} on {row.by} {row.group} ({signed(row.difference)}, "
+                      f"{between(row.low, row.high)}, n = {row.n_target})"
                       for row in worst.itertuples())
     if not named:
         return "No group is large enough for an interval."

@@ -41,7 +41,8 @@ class Target:
         """`prepared` with its original geometry in the study's pixels, which the size classes are defined in."""
         own, scale = self.prepared, self.scale or 1.0
         return replace(own, original_sizes=np.rint(own.original_sizes * scale).astype(int), boxes=own.boxes * scale,
-                       centroids=(own.centroids + 0.5) * scale - 0.5, long_sides=own.long_sides * scale)
+                       centroids=(own.centroids + 0.5) * scale - 0.5, long_sides=own.long_sides * scale,
+                       contour_centroids=(own.contour_centroids + 0.5) * scale - 0.5)
 
     @cached_property
     def table(self) -> pd.DataFrame:

@@ -27,8 +27,11 @@ MEASURES = {"pixels": "long_side_px", "tertiles": "long_side_px", "millimetres":
 
 
 def compared(study: Study) -> list[str]:
-    """The systems of the paper's Tables 1 and 2, and those that a user brought: no variants of XBusNet."""
-    return [name for name in study.systems if name not in VARIANTS]
+    """The systems of the paper's Tables 1 and 2, and those that a user brought.
+
+    Variants of XBusNet only where the study has nothing else.
+    """
+    return [name for name in study.systems if name not in VARIANTS] or study.systems
 
 
 def absent(study: Study, wanted: list[str]) -> list[str]:
@@ -37,13 +40,14 @@ def absent(study: Study, wanted: list[str]) -> list[str]:
 
 
 def table_1(study: Study) -> pd.DataFrame:
-    """A row per system, prompt policy and attributes: mean and SD over folds of both metric families; no ablations.
+    """A row per system, prompt policy and attributes: mean and SD over folds of both metric families; ablations only
+    where the study has nothing else.
 
     `default` marks the scoring that the other tables use, `uses_reference` policies that may use the reference mask.
     Printed figures stand in the default rows, since the paper prints one figure per system.
     """
     rows = study.per_image[~study.per_image["system"].isin(ABLATIONS[1:])]
-    table = over_folds(rows, [*WHO, "default"])
+    table = over_folds(rows if len(rows) else study.per_image, [*WHO, "default"])
     table = _registry_order(table, study)
     table.insert(5, "uses_reference", table["policy"].isin(USING_REFERENCE))
     figures = printed.table_1().set_index("system")
@@ -168,7 +172,8 @@ def size_bins(size: pd.Series, by: str) -> tuple[tuple[int, int], tuple[str, str
     if by == "pixels":
         return SIZE_BINS, printed.BINS
     low, high = (int(edge) for edge in np.quantile(size, (1 / 3, 2 / 3)))
-    return (low, high), (f"≤ {low} px", f"{low + 1}–{high} px", f"> {high} px")
+    middle = f"{low + 1}–{high} px" if low < high else "none"  # between equal tertiles there is no lesion
+    return (low, high), (f"≤ {low} px", middle, f"> {high} px")
 
 
 def table_4(study: Study) -> pd.DataFrame:

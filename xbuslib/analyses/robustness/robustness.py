@@ -93,7 +93,7 @@ class FoldRun:
     @property
     def baselines(self) -> tuple[str, ...]:
         """The policies from which changes are counted: all is known, and what can be deployed."""
-        spatial = {"global_text", "point"} & set(self.predictor.system.prompts)
+        _, spatial = words.reads_size_and_location(self.predictor.system.prompts)
         return ("reference", "first_pass") if spatial else ("none",)
 
     def predict(self, policy: str, variation: Variation = UNVARIED, draw: int = 0) -> list[Prediction]:
@@ -260,7 +260,7 @@ def hits(found: pd.DataFrame) -> pd.DataFrame:
     """Shares with 95 % intervals (statistics.share_interval): what, hits, n, share, low, high, constant.
 
     A case without a proposal is no hit. `constant`: the share that always naming the reference's most frequent class
-    would hit, the least that a first pass has to beat; nan where that is no question.
+    would hit, the least that a first pass has to beat; nan in the rows by size.
     """
     rows, everyone = [], np.full(len(found), True)
     for what, name in (("quadrant", "quadrant right"), ("size", "size class right")):

@@ -3,19 +3,25 @@
 import pandas as pd
 
 from xbuslib.analyses.robustness.robustness import FLIP
-from xbuslib.display.tables import signed
+from xbuslib.display.tables import between, signed
 
 BASELINES = {"reference": "Starting from size and location of the reference mask",
              "first_pass": "Starting from the model's own first pass", "none": "Starting from the attributes alone"}
 
+EMPTIEST = ("nothing given", "no attributes", "policy none")  # the first that the system's prompts can have
+
 
 def worth(table: pd.DataFrame, who: str) -> str:
-    """Mean Dice of `who` with the whole prompt and an empty one, by baseline; table: robustness.summary."""
-    silent = table[table["variation"] == "nothing given"]
+    """Mean Dice of `who` with the whole prompt and an empty one, by baseline; table: robustness.summary.
+
+    A prompt of attributes alone, or of size and location alone, is empty without these.
+    """
+    there = set(table["variation"])
+    silent = table[table["variation"] == next(name for name in EMPTIEST if name in there)]
     return " ".join(
         f"{BASELINES[row.baseline]}, the mean Dice of {who} is **{row.dice - row.change:.3f} with the whole "
-        f"prompt and {row.dice:.3f} with an empty prompt** ({signed(row.change)}, 95 % {signed(row.low)} to "
-        f"{signed(row.high)})." for row in silent.itertuples())
+        f"prompt and {row.dice:.3f} with an empty prompt** ({signed(row.change)}, {between(row.low, row.high)})."
+        for row in silent.itertuples())
 
 
 def least_and_most(table: pd.DataFrame) -> str:

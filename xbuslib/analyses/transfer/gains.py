@@ -22,7 +22,8 @@ SCORINGS = {("first_pass", "metadata"): "first pass, attributes", ("first_pass",
 
 
 def table(steps: list[Step], contours: pd.DataFrame) -> pd.DataFrame:
-    """A row per system and step, default scorings: folds, n, mean ± SD over folds, median Dice, missed, HD95.
+    """A row per system and step, default scorings: folds, n, mean ± SD over folds; over images median Dice, mean
+    Dice of those with any overlap (dice_found, nan without one), missed; HD95.
 
     contours: `distances`; HD95 in mm is missing where it has not got the step.
     """
@@ -37,10 +38,11 @@ def table(steps: list[Step], contours: pd.DataFrame) -> pd.DataFrame:
         before = step.runs.groupby("system")["seen_before"].agg(lambda texts: "; ".join(dict.fromkeys(texts.dropna())))
         rows.append(means.assign(
             step=step.label, n=means["system"].map(by.size()), dice_median=means["system"].map(by["dice"].median()),
+            dice_found=means["system"].map(images.loc[images["dice"] > 0, "dice"].groupby(level="system").mean()),
             missed=means["system"].map(by["missed"].sum()), hd95=means["system"].map(far["hd95"]).astype(float),
             hd95_sd=means["system"].map(far["hd95_sd"]).astype(float), seen_before=means["system"].map(before)))
     columns = ["paper_name", "system", "step", "folds", "n", *(m + s for m in PAPER for s in ("", "_sd")),
-               "dice_median", "missed", "hd95", "hd95_sd", "seen_before"]
+               "dice_median", "dice_found", "missed", "hd95", "hd95_sd", "seen_before"]
     found = pd.concat(rows, ignore_index=True)[columns]
     order = {system: i for i, system in enumerate(steps[0].default["system"].unique())}
     return found.sort_values("system", key=lambda names: names.map(order), kind="stable", ignore_index=True)

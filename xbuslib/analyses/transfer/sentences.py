@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from xbuslib.display.tables import signed
+from xbuslib.display.tables import between, signed
 
 FULLEST = ("first pass, attributes", "first pass", "attributes")  # what a prompt says without the reference mask
 
@@ -14,12 +14,12 @@ def answer(overall: pd.DataFrame, changed: pd.DataFrame) -> str:
         name, chain = rows["paper_name"].iloc[0], [f"{rows['step'].iloc[0]}: {rows['dice'].iloc[0]:.3f}"]
         for row in rows.iloc[1:].itertuples():
             change = changed[(changed["system"] == system) & (changed["step"] == row.step)].iloc[0]
-            chain.append(f"{row.step}: {row.dice:.3f} ({signed(change.mean_difference)}, 95 % {signed(change.low)} to "
-                         f"{signed(change.high)})")
+            chain.append(f"{row.step}: {row.dice:.3f} ({signed(change.mean_difference)}, "
+                         f"{between(change.low, change.high)})")
         whole = changed[(changed["system"] == system) & (changed["compared_with"] == rows["step"].iloc[0])]
         if len(rows) > 2:
-            chain.append(f"in all {signed(whole['mean_difference'].iloc[-1])} (95 % {signed(whole['low'].iloc[-1])} to "
-                         f"{signed(whole['high'].iloc[-1])})")
+            chain.append(f"in all {signed(whole['mean_difference'].iloc[-1])} ("
+                         f"{between(whole['low'].iloc[-1], whole['high'].iloc[-1])})")
         best = rows.loc[rows["dice"].idxmax()]
         lines.append(f"- **{name} reaches a mean lesion Dice of {best.dice:.3f}** ({best.step}). By step, with the "
                      f"difference to the step before: {'; '.join(chain)}.")
@@ -31,9 +31,10 @@ def misses(overall: pd.DataFrame) -> str:
     parts = []
     for _, rows in overall.groupby("system", sort=False):
         first, last = rows.iloc[0], rows.iloc[-1]
-        found = last.dice / (1 - last.missed / last.n) if last.missed < last.n else 0.0
+        mean = (f", where its mean over the lesions that it finds is {last.dice_found:.3f}"
+                if pd.notna(last.dice_found) else "")
         parts.append(f"{last.paper_name} misses {first.missed:g} of {first.n} lesions at the first step and "
-                     f"{last.missed:g} at the last, where its mean over the lesions that it finds is {found:.3f}")
+                     f"{last.missed:g} at the last{mean}")
     return "; ".join(parts) + "."
 
 
@@ -56,7 +57,7 @@ def prompt(prompted: pd.DataFrame) -> str:
     for _, own in prompted.groupby("system", sort=False):
         prompt_name = next(name for name in FULLEST if name in set(own["prompt"]))
         parts.append(f"{own['paper_name'].iloc[0]} ({prompt_name}): " + "; ".join(
-            f"{row.step} {signed(row.mean_difference)} (95 % {signed(row.low)} to {signed(row.high)})"
+            f"{row.step} {signed(row.mean_difference)} ({between(row.low, row.high)})"
             for row in own[own["prompt"] == prompt_name].itertuples()))
     return ("What the prompt adds to an empty one, in Dice: " + ". ".join(parts) + ".")
 
