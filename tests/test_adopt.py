@@ -191,6 +191,17 @@ def test_wrong_requests_are_refused(study, smoke_study, tmp_path, name, study_na
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("label", ["xbusnet", "Their net", "their NET"])
+def test_a_label_that_another_system_has_is_refused(study, smoke_study, tmp_path, label):
+    """Two rows of one name could not be told apart, and sentences would count them together."""
+    folder = write_masks(tmp_path / "theirs", smoke_study, 0)
+    adopted.adopt("theirs", study, 0, folder, label="Their net")
+    with pytest.raises(StudyError, match="is what tables call .*give these predictions another --label"):
+        adopted.adopt("theirs2", study, 0, folder, label=label)
+    assert not record.folder(study, "theirs2", 0, 0).exists()
+    assert adopted.adopt("theirs", study, 0, folder, label="Their net")[0]  # its own label, as it is there
+
+
 def test_other_predictions_of_a_name_are_not_overwritten(study, smoke_study, tmp_path, run_command):
     adopted.adopt("theirs", study, 0, write_masks(tmp_path / "one", smoke_study, 0))
     with pytest.raises(StudyError, match="other predictions of that name"):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from xbuslib.data import blu, catalogue, images
-from xbuslib.data.cases import lesions
+from xbuslib.data.cases import lesions, validate
 from xbuslib.data.catalogue import size_bins
 from xbuslib.data.check import check
 from xbuslib.errors import StudyError
@@ -87,6 +87,41 @@ def test_unusable_files_are_all_named_and_nothing_is_written(copy, tmp_path, fau
     assert not (tmp_path / "p").exists()
     problems = check("phantom", copy)["problems"]
     assert len(problems) == 1 and case.case_id in problems[0]
+
+
+def test_every_fault_of_a_case_table_is_told_once_in_words(tmp_path):
+    there = tmp_path / "there.png"
+    there.touch()
+    table = pd.DataFrame({
+        "case_id": ["a", "a", None, "d"], "patient_id": ["1", None, "3", "4"],
+        "image": [str(there)] * 3 + ["gone.png"], "mask": [None, *[str(there)] * 3], "pixel_mm": [0.1, 2.0, 0.1, 0.1],
+        "shape": [None, "egg", None, None], "margin": [None, "fuzzy", None, None], "birads": None,
+        "pathology": ["benign", "Benign", "normal", "normal"]})
+    with pytest.raises(StudyError) as caught:
+        validate(table, "cases.csv")
+    head, *told = str(caught.value).splitlines()
+    assert head == "cases.csv: 9 fault(s) in the case table:" and sorted(told) == sorted([
+        "  a: lesion without a mask", "  row 3 of the cases, case_id: is empty", "  a, case_id: 'a' is there twice",
+        "  a, patient_id: is empty", "  d, image: 'gone.png' – no such file",
+        "  a, pixel_mm: 2.0 must be from 0.005 to 1.0 mm",
+        "  a, shape: 'egg' must be one of 'oval', 'round', 'irregular'",
+        "  a, margin: 'fuzzy' – words must be among circumscribed, indistinct, angular, microlobulated, spiculated, "
+        "not circumscribed", "  a, pathology: 'Benign' must be one of 'benign', 'malignant', 'normal'"])
+    with pytest.raises(StudyError, match="cases.csv: the table has no rows"):
+        validate(table.iloc[:0], "cases.csv")
+
+
+def test_a_normal_image_with_a_lesion_and_pixels_in_another_unit_are_told(phantom_root, monkeypatch):
+    table = catalogue.load("phantom", phantom_root)
+    assert not any("median" in note for note in check("phantom", phantom_root)["notes"])
+    first = lesions(table)["case_id"].iloc[0]
+    changed = table.assign(pixel_mm=0.8, pathology=table["pathology"].where(table["case_id"] != first, "normal"))
+    monkeypatch.setattr(catalogue, "load", lambda name, root: changed)
+    found = check("phantom", phantom_root)
+    assert found["problems"] == [f"{first}: its class is normal, but its mask holds a lesion"]
+    assert any("median of 0.8 mm, and breast probes about 0.03 to 0.3" in note for note in found["notes"])
+    monkeypatch.setattr(catalogue, "load", lambda name, root: table.assign(pixel_mm=float("nan")))
+    assert not any("median" in note for note in check("phantom", phantom_root)["notes"])
 
 
 def test_prepare_is_kept_until_a_source_changes(copy, tmp_path):

@@ -54,6 +54,15 @@ def test_lists_that_do_not_partition_are_refused(tmp_path):
     assert folds.read(tmp_path, table).tolist() == [0, 0, 1, 1]
 
 
+@pytest.mark.parametrize("numbers", [(1, 2), (0, 2)])
+def test_lists_are_numbered_from_0_without_a_gap(tmp_path, numbers):
+    write_lists(tmp_path, [["c000", "c001"], ["c002", "c003"]])
+    for old, new in zip((1, 0), reversed(numbers), strict=True):
+        (tmp_path / f"val_fold{old}.csv").rename(tmp_path / f"val_fold{new}.csv")
+    with pytest.raises(StudyError, match=f"are numbered {numbers[0]}, {numbers[1]}; folds are counted from 0"):
+        folds.read(tmp_path, cases(4, 1))
+
+
 def test_no_lists(tmp_path):
     with pytest.raises(StudyError, match="no val_fold0.csv"):
         folds.read(tmp_path, cases())

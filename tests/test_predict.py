@@ -129,7 +129,9 @@ def test_words_as_users_write_them():
     assert written == UserPrompt("irregular", "spiculated&indistinct", "4c")
     published = "not circumscribed - angular&indistinct"
     assert user_prompt(margin=published).margin == published
-    assert user_prompt() == UserPrompt()
+    assert user_prompt() == UserPrompt() and user_prompt(birads=3) == UserPrompt(birads="3")
+    with pytest.raises(StudyError, match="margin: one text is needed"):
+        user_prompt(margin=["spiculated", "indistinct"])
 
 
 def test_unknown_words_name_the_known():

@@ -140,7 +140,8 @@ def test_a_turned_photograph_is_read_as_stored(tmp_path):
     assert picture.frame == (40, 36) and "orientation 6" in picture.notes[0]
 
 
-@pytest.mark.parametrize("text, size", [("", None), ("0.078", (0.078, 0.078)), (" 0.08, 0.1 ", (0.08, 0.1))])
+@pytest.mark.parametrize("text, size", [("", None), ("0.078", (0.078,) * 2), (0.078, (0.078,) * 2),
+                                        (" 0.08, 0.1 ", (0.08, 0.1))])
 def test_pixel_size(text, size):
     assert reading.pixel_size(text) == size
 

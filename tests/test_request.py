@@ -73,3 +73,10 @@ def test_the_written_file_repeats_the_request(tmp_path):
     again = request({}, tmp_path / "study.yaml")
     assert again.model_dump() == first.model_dump() | {"study": "phantom-smoke"}
     assert again.overrides == ["amp=false", "recipe=strong", "learning_rate=0.001"]
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/b", ".hidden", "/tmp/x"])
+def test_a_study_is_called_by_a_name_and_no_path(name):
+    with pytest.raises(StudyError, match="is no name for a folder"):
+        request({"study": name})
+    assert request({"study": "größe 2.b_c+d-e"}).name == "größe 2.b_c+d-e"

@@ -34,7 +34,8 @@ def test_scores_of_a_folder_by_hand(tmp_path):
     assert table.attrs["notes"] == [
         f"{prediction}: 1 file(s) are no pictures and were left out (first: notes.txt)",
         "1 of 3 reference masks hold several lesions, scored together: a (2)",
-        "1 reference(s) hold no lesion: Dice, IoU and FNR are undefined there"]
+        "1 reference(s) hold no lesion: Dice, IoU and FNR are undefined there, and their means are over "
+        "2 of the 3 images"]
     kept = pd.read_csv(tmp_path / "out" / "scores.csv")
     pd.testing.assert_frame_equal(kept, pd.DataFrame(table.to_dict("list")), check_dtype=False)
 

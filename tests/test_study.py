@@ -191,8 +191,10 @@ def test_damaged_weights_and_run_file(source):
     with pytest.raises(StudyError, match="cannot read .*weights.safetensors.*run the fold again"):
         Trained.load(path)
     (path / "run.json").write_text("{")
-    with pytest.raises(StudyError, match="is no finished run"):
+    with pytest.raises(StudyError, match="is no finished run .*delete the folder"):
         record.read(path)
+    with pytest.raises(StudyError, match="ends in fold_K/seed_S; xbuslib runs lists them$"):
+        record.read(path.parent.parent)  # the folder of a system, whose runs are whole
 
 
 def test_output_folder_that_cannot_be_written(source, tmp_path, monkeypatch):

@@ -13,6 +13,11 @@ BIRADS = ("0", "1", "2", "3", "4", "4a", "4b", "4c", "5", "6")
 PIXEL_MM = (0.005, 1.0)  # of breast ultrasound; probes have 0.03 to 0.3
 PATHOLOGIES = ("benign", "malignant", "normal")
 
+WORDS = {  # of pandera's checks, by how their names begin; {0}: the value, {1}: the check's argument
+    "not_nullable": "is empty", "field_uniqueness": "{0!r} is there twice", "isin": "{0!r} must be one of {1}",
+    "in_range": f"{{0!r}} must be from {PIXEL_MM[0]} to {PIXEL_MM[1]} mm", "no such file": "{0!r} – no such file",
+    "words must": "{0!r} – words must be among " + ", ".join(MARGINS)}
+
 # Attributes that a dataset does not give are missing (None), never invented.
 SCHEMA = pa.DataFrameSchema(
     {
@@ -44,11 +49,12 @@ def validate(table: pd.DataFrame, source: str) -> pd.DataFrame:
 
     Raises StudyError that lists every fault with its case and column; `source` names the file.
     """
+    if table.empty:
+        raise StudyError(f"{source}: the table has no rows")
     try:
         checked = SCHEMA.validate(table.reset_index(drop=True), lazy=True)
     except pa.errors.SchemaErrors as error:
-        faults = [_fault(row, table) for row in error.failure_cases.drop_duplicates(["column", "index", "check"])
-                  .itertuples()]
+        faults = list(dict.fromkeys(_fault(row, table) for row in error.failure_cases.itertuples()))
         shown = "\n".join(f"  {fault}" for fault in faults[:20])
         more = f"\n  … and {len(faults) - 20} more" if len(faults) > 20 else ""
         raise StudyError(f"{source}: {len(faults)} fault(s) in the case table:\n{shown}{more}") from None
@@ -61,7 +67,11 @@ def _fault(row, table: pd.DataFrame) -> str:
     if row.check == "column_in_dataframe":
         return f"column {row.failure_case} is missing"
     where = table["case_id"].iloc[int(row.index)] if pd.notna(row.index) else "table"
-    return f"{where}, {row.column}: {row.failure_case!r} – {row.check}"
+    where = where if pd.notna(where) else f"row {int(row.index) + 1} of the cases"
+    if row.schema_context == "DataFrameSchema":  # of the whole row, listed once for each of its columns
+        return f"{where}: {row.check}"
+    message = next((words for start, words in WORDS.items() if row.check.startswith(start)), row.check)
+    return f"{where}, {row.column}: {message.format(row.failure_case, row.check.partition('(')[2].strip('()'))}"
 
 
 def lesions(table: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,8 @@ from xbuslib.data.images import Readings, decode, mask_files
 from xbuslib.errors import StudyError
 from xbuslib.progress import track
 
+USUAL_MM = (0.03, 0.3)  # of a pixel of breast ultrasound: a depth of 2 to 6 cm on 200 to 700 lines
+
 
 def check(name: str, root: Path) -> dict:
     """Counts and problems of a dataset folder; never raises for a fault in the data, but lists it."""
@@ -26,6 +28,8 @@ def check(name: str, root: Path) -> dict:
             readable.append(row.Index)
             if row.mask is not None:
                 sides.append(int(case["long_sides"]))
+                if row.pathology == "normal" and sides[-1]:
+                    problems.append(f"{row.case_id}: its class is normal, but its mask holds a lesion")
         except StudyError as error:
             problems.append(f"{row.case_id}: {error}")
     pairs = repeats.described(table, repeats.within(repeats.pictures(table.loc[readable])))
@@ -44,9 +48,18 @@ def check(name: str, root: Path) -> dict:
         "size_bins": catalogue.size_bins(sides),
         "several_regions": {row.case_id: readings.regions[row.image] for row in table.itertuples()
                             if row.image in readings.regions},
-        "notes": readings.sentences() + table.attrs.get("left_out", []) + _repeated(pairs),
+        "notes": readings.sentences() + table.attrs.get("left_out", []) + _repeated(pairs)
+        + _pixels(table["pixel_mm"].median()),
         "repeats": pairs.drop(columns=["one_image", "other_image"]).to_dict("records"), "problems": problems,
     }
+
+
+def _pixels(median: float) -> list[str]:
+    """A doubt about the unit of the pixel sizes."""
+    low, high = USUAL_MM
+    return [] if pd.isna(median) or low <= median <= high else [
+        f"the pixel sizes have a median of {median:g} mm, and breast probes about {low} to {high}: is the unit "
+        "right? BLU's column Pixel_size is in cm"]
 
 
 def _repeated(pairs: pd.DataFrame) -> list[str]:

@@ -43,6 +43,9 @@ def read(folder: Path, cases: pd.DataFrame) -> pd.Series:
     lists = sorted(numbers, key=lambda path: int(numbers[path]))
     if not lists:
         raise StudyError(f"{folder}: no val_fold0.csv … to read the folds from")
+    if [int(numbers[path]) for path in lists] != list(range(len(lists))):
+        raise StudyError(f"{folder}: the lists are numbered {', '.join(numbers[path] for path in lists)}; folds are "
+                         "counted from 0, without a gap: val_fold0.csv, val_fold1.csv …")
     assigned = pd.Series(-1, index=cases["case_id"], name="fold")
     for fold, path in enumerate(lists):
         names = _names(path)

@@ -43,6 +43,10 @@ def user_prompt(shape: str = "", margin: str = "", birads: str = "", size: str =
 
     A margin may have several words, joined by "&" or commas. Raises StudyError for unknown words, naming the known.
     """
+    given = {"shape": shape, "margin": margin, "birads": birads, "size": size, "quadrant": quadrant}
+    if listed := [name for name, value in given.items() if not isinstance(value, str | int)]:
+        raise StudyError(f"{', '.join(listed)}: one text is needed, such as 'spiculated, indistinct' for a margin")
+    shape, margin, birads, size, quadrant = map(str, given.values())
     typed = {"shape": (shape, SHAPES), "birads": (birads.lower().replace("bi-rads", ""), BIRADS),
              "size": (size, words.SIZES), "quadrant": (quadrant, words.QUADRANTS)}
     cleaned = {name: (" ".join(text.lower().split()), known) for name, (text, known) in typed.items()}

@@ -132,8 +132,9 @@ def with_lesion(picture: Picture, mask: np.ndarray) -> Picture:
     return replace(picture, pixel_mm=size, pixel_source=source, notes=notes)
 
 
-def pixel_size(text: str) -> tuple[float, float] | None:
-    """(width, height) in mm from "0.078" or "0.08,0.10"; None from "". Raises StudyError for anything else."""
+def pixel_size(text: str | float) -> tuple[float, float] | None:
+    """(width, height) in mm from "0.078", 0.078 or "0.08,0.10"; None from "". Raises StudyError for anything else."""
+    text = str(text)
     if not text.strip():
         return None
     low, high = PIXEL_MM

@@ -33,14 +33,15 @@ def adopt(name: str, study: str, fold: str | int, folder: Path, label: str = "",
 
     name: of the system in the study's folders; label: in tables, by default the name. Nothing is written unless the
     predictions of every fold asked for are whole and right (predictions.read). Returns at once what is there already.
-    Raises StudyError for a name that belongs to the library or is there with other predictions, or for an unknown
-    study or fold.
+    Raises StudyError for a name that belongs to the library or is there with other predictions, for a label that
+    another system has, or for an unknown study or fold.
     """
     if not re.fullmatch(NAME, name):
         raise StudyError(f"--name {name!r} is no name for a folder: letters, digits, '-', '_' and '.' are allowed")
     if registry.known(name) or name == record.ALL:
         raise StudyError(f"--name {name} is a system of this library; give these predictions a name of their own")
     trained = _trained(study)
+    _refuse_label(label or name, name, study)
     seed, made, notes = int(trained.runs["seed"].min()), [], {}
     for number in _folds(trained, fold):
         pattern = trained.run_folder(trained.systems[0], number, seed)
@@ -107,6 +108,16 @@ def _adopted(trained: Study, pattern: Path, name: str, folder: Path, label: str,
     } | environment.software() | environment.facts()
     run["identity"] = identity.digest(run)
     return run, {"per_image": scores, "cases": cases, "probabilities": maps}
+
+
+def _refuse_label(label: str, name: str, study: str) -> None:
+    """Raise StudyError if another system is called `label` in tables, whatever the case of its letters."""
+    listed = record.listing(study)
+    others = {row.system: record.read(Path(row.folder)) for row in listed[listed["system"] != name].itertuples()}
+    taken = {entry.paper: system for system, entry in registry.REGISTRY.items()} | {
+        run.get("adopted", {}).get("label", run["paper_name"]): system for system, run in others.items()}
+    if found := [system for shown, system in taken.items() if shown.casefold() == label.casefold()]:
+        raise StudyError(f"--label {label!r} is what tables call {found[0]}; give these predictions another --label")
 
 
 def _refuse_other(path: Path, run: dict) -> None:

@@ -33,6 +33,9 @@ def read(path: Path) -> dict:
     """run.json of a run folder. Raises StudyError if there is none or it is damaged."""
     try:
         run = json.loads((path / "run.json").read_text())
+    except FileNotFoundError:
+        raise StudyError(f"{path} is no folder of a finished run, which ends in fold_K/seed_S; xbuslib runs lists "
+                         "them") from None
     except (OSError, json.JSONDecodeError) as error:
         raise StudyError(f"{path} is no finished run ({error}); delete the folder and run the fold again") from None
     if run.get("plan"):

@@ -59,6 +59,13 @@ class Request(BaseModel):
             raise ValueError(f"{value} is no list of numbers such as 0,2 or 0-4")
         return value
 
+    @field_validator("study")
+    @classmethod
+    def _folder_name(cls, value):
+        if value and not re.fullmatch(r"\w[\w.+ -]*", value):
+            raise ValueError(f"{value!r} is no name for a folder: letters, digits, '-', '_', '.' and '+' are allowed")
+        return value
+
     @field_validator("dataset", "profile", "systems")
     @classmethod
     def _known(cls, value, info):

@@ -14,6 +14,7 @@ from scipy import ndimage
 from xbuslib.analyses.performance.printed import BINS
 from xbuslib.data.images import Prepared
 from xbuslib.errors import StudyError
+from xbuslib.progress import remark
 from xbuslib.runs import record
 from xbuslib.runs.study import Study
 
@@ -77,7 +78,7 @@ def choose(table: pd.DataFrame, rules: tuple[Rule, ...] = RULES) -> pd.DataFrame
     `table` is one row per case (`measures`). Ties go by case_id; of an even number the lower middle is taken; a case
     that an earlier rule chose is left out. Columns: rule, case_id, fold, text, source ("metadata and image" or
     "image alone"), because (of a fallback, else ""), group and cases (how many the middle was taken from, and out of
-    how many), by, value. Raises StudyError if a rule finds nobody.
+    how many), by, value. A rule for which no case is left has no row, and a remark.
     """
     chosen: list[dict] = []
     for rule in rules:
@@ -86,8 +87,8 @@ def choose(table: pd.DataFrame, rules: tuple[Rule, ...] = RULES) -> pd.DataFrame
         text, group = (rule.instead, rule.instead_group) if because else (rule.text, rule.group)
         members = table[group(table) & free & table[rule.by].notna()].sort_values([rule.by, "case_id"])
         if members.empty:
-            raise StudyError(f"no case is left for the rule {rule.name!r} ({text}) among {len(table)} case(s); "
-                             "the study is too small for the figure")
+            remark(f"no case is left for the rule {rule.name!r} ({text}) among {len(table)} case(s): left out")
+            continue
         middle = members.iloc[(len(members) - 1) // 2]
         chosen.append({"rule": rule.name, "case_id": middle["case_id"], "fold": middle["fold"], "text": text,
                        "source": "image alone" if because else "metadata and image", "because": because,
