@@ -13,7 +13,8 @@ from tests.conftest import REPOSITORY
 from xbuslib.models import registry
 
 FOLDER = REPOSITORY / "outputs" / "reference"
-RUNS = {"phantom-quick": 60, "blu-160": 35, "blu-160-repeat": 10, "blu-160-transfer": 10}
+RUNS = {"phantom-quick": 60, "blu-160": 35, "blu-160-repeat": 10, "blu-160-transfer": 10,
+        "blu-160-strong": 5}
 DIRTY = {"blu-160-transfer": {"True"}}  # a test file was changed, as outputs/reference/README.md says
 ROWS = {"phantom-quick": 12, "blu-160": 8, "blu-160-transfer": 7}  # at least, of Table 1 by policy
 
@@ -103,6 +104,35 @@ def test_the_results_show_the_shorter_training():
         images = [dice for fold in scores[system].values() for dice, _ in fold]
         told = rf"{dice} \| {iou} \| {statistics.median(images):.3f} \| {images.count(0)} \|"
         assert len(images) == 252 and re.search(rf"\| {name} \| [^|]+ \| {told}", page), told
+
+
+def test_the_results_show_the_strong_recipe_on_blu_alone():
+    from xbuslib.evaluation import statistics as paired
+
+    page, readme = " ".join(text_of("docs/results.md").split()), text_of("README.md")
+    scores = defaultdict(lambda: defaultdict(list))
+    for image in rows("per_image.csv", "blu-160-strong"):
+        scores[image["policy"], image["attributes"]][image["fold"]].append((float(image["dice"]), float(image["iou"])))
+    for scoring, words in ((("first_pass", "metadata"), "its own first pass, attributes"),
+                           (("none", "none"), "nothing"),
+                           (("reference", "metadata"), "size and location of the reference lesion, attributes")):
+        folds, images = scores[scoring], [dice for fold in scores[scoring].values() for dice, _ in fold]
+        means = [[statistics.fmean(values) for values in zip(*fold, strict=True)] for fold in folds.values()]
+        dice, iou = (f"{statistics.fmean(one):.3f} ± {statistics.stdev(one):.3f}" for one in zip(*means, strict=True))
+        assert len(means) == 5 and len(images) == 252
+        assert f"| {words} | {dice} | {iou} | {statistics.median(images):.3f} | {images.count(0)} |" in page
+        if scoring[0] == "first_pass":
+            assert f"| none | {words} | {dice} | {iou} | {images.count(0)} |" in readme
+    for run in rows("runs.csv", "blu-160-strong"):
+        assert (run["recipe"], run["iterations"], run["seen_before"]) == ("strong", "1000", "none")
+    for other in ("blu-160", "blu-160-transfer"):
+        one, two = (pd.read_csv(FOLDER / study / "per_image.csv", keep_default_na=False)
+                    for study in ("blu-160-strong", other))
+        both = pd.concat([part[(part["system"] == "xbusnet") & part["default"]].assign(system=name)
+                          for part, name in ((one, "strong"), (two, "other"))])
+        pair = paired.compare(both, "strong", "other", "dice")
+        change = f"{signed(pair['mean_difference'])}, 95 % {signed(pair['low'])} to {signed(pair['high'])}"
+        assert change in page and (other != "blu-160" or f"({change})" in " ".join(readme.split()))
 
 
 @pytest.mark.parametrize("study, iterations", [("blu-160-transfer", "200"), ("blu-160-transfer-400", "120"),
@@ -297,7 +327,7 @@ def test_nothing_names_a_folder_of_one_machine():
 
 
 @pytest.mark.parametrize("study", ["blu-160", "blu-160-fold-0", "blu-160-repeat", "blu-160-seeds", "blu-160-transfer",
-                                   "blu-160-transfer-400"])
+                                   "blu-160-transfer-400", "blu-160-strong"])
 def test_no_metadata_of_blu_is_kept(study):
     assert list(rows("cases.csv", study)[0]) == ["case_id", "width_px", "height_px", "long_side_px", "long_side_mm",
                                                  "lesion_fraction", "fold"]
