@@ -10,7 +10,8 @@ from xbuslib.errors import StudyError
 SHAPES = ("oval", "round", "irregular")
 MARGINS = ("circumscribed", "indistinct", "angular", "microlobulated", "spiculated", "not circumscribed")
 BIRADS = ("0", "1", "2", "3", "4", "4a", "4b", "4c", "5", "6")
-PIXEL_MM = (0.005, 1.0)  # of breast ultrasound; probes have 0.03 to 0.3
+PIXEL_MM = (0.005, 1.0)  # that are accepted, of breast ultrasound
+USUAL_MM = (0.03, 0.3)  # that breast probes have, about
 PATHOLOGIES = ("benign", "malignant", "normal")
 
 WORDS = {  # of pandera's checks, by how their names begin; {0}: the value, {1}: the check's argument

@@ -5,11 +5,10 @@ from pathlib import Path
 import pandas as pd
 
 from xbuslib.data import catalogue, repeats
+from xbuslib.data.cases import USUAL_MM
 from xbuslib.data.images import Readings, decode, mask_files
 from xbuslib.errors import StudyError
 from xbuslib.progress import track
-
-USUAL_MM = (0.03, 0.3)  # of a pixel of breast ultrasound: a depth of 2 to 6 cm on 200 to 700 lines
 
 
 def check(name: str, root: Path) -> dict:

@@ -31,6 +31,7 @@ HEADERS = {
     "long_side_px": "longest side (px)",
     "inside": "highest probability inside", "outside": "outside", "marked": "% of the frame marked",
     "train_images": "training images", "size_right": "size right", "size_larger": "larger", "size_smaller": "smaller",
+    "none": "no lesion found",
     "location_right": "quadrant right", "dice_right": "Dice, size right", "dice_wrong": "Dice, size wrong",
     "dice_wrong_silent": "there, without size and location",
     "dice_drop": "drop in Dice", "iou_drop": "drop in IoU", "lfe": "LFE", "gfe": "GFE", "sfa": "SFA",

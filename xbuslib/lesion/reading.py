@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from xbuslib.data import pictures
-from xbuslib.data.cases import PIXEL_MM
+from xbuslib.data.cases import PIXEL_MM, USUAL_MM
 from xbuslib.errors import StudyError
 from xbuslib.lesion import dicom
 from xbuslib.lesion.regions import REGION, Region, of_lesion
@@ -144,7 +144,7 @@ def pixel_size(text: str | float) -> tuple[float, float] | None:
         sides = []
     if len(sides) not in (1, 2) or not all(low <= side <= high for side in sides):
         raise StudyError(f"a pixel size is one length in mm, or WIDTH,HEIGHT, each from {low} to {high}; "
-                         f"{text!r} is not. Breast probes have about 0.03 to 0.3.")
+                         f"{text!r} is not. Breast probes have about {USUAL_MM[0]} to {USUAL_MM[1]}.")
     return sides[0], sides[-1]
 
 

@@ -96,15 +96,10 @@ def other_orders(dice: pd.Series, others: pd.DataFrame) -> str:
     """
     if len(dice) < FEWEST:
         return f"With {len(dice)} systems, a rank correlation of these scores with Dice says nothing."
-    agreement = others.reindex(dice.index).astype(float).apply(lambda column: _rank_correlation(column, dice))
+    agreement = others.reindex(dice.index).astype(float).apply(
+        lambda column: column.corr(dice, method="spearman", min_periods=FEWEST))  # over what both have
     variants = sum(name.startswith("xbusnet") for name in dice.index)
     listed = ", ".join(f"{'–' if pd.isna(r) else format(r, '.2f')} for {name}" for name, r in agreement.items())
     return ("Would another score have ranked the systems otherwise? Spearman's rank correlation with mean Dice over "
             f"the {len(dice)} systems" + (f", {variants} of them forms of XBusNet," if variants > 1 else "")
             + f" (1: the same order; a description of these systems, not a test) is {listed}.")
-
-
-def _rank_correlation(one: pd.Series, other: pd.Series) -> float:
-    """Spearman's, over what both have; nan for fewer than FEWEST."""
-    both = pd.concat([one, other], axis=1).dropna().rank()
-    return both.iloc[:, 0].corr(both.iloc[:, 1]) if len(both) >= FEWEST else float("nan")
