@@ -174,7 +174,8 @@ def test_compare_names_what_differs_and_nothing_else(study, phantom_root):
 def facts(system="unet", profile="paper", *overrides):
     """run.json of a run as far as its caveats read it."""
     config = resolve(profile, list(overrides))
-    return {"system": system, "paper_name": system.upper(), "config": Config(**config.model_dump()).model_dump(),
+    return {"system": system, "paper_name": system.upper(), "fold": 0, "val_cases": 50,
+            "config": Config(**config.model_dump()).model_dump(),
             "plan": recipes.plan(system, config, 200).record()}
 
 

@@ -126,6 +126,31 @@ def test_a_study_keeps_equal_pictures_of_two_patients_in_one_fold(originals, tmp
     assert "8 pair(s) of images that are equal or look alike are in different folds" in capsys.readouterr().err
 
 
+def test_scores_of_images_that_were_trained_on_say_so_in_every_caption(originals, tmp_path, outputs):
+    """Two pictures of the first fold are in the second one under other names: two of its five, and two of four."""
+    from xbuslib.config import resolve
+    from xbuslib.runs.fold import run_fold
+    from xbuslib.runs.source import open_source
+    from xbuslib.runs.study import open_study
+
+    root = dataset(tmp_path / "d", [("benign", n, originals[n]) for n in range(1, 8)]
+                   + [("malignant", n, originals[n]) for n in (1, 2)])
+    lists = ([f"benign ({n})" for n in range(1, 6)], ["benign (6)", "benign (7)", "malignant (1)", "malignant (2)"])
+    for k, names in enumerate(lists):
+        pd.DataFrame({"Image Name": names}).to_csv(tmp_path / f"val_fold{k}.csv", index=False)
+    config = resolve("smoke", ["folds=2", "iterations=1"])
+    source = open_source("busi", root, tmp_path, config, "s")
+    runs = [run_fold("unet", fold, config, source, study="s") for fold in (0, 1)]
+    assert [json.loads((run / "run.json").read_text())["val_divided"] for run in runs] == [2, 2]
+    study = open_study("s")
+    assert study.label.endswith("on both sides of a fold, by patient or picture: 4 of 9 validation images, no "
+                                "pretrained encoder, 2 folds, seed 0")
+    assert ("Also among the training images of their fold, by patient or by picture: 4 of 9 validation images. Their "
+            "scores are too good.") in study.caveats
+    made = open_source("busi", root, None, config, "s")
+    assert [made.divided(*made.split(fold)) for fold in (0, 1)] == [0, 0]
+
+
 def test_pictures_without_a_look_are_compared_by_their_pixels():
     black = np.zeros((80, 80), np.uint8)
     spot = black.copy()

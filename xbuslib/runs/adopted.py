@@ -98,7 +98,7 @@ def _adopted(trained: Study, pattern: Path, name: str, folder: Path, label: str,
     scores = metrics.per_image(maps >= config["threshold"], trained.prepared.masks[rows])
     for place, (column, values) in enumerate({"case_id": ids, "policy": SCORING[0], "attributes": SCORING[1]}.items()):
         scores.insert(place, column, values)
-    run = {key: beside[key] for key in SHARED} | {
+    run = {key: beside[key] for key in SHARED} | {"val_divided": beside.get("val_divided", 0)} | {
         "system": name, "paper_name": f"{label or name} (adopted)", "seed": beside["seed"],
         "protocol": identity.PROTOCOL, "plan": {}, "switches": {}, "scorings": [list(SCORING)], "trainable": None,
         "frozen": None, "weights": [], "frozen_checksum": None, "precision": None, "peak_memory_gb": 0.0,

@@ -32,9 +32,11 @@ def caveats(runs: list[dict], encoders: str) -> list[str]:
 
     `encoders`: label of all that took part (registry.encoder_label).
     """
-    adopted = [f"{text[0].upper()}{text[1:]}." for text in adoptions(runs)]
+    last = [f"{text[0].upper()}{text[1:]}." for text in adoptions(runs)]
+    last += [f"Also among the training images of their fold, by patient or by picture: {images}. Their scores are too "
+             "good." for images in divided(runs)]
     if not (runs := trained(runs)):
-        return adopted
+        return last
     config, sentences, lengths = runs[0]["config"], [], iterations(runs)
     if config["profile"] != "paper":
         sentences.append(f"The profile is {config['profile']}, not paper: "
@@ -51,7 +53,7 @@ def caveats(runs: list[dict], encoders: str) -> list[str]:
     if "random" in encoders or "partial" in encoders:
         sentences.append("Encoders with random weights, or with a part of their pretrained weights, were used "
                          f"({encoders}).")
-    return sentences + adopted
+    return sentences + last
 
 
 def trained(runs: list[dict]) -> list[dict]:
@@ -66,11 +68,18 @@ def adoptions(runs: list[dict]) -> list[str]:
     return [f"adopted, not trained here: {named}"] if found else []
 
 
+def divided(runs: list[dict]) -> list[str]:
+    """["3 of 60 validation images"] that share a patient or a picture with their training images; none for 0."""
+    folds = {run["fold"]: run for run in runs}.values()
+    shared = sum(run.get("val_divided", 0) for run in folds)  # runs of earlier versions do not say it
+    return [f"{shared} of {sum(run['val_cases'] for run in folds)} validation images"] if shared else []
+
+
 def short(runs: list[dict]) -> str:
     """What a caption says of the training: iterations, the recipe, and each setting that was changed."""
-    adopted = adoptions(runs)
+    last = adoptions(runs) + [f"on both sides of a fold, by patient or picture: {images}" for images in divided(runs)]
     if not (runs := trained(runs)):
-        return ", ".join(adopted)
+        return ", ".join(last)
     recipe = runs[0]["plan"]["recipe"]
     parts = [iterations(runs)] + ([f"recipe {recipe}"] if recipe != "uniform" else [])
     if recipe == "uniform":  # another recipe's name stands for its settings
@@ -80,7 +89,7 @@ def short(runs: list[dict]) -> str:
         parts += [f"{NAMES.get(key, key.replace('_', ' '))} {_word(config[key])}" for key in _given(runs[0])]
     if limit := runs[0]["config"].get("train_images"):
         parts.append(f"{limit} training images")
-    return ", ".join(parts + [f"started from {text}" for text in starts(runs)] + adopted)
+    return ", ".join(parts + [f"started from {text}" for text in starts(runs)] + last)
 
 
 def starts(runs: list[dict]) -> list[str]:

@@ -60,6 +60,7 @@ def begin(system: str, fold: int | str, config: Config, source: Source, *, study
         "system": system, "paper_name": registry.entry(system).paper, "study": study, "fold": fold, "seed": seed,
         "protocol": identity.PROTOCOL, "config": config.model_dump(), "plan": plan.record(),
         "switches": registry.entry(system).switches, "train_cases": len(train_cases), "val_cases": len(val_cases),
+        "val_divided": source.divided(train_cases, val_cases) if plan.iterations else 0,
         "size_edges_px": edges, "scorings": words.scorings(model.prompts), "trainable": train, "frozen": frozen,
         "weights": model.weights_record, "frozen_checksum": frozen_checksum(model),
         "precision": precision.name(plan.amp, device),

@@ -25,6 +25,7 @@ class Source:
     cases: pd.DataFrame  # with a lesion; normals are negative controls
     prepared: images.Prepared
     fold_of: pd.Series  # case_id: validation fold
+    groups: pd.Series  # of each of `cases`: whom it should share a fold with (repeats.groups)
     pictures_file: Path  # where the hashes of the lesions' images are kept
     train_images: int | None = None  # so many of a fold's training images are used; None: all
 
@@ -50,6 +51,11 @@ class Source:
         train, validation = (self.cases[rows].reset_index(drop=True) for rows in (~inside, inside))
         return folds.subset(train, self.train_images), validation
 
+    def divided(self, train: pd.DataFrame, validation: pd.DataFrame) -> int:
+        """How many validation images show a patient, or a picture, of the training images too."""
+        group = self.groups.set_axis(self.cases["case_id"])
+        return int(group[validation["case_id"]].isin(group[train["case_id"]]).sum())
+
 
 def open_source(dataset: str, data: str | Path | None, fold_lists: str | Path | None, config: Config,
                 study: str) -> Source:
@@ -61,8 +67,9 @@ def open_source(dataset: str, data: str | Path | None, fold_lists: str | Path | 
         prepared = images.prepare(table, config.image_size, path)
     cases = lesions(table)
     kept = path.with_name(f"{dataset}_pictures.csv")
-    fold_of = _folds(cases, fold_lists, config, repeats.within(_hashes(cases, kept, prepared.fingerprint)))
-    return Source(dataset, root, table, cases, prepared, fold_of, kept, config.train_images)
+    pairs = repeats.within(_hashes(cases, kept, prepared.fingerprint))
+    return Source(dataset, root, table, cases, prepared, _folds(cases, fold_lists, config, pairs),
+                  repeats.groups(cases, pairs), kept, config.train_images)
 
 
 def prepare(given: dict, done: Path | None) -> str:
