@@ -61,6 +61,7 @@ def test_masks_are_scored_as_by_hand_under_no_policy(study, smoke_study, tmp_pat
     expected = {case: dice_by_hand(shifted(mask), mask) for case, mask, _ in cases(smoke_study, 0)}
     assert rows["dice"].astype(float).to_dict() == pytest.approx(expected, abs=1e-6)
     assert min(expected.values()) > 0 and max(expected.values()) < 1  # a swap of the two would show
+    assert "reference masks" not in done.stdout + done.stderr
     assert record.read(path)["adopted"]["kind"] == "masks" and not (path / "weights.safetensors").exists()
 
 

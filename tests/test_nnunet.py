@@ -57,6 +57,7 @@ def test_labels_handed_back_as_predictions_are_perfect(exported, smoke_study):
     paths, notes = adopted.adopt("copies", smoke_study.name, "each", labels)
     assert [float(record.summary(path)["dice"].iloc[0]) for path in paths] == pytest.approx([1, 1], abs=1e-6)
     assert any("two values other than 0 and 255" in note for note in notes)
+    assert sum("are these the reference masks themselves?" in note for note in notes) == 1
     assert "copies" in open_study(smoke_study.name).systems
 
 

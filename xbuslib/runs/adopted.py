@@ -22,6 +22,7 @@ from xbuslib.runs.study import Study, open_study
 
 EACH = "each"  # every fold of the study, from one folder
 SCORING = ("none", "none")  # as of a system that reads no prompt
+REFERENCE = "every prediction equals the reference mask in each pixel: are these the reference masks themselves?"
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 # What an adopted run shares with the runs of the study on its fold.
 SHARED = (*identity.DATA, "study", "fold", "config", "train_cases", "val_cases", "size_edges_px")
@@ -94,8 +95,9 @@ def _adopted(trained: Study, pattern: Path, name: str, folder: Path, label: str,
     frames = {case: tuple(int(side) for side in trained.prepared.original_sizes[row])
               for case, row in zip(ids, rows, strict=True)}
     found = predictions.read(folder, frames, config["image_size"], as_drawn, elsewhere)
-    maps = record.halved(found.maps, config["threshold"])
-    scores = metrics.per_image(maps >= config["threshold"], trained.prepared.masks[rows])
+    maps, masks = record.halved(found.maps, config["threshold"]), trained.prepared.masks[rows]
+    scores = metrics.per_image(maps >= config["threshold"], masks)
+    notes = found.notes + [REFERENCE] * bool(((maps >= config["threshold"]) == masks).all())
     for place, (column, values) in enumerate({"case_id": ids, "policy": SCORING[0], "attributes": SCORING[1]}.items()):
         scores.insert(place, column, values)
     run = {key: beside[key] for key in SHARED} | {"val_divided": beside.get("val_divided", 0)} | {
@@ -104,7 +106,7 @@ def _adopted(trained: Study, pattern: Path, name: str, folder: Path, label: str,
         "frozen": None, "weights": [], "frozen_checksum": None, "precision": None, "peak_memory_gb": 0.0,
         "seconds": {"encode": 0.0, "train": 0.0, "total": 0.0},
         "adopted": {"label": label or name, "from": str(folder), "kind": found.kind, "sha256": found.sha256,
-                    "notes": found.notes},
+                    "notes": notes},
     } | environment.software() | environment.facts()
     run["identity"] = identity.digest(run)
     return run, {"per_image": scores, "cases": cases, "probabilities": maps}
