@@ -67,11 +67,11 @@ def test_missing_image_file(copy):
         catalogue.load("phantom", copy)
 
 
-@pytest.mark.parametrize("fault", ["size", "truncated", "empty", "text"])
+@pytest.mark.parametrize("fault", ["size", "truncated", "empty", "text", "one grey"])
 def test_unusable_files_are_all_named_and_nothing_is_written(copy, tmp_path, fault):
     case = first_lesion(copy)
     messages = {"size": "mask .* is 8×9 pixels, its image is", "truncated": "is damaged or cut off",
-                "empty": "is empty", "text": "is no image"}
+                "empty": "is empty", "text": "is no image", "one grey": "all of its pixels have the value 7"}
     if fault == "size":
         Image.new("L", (8, 9), 255).save(case["mask"])
     elif fault == "truncated":
@@ -80,6 +80,9 @@ def test_unusable_files_are_all_named_and_nothing_is_written(copy, tmp_path, fau
     elif fault == "empty":
         with Image.open(case["image"]) as image:
             Image.new("L", image.size, 0).save(case["mask"])
+    elif fault == "one grey":
+        with Image.open(case["image"]) as image:
+            Image.new("L", image.size, 7).save(case["image"])
     else:
         Path(case["mask"]).write_text("not a picture")
     with pytest.raises(StudyError, match=f"{case.case_id}: .*{messages[fault]}"):

@@ -14,7 +14,7 @@ from xbuslib.display import style
 def case(tmp_path):
     """One case of 80 × 60 pixels of 0.5 mm with a mask and a second region."""
     grey, mask = np.full((60, 80), 120, np.uint8), np.zeros((60, 80), np.uint8)
-    mask[20:40, 20:50] = 255
+    mask[20:40, 20:50], grey[20:40, 20:50] = 255, 60
     for name, pixels in (("a.png", grey), ("m.png", mask), ("o.png", np.roll(mask, 25, axis=1))):
         Image.fromarray(pixels).save(tmp_path / name)
     return {"case_id": "a", "image": tmp_path / "a.png", "mask": tmp_path / "m.png", "pixel_mm": 0.5,

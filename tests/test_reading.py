@@ -52,7 +52,7 @@ def test_transparent_pixels_are_black_with_a_note(tmp_path):
     picture = reading.read(saved(tmp_path / "a.png", colour))
     assert picture.grey[:20].max() == 0 and picture.grey[20:].min() == 255
     assert picture.notes == ["Transparent parts are shown over black."]
-    colour[..., 3] = 255  # an alpha channel that hides nothing
+    colour[..., 3], colour[:9, :, :3] = 255, 0  # an alpha channel that hides nothing
     assert reading.read(saved(tmp_path / "b.png", colour)).notes == []
 
 
@@ -96,14 +96,15 @@ def test_float_tiff(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "tif"])
 def test_animations_need_a_frame(suffix, tmp_path):
-    frames = [Image.fromarray(np.full((40, 40), grey, np.uint8)) for grey in (10, 90, 200)]
+    frames = [Image.fromarray(np.repeat([[grey], [grey + 5]], 20, 0).repeat(40, 1).astype(np.uint8))
+              for grey in (10, 90, 200)]
     path = tmp_path / f"a.{suffix}"
     frames[0].save(path, save_all=True, append_images=frames[1:])
     with Image.open(path) as frames:
         assert len(list(ImageSequence.Iterator(frames))) == 3
     refused(path, "3 frames", "--frame")
     picture = reading.read(path, frame=2)
-    assert np.unique(picture.grey).tolist() == [90] and "Frame 2 of 3." in picture.notes
+    assert np.unique(picture.grey).tolist() == [90, 95] and "Frame 2 of 3." in picture.notes
     refused(path, "no frame 4", frame=4)
     refused(path, "no frame 0", frame=0)
 

@@ -78,7 +78,7 @@ def test_words_and_crop_reach_the_model(image, loaded):
     (np.zeros((200, 200, 3)), "uint8 from 0 to 255"), (np.full((200, 200), np.nan), "not numbers"),
     (np.full((200, 200), 300), "all of its pixels have the value 300"), (np.zeros((8, 8), np.uint8), "8×8 pixels"),
     ([[1, 2]], "this is a list"), ("nowhere.png", "nowhere.png"), (Image.new("L", (9, 9)), "9×9"),
-    (Image.fromarray(np.full((64, 64), 900, np.uint16)), "value 900"),
+    (Image.fromarray(np.full((64, 64), 900, np.uint16)), "value 900"), (np.zeros((64, 64), np.uint8), "value 0"),
 ])
 def test_what_is_no_image(wrong, words, loaded):
     with pytest.raises(StudyError, match=words):
@@ -86,7 +86,7 @@ def test_what_is_no_image(wrong, words, loaded):
 
 
 def test_wrong_arguments(loaded, image, tmp_path):
-    array = np.zeros((64, 64), np.uint8)
+    array = np.arange(64 * 64).reshape(64, 64).astype(np.uint8)
     for arguments, words in (({"shape": "egg"}, "unknown shape"), ({"pixel_mm": 80}, "one length in mm"),
                              ({"pixel_mm": (1, 1, 1)}, "one length"), ({"frame": 1}, "give a path"),
                              ({"crop": "0,0,99,99"}, "within 64×64")):

@@ -50,7 +50,7 @@ def decode(path: Path | str, frame: int | None = None, smallest: int = 1) -> Dec
 
 
 def interpreted(image: Image.Image, frame: int | None = None) -> Decoded:
-    """A decoded Pillow image, of which `frame` was chosen, as grey. Raises StudyError if its pixels say nothing."""
+    """A decoded Pillow image, of which `frame` was chosen, as grey. Raises StudyError if its pixels show nothing."""
     deep = deep_colours(image)
     if deep is not None:
         grey, notes = _windowed(np.rint(deep[..., :3] @ (0.299, 0.587, 0.114)).astype(np.uint16))
@@ -58,6 +58,8 @@ def interpreted(image: Image.Image, frame: int | None = None) -> Decoded:
         grey, notes = _windowed(np.asarray(image))
     else:
         grey, notes = luminance(image), _colour_notes(image)
+    if grey.min() == grey.max():
+        raise StudyError(f"all of its pixels have the value {grey[0, 0]}, so it shows nothing")
     if (frames := getattr(image, "n_frames", 1)) > 1:
         notes.append(("frame", f"Frame {frame} of {frames}."))
     turn = orientation(image)
