@@ -115,7 +115,7 @@ def test_an_upload_whose_name_no_file_can_have(desk, name):
 
 
 def test_an_upload_cannot_leave_its_folder(desk):
-    desk.upload.value = sent("../../outside.png", png(np.zeros((50, 50), np.uint8)))
+    desk.upload.value = sent("../../outside.png", png(np.eye(50, dtype=np.uint8)))
     assert desk.image.value == "outside.png"
     assert str(desk.picture.path.parent) == desk.uploads.name
 

@@ -167,7 +167,7 @@ def test_the_local_prompt_word_for_word():
 
 def written(folder, mask: np.ndarray):
     """The released prompt of a lesion, from its mask's file on."""
-    Image.fromarray(np.full(mask.shape, 90, np.uint8)).save(folder / "i.png")
+    Image.fromarray(np.where(mask, 30, 90).astype(np.uint8)).save(folder / "i.png")
     Image.fromarray(255 * mask.astype(np.uint8)).save(folder / "m.png")
     case = CASES.iloc[[0]].assign(image=str(folder / "i.png"), mask=str(folder / "m.png"), pixel_mm=0.1)
     prepared = prepare(case, 64, folder / "prepared")
