@@ -1,6 +1,7 @@
 """The committed reference runs: Table 1 from their own scores by plain arithmetic, and the copies in the README."""
 
 import csv
+import itertools
 import json
 import re
 import statistics
@@ -14,7 +15,7 @@ from xbuslib.models import registry
 
 FOLDER = REPOSITORY / "outputs" / "reference"
 RUNS = {"phantom-quick": 60, "blu-160": 35, "blu-160-repeat": 10, "blu-160-transfer": 10,
-        "blu-160-strong": 5}
+        "blu-160-strong": 10}
 DIRTY = {"blu-160-transfer": {"True"}}  # a test file was changed, as outputs/reference/README.md says
 ROWS = {"phantom-quick": 12, "blu-160": 8, "blu-160-transfer": 7}  # at least, of Table 1 by policy
 
@@ -112,27 +113,37 @@ def test_the_results_show_the_strong_recipe_on_blu_alone():
     page, readme = " ".join(text_of("docs/results.md").split()), text_of("README.md")
     scores = defaultdict(lambda: defaultdict(list))
     for image in rows("per_image.csv", "blu-160-strong"):
-        scores[image["policy"], image["attributes"]][image["fold"]].append((float(image["dice"]), float(image["iou"])))
-    for scoring, words in ((("first_pass", "metadata"), "its own first pass, attributes"),
-                           (("none", "none"), "nothing"),
-                           (("reference", "metadata"), "size and location of the reference lesion, attributes")):
-        folds, images = scores[scoring], [dice for fold in scores[scoring].values() for dice, _ in fold]
+        scores[image["system"], image["policy"], image["attributes"]][image["fold"]].append(
+            (float(image["dice"]), float(image["iou"])))
+    for name, policy, attributes, words in (
+            ("XBusNet", "first_pass", "metadata", "its own first pass, attributes"),
+            ("XBusNet", "none", "none", "nothing"),
+            ("XBusNet", "reference", "metadata", "size and location of the reference lesion, attributes"),
+            ("U-ResNet", "none", "none", "–")):
+        folds = scores[name.lower().replace("-", ""), policy, attributes]
+        images = [dice for fold in folds.values() for dice, _ in fold]
         means = [[statistics.fmean(values) for values in zip(*fold, strict=True)] for fold in folds.values()]
         dice, iou = (f"{statistics.fmean(one):.3f} ± {statistics.stdev(one):.3f}" for one in zip(*means, strict=True))
         assert len(means) == 5 and len(images) == 252
-        assert f"| {words} | {dice} | {iou} | {statistics.median(images):.3f} | {images.count(0)} |" in page
-        if scoring[0] == "first_pass":
-            assert f"| none | {words} | {dice} | {iou} | {images.count(0)} |" in readme
+        assert f"| {name} | {words} | {dice} | {iou} | {statistics.median(images):.3f} | {images.count(0)} |" in page
+        if words == "–" or policy == "first_pass":
+            assert f"| {name} | BLU alone, `strong` | none | {words} | {dice} | {iou} | {images.count(0)} |" in readme
     for run in rows("runs.csv", "blu-160-strong"):
         assert (run["recipe"], run["iterations"], run["seen_before"]) == ("strong", "1000", "none")
-    for other in ("blu-160", "blu-160-transfer"):
-        one, two = (pd.read_csv(FOLDER / study / "per_image.csv", keep_default_na=False)
-                    for study in ("blu-160-strong", other))
-        both = pd.concat([part[(part["system"] == "xbusnet") & part["default"]].assign(system=name)
-                          for part, name in ((one, "strong"), (two, "other"))])
-        pair = paired.compare(both, "strong", "other", "dice")
-        change = f"{signed(pair['mean_difference'])}, 95 % {signed(pair['low'])} to {signed(pair['high'])}"
+    defaults = {study: table[table["default"]] for study in ("blu-160-strong", "blu-160", "blu-160-transfer")
+                for table in [pd.read_csv(FOLDER / study / "per_image.csv", keep_default_na=False)]}
+
+    def told(rows, one, two):
+        pair = paired.compare(rows, one, two, "dice")
+        return f"{signed(pair['mean_difference'])}, 95 % {signed(pair['low'])} to {signed(pair['high'])}"
+
+    for system, other in itertools.product(("xbusnet", "uresnet"), ("blu-160", "blu-160-transfer")):
+        both = pd.concat([defaults[study][defaults[study]["system"] == system].assign(system=study)
+                          for study in ("blu-160-strong", other)])
+        change = told(both, "blu-160-strong", other)
         assert change in page and (other != "blu-160" or f"({change})" in " ".join(readme.split()))
+    change = told(defaults["blu-160-strong"], "xbusnet", "uresnet")
+    assert f"({change})" in " ".join(readme.split()) and f"({change}; " in page
 
 
 @pytest.mark.parametrize("study, iterations", [("blu-160-transfer", "200"), ("blu-160-transfer-400", "120"),
