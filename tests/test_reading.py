@@ -261,6 +261,7 @@ def test_dicom_that_is_no_image(tmp_path):
     (tmp_path / "cut.dcm").write_bytes(whole[:-700])
     refused(tmp_path / "cut.dcm")
     refused(dicom(tmp_path / "wide.dcm", np.zeros((40, 20_000), np.uint8)), "20000×40 pixels")
+    refused(dicom(tmp_path / "even.dcm", np.full((40, 40), 9, np.uint8)), "even.dcm", "have the value 9")
     refused(dicom(tmp_path / "dot.dcm", np.zeros((1, 1), np.uint8)), "1×1 pixels")
 
 

@@ -79,6 +79,7 @@ def test_words_and_crop_reach_the_model(image, loaded):
     (np.full((200, 200), 300), "all of its pixels have the value 300"), (np.zeros((8, 8), np.uint8), "8×8 pixels"),
     ([[1, 2]], "this is a list"), ("nowhere.png", "nowhere.png"), (Image.new("L", (9, 9)), "9×9"),
     (Image.fromarray(np.full((64, 64), 900, np.uint16)), "value 900"), (np.zeros((64, 64), np.uint8), "value 0"),
+    (np.full((64, 64), 0.2), "value 51"), (np.full((64, 64), 7, np.uint16), "value 7"),
 ])
 def test_what_is_no_image(wrong, words, loaded):
     with pytest.raises(StudyError, match=words):

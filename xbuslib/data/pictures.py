@@ -58,8 +58,7 @@ def interpreted(image: Image.Image, frame: int | None = None) -> Decoded:
         grey, notes = _windowed(np.asarray(image))
     else:
         grey, notes = luminance(image), _colour_notes(image)
-    if grey.min() == grey.max():
-        raise StudyError(f"all of its pixels have the value {grey[0, 0]}, so it shows nothing")
+    refuse_one_grey(grey)
     if (frames := getattr(image, "n_frames", 1)) > 1:
         notes.append(("frame", f"Frame {frame} of {frames}."))
     turn = orientation(image)
@@ -93,6 +92,12 @@ def opened(path: Path, frame: int | None = None, smallest: int = 1) -> Iterator[
         raise StudyError(f"cannot read {path}: there is no such file") from None
     except Exception as error:  # a damaged file makes decoders raise nearly anything
         raise StudyError(f"{path} is damaged or cut off ({error}). Export or copy it again.") from None
+
+
+def refuse_one_grey(grey: np.ndarray) -> None:
+    """Raise StudyError for an (H, W) image whose pixels are all equal: whatever was found in it would mean nothing."""
+    if grey.min() == grey.max():
+        raise StudyError(f"all of its pixels have the value {grey[0, 0]}, so it shows nothing")
 
 
 def deep_colours(image: Image.Image) -> np.ndarray | None:

@@ -22,7 +22,7 @@ from pydicom.pixels import (
     pixel_array,
 )
 
-from xbuslib.data.pictures import check_sides, coloured, luminance, only, windowed
+from xbuslib.data.pictures import check_sides, coloured, luminance, only, refuse_one_grey, windowed
 from xbuslib.errors import StudyError
 from xbuslib.lesion import regions
 from xbuslib.lesion.regions import Region
@@ -69,6 +69,7 @@ def _decode(path: Path, content: bytes, frame: int | None) -> Frame:
         _refuse_missing_frames(path, data, count)
         values, tagged = _colours(data, pixel_array(data, index=index), index)
         grey, notes = _grey(data, values)
+        refuse_one_grey(grey)
         found, size, more = regions.find(data)
     except StudyError as error:
         raise error if str(path) in str(error) else StudyError(f"{path}: {error}") from None

@@ -99,6 +99,7 @@ def of_array(values: np.ndarray, pixel_mm: tuple[float, float] | None = None, cr
     else:
         grey, notes = pictures.windowed(values)
         found = pictures.Decoded(grey, "array", [("", note) for note in notes])
+    pictures.refuse_one_grey(found.grey)
     return _of_decoded(name, found._replace(kind="array"), np.ascontiguousarray(values).tobytes(), pixel_mm, crop)
 
 
