@@ -95,9 +95,9 @@ def opened(path: Path, frame: int | None = None, smallest: int = 1) -> Iterator[
 
 
 def refuse_one_grey(grey: np.ndarray) -> None:
-    """Raise StudyError for an (H, W) image whose pixels are all equal: whatever was found in it would mean nothing."""
+    """Raise StudyError for (H, W) pixels that are all equal: whatever was found in them would mean nothing."""
     if grey.min() == grey.max():
-        raise StudyError(f"all of its pixels have the value {grey[0, 0]}, so it shows nothing")
+        raise StudyError(f"all of its pixels have the value {grey[0, 0]:g}, so it shows nothing")
 
 
 def deep_colours(image: Image.Image) -> np.ndarray | None:
@@ -172,8 +172,7 @@ def _windowed(values: np.ndarray) -> tuple[np.ndarray, list[tuple[str, str]]]:
     if low >= 0 and high <= 255 and np.issubdtype(values.dtype, np.integer):
         return values.astype(np.uint8), [("eight", "Stored in more than 8 bits, of which 8 are used: values taken as "
                                           "they are.")]
-    if low == high:
-        raise StudyError(f"all of its pixels have the value {low:g}")
+    refuse_one_grey(values)
     grey = np.rint((values.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
     return grey, [("deep", f"More than 8 bits: the image's own range {low:g} to {high:g} was mapped to grey 0 to 255.")]
 

@@ -96,8 +96,9 @@ def _adopted(trained: Study, pattern: Path, name: str, folder: Path, label: str,
               for case, row in zip(ids, rows, strict=True)}
     found = predictions.read(folder, frames, config["image_size"], as_drawn, elsewhere)
     maps, masks = record.halved(found.maps, config["threshold"]), trained.prepared.masks[rows]
-    scores = metrics.per_image(maps >= config["threshold"], masks)
-    notes = found.notes + [REFERENCE] * bool(((maps >= config["threshold"]) == masks).all())
+    drawn = maps >= config["threshold"]
+    scores = metrics.per_image(drawn, masks)
+    notes = found.notes + [REFERENCE] * bool((drawn == masks).all())
     for place, (column, values) in enumerate({"case_id": ids, "policy": SCORING[0], "attributes": SCORING[1]}.items()):
         scores.insert(place, column, values)
     run = {key: beside[key] for key in SHARED} | {"val_divided": beside.get("val_divided", 0)} | {
