@@ -25,7 +25,7 @@ def picture(path, box=None, shape=(40, 60)):
 def busi(tmp_path):
     root = tmp_path / "busi & more"  # the names of further masks are joined by "&"
     for name in ("benign (2)", "benign (10)", "malignant (1)", "normal (3)"):
-        picture(root / "Dataset_BUSI_with_GT" / name.split()[0] / f"{name}.png")
+        picture(root / "Dataset_BUSI_with_GT" / name.split()[0] / f"{name}.png", (12, 12, 30, 40))
     place = root / "Dataset_BUSI_with_GT"
     picture(place / "benign" / "benign (2)_mask.png", (5, 5, 10, 10))
     picture(place / "benign" / "benign (2)_mask_1.png", (20, 30, 30, 50))
@@ -41,7 +41,7 @@ def busbra(tmp_path):
     rows = [("bus_0001-l", 1, "cyst", "benign", 2, "Logiq 5", "left"),
             ("bus_0001-r", 1, "carcinoma", "malignant", 4, "Logiq 5", "right")]
     for name, *_ in rows:
-        picture(root / "Images" / f"{name}.png")
+        picture(root / "Images" / f"{name}.png", (5, 5, 15, 25))
         picture(root / "Masks" / f"{name.replace('bus', 'mask')}.png", (5, 5, 15, 25))
     table = pd.DataFrame(rows, columns=["ID", "Case", "Histology", "Pathology", "BIRADS", "Device", "Side"])
     table.to_csv(root / "bus_data.csv", index=False)
