@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import copied
-from xbuslib.analyses.transfer import elsewhere, first_pass, gains, rehearsal, sentences
+from xbuslib.analyses.transfer import elsewhere, figures, first_pass, gains, rehearsal, sentences
 from xbuslib.analyses.transfer.steps import described, facts, open_steps
 from xbuslib.config import resolve
 from xbuslib.errors import StudyError
@@ -116,6 +116,14 @@ def test_the_learning_curve_has_one_recipe(names, tmp_path):
     short = exported(tmp_path / "short", [0.35] * 4, recipe="strong", iterations=1)  # trained for the curve
     points = gains.curve(open_steps([names[0], *middle, names[1], short]), "strong")
     assert points.loc[points["images_before"] == 0, ["dice", "iterations"]].to_numpy().tolist() == [[0.35, 1]]
+
+
+def test_the_learning_curve_is_dotted_where_the_length_differs():
+    points = pd.DataFrame({"paper_name": "U-ResNet", "system": "uresnet", "images_before": [0, 30, 60],
+                           "train_images": 50, "iterations": [9, 4, 4], "folds": 1, "dice": [0.7, 0.6, 0.8]})
+    axis, = figures.learning_curve(points, "").axes
+    drawn = {tuple(line.get_xdata()): (line.get_linestyle(), list(line.get_ydata())) for line in axis.lines}
+    assert drawn == {(0, 30, 60): ("None", [0.7, 0.6, 0.8]), (0, 30): (":", [0.7, 0.6]), (30, 60): ("-", [0.6, 0.8])}
 
 
 def test_adopted_predictions_are_a_system_without_a_recipe(names, tmp_path):

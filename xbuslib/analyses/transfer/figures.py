@@ -83,6 +83,7 @@ def size_figure(sized: pd.DataFrame, label: str) -> Figure:
 def learning_curve(points: pd.DataFrame, label: str) -> Figure | None:
     """Mean Dice over images of other hospitals, a line for each number of the dataset's own training images.
 
+    Dotted between points whose trainings on the dataset differ in length, as the length may explain the difference.
     points: gains.curve. A panel per system; None if no line has two points.
     """
     if points.empty or points.groupby(["system", "train_images"]).size().max() < 2:
@@ -93,9 +94,11 @@ def learning_curve(points: pd.DataFrame, label: str) -> Figure | None:
     for axis, (system, name) in zip(axes[0], systems.items(), strict=True):
         part = points[points["system"] == system]
         for i, own in enumerate(numbers):
-            line = part[part["train_images"] == own].sort_values("images_before")
-            axis.plot(line["images_before"], line["dice"], f"-{style.MARKERS[i]}", color=style.PALETTE[i % 7],
-                      linewidth=1.4, label=str(own) if own else "none")
+            line, colour = part[part["train_images"] == own].sort_values("images_before"), style.PALETTE[i % 7]
+            axis.plot(line["images_before"], line["dice"], style.MARKERS[i], color=colour, label=str(own or "none"))
+            for ends in pairwise(line.itertuples()):
+                axis.plot([end.images_before for end in ends], [end.dice for end in ends], color=colour, linewidth=1.4,
+                          linestyle="-" if ends[0].iterations == ends[1].iterations else ":")
         folds = int(part["folds"].max())
         axis.set_title(f"{name}, {folds} fold{'s' * (folds > 1)}", fontsize=9)
         axis.set_xlabel("training images of other hospitals")
