@@ -66,6 +66,9 @@ def test_means_and_paired_differences_by_hand(names):
     assert "**UNet reaches a mean lesion Dice of 0.425** (strong, from BUS-BRA)" in told and "0.425 (+0.025" in told
     assert "misses 1 of 4 lesions at the first step and 1 at the last" in sentences.misses(table)
     assert "that it finds is 0.567" in sentences.misses(table)  # (0.5 + 0.3 + 0.9) / 3
+    assert sentences.lengths(steps).endswith("uniform 5 iterations; strong, from BUS-BRA 3 iterations.")
+    assert sentences.lengths(steps[:1]) == ""
+    assert "maps of the last step are not here" in sentences.traces(gains.missed_lesions(steps[1]), steps[1])
 
 
 def test_three_steps_are_compared_in_order_and_the_last_with_the_first(names, tmp_path):
@@ -118,10 +121,27 @@ def test_the_learning_curve_has_one_recipe(names, tmp_path):
     assert points.loc[points["images_before"] == 0, ["dice", "iterations"]].to_numpy().tolist() == [[0.35, 1]]
 
 
+def test_all_images_of_folds_of_several_sizes_are_one_line(names, tmp_path):
+    """Folds hold 201 or 202 training images: systems on other folds have another mean, and the same line."""
+    for name in names:
+        pd.read_csv(f"{name}/runs.csv").assign(recipe="strong").to_csv(f"{name}/runs.csv", index=False)
+    half = exported(tmp_path / "half", [0.35] * 4, recipe="strong", train_images=1)
+    (tmp_path / "half" / "config.json").write_text(json.dumps(
+        {"profile": "quick", "image_size": 64, "threshold": 0.5, "train_images": 1}))
+    points = gains.curve(open_steps([*names, half]), "strong")
+    assert points["own_images"].tolist() == ["part", "all", "all"]
+    other = points.query("own_images == 'all'").assign(system="uresnet", paper_name="U-ResNet", train_images=3)
+    legend, = figures.learning_curve(pd.concat([points, other]), "").legends
+    assert [text.get_text() for text in legend.get_texts()] == ["1", "all"]
+
+
 def test_the_learning_curve_is_dotted_where_the_length_differs():
     points = pd.DataFrame({"paper_name": "U-ResNet", "system": "uresnet", "images_before": [0, 30, 60],
-                           "train_images": 50, "iterations": [9, 4, 4], "folds": 1, "dice": [0.7, 0.6, 0.8]})
-    axis, = figures.learning_curve(points, "").axes
+                           "train_images": 50, "own_images": "all", "iterations": [9, 4, 4], "folds": 1,
+                           "dice": [0.7, 0.6, 0.8]})
+    figure = figures.learning_curve(points, "")
+    axis, legend = *figure.axes, *figure.legends
+    assert "dotted: trainings differ in length" in legend.get_title().get_text()
     drawn = {tuple(line.get_xdata()): (line.get_linestyle(), list(line.get_ydata())) for line in axis.lines}
     assert drawn == {(0, 30, 60): ("None", [0.7, 0.6, 0.8]), (0, 30): (":", [0.7, 0.6]), (30, 60): ("-", [0.6, 0.8])}
 
@@ -330,7 +350,8 @@ def test_traces_of_a_missed_lesion(here):
     assert row["marked"] == pytest.approx(100 / mask.size) and set(found["case_id"]) == set(
         step.default.loc[step.default["dice"] == 0, "case_id"])
     assert "nothing is marked anywhere in 0 and something else in 1. In 1 of the 1 the highest" in sentences.traces(
-        found[found["case_id"] == case], 0.5)
+        found[found["case_id"] == case], step)
+    assert sentences.traces(found[:0], step) == "No lesion is missed at the last step."
 
 
 def test_what_the_first_pass_says(two_folds, monkeypatch, tmp_path):

@@ -27,7 +27,7 @@ OF_REFERENCE = "{name}: prediction is {size} pixels, reference {frame}"
 KINDS = {
     "two": "hold two values other than 0 and 255 ({}): the higher one is the lesion",
     "labels": "hold labels ({}): all but the lowest are lesion",
-    "palette": "have a colour palette: every index but 0 is lesion",
+    "palette": "have a colour palette: every index but the lowest is lesion",
     "alpha": "show the lesion in their alpha channel alone: it was read there",
     "channel": "show the lesion in one colour channel alone: it was read there",
     "soft": "have grey values between background and lesion: read at half of their maximum",

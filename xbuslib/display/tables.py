@@ -28,6 +28,7 @@ HEADERS = {
     "at_target": "there", "scanner_a": "scanner A", "scanner_b": "scanner B",
     "missed_in_domain": "share missed in the study", "missed_target": "share missed there",
     "images_before": "images before",
+    "own_images": "of the fold's",
     "long_side_px": "longest side (px)",
     "inside": "highest probability inside", "outside": "outside", "marked": "% of the frame marked",
     "train_images": "training images", "size_right": "size right", "size_larger": "larger", "size_smaller": "smaller",

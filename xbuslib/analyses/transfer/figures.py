@@ -81,7 +81,7 @@ def size_figure(sized: pd.DataFrame, label: str) -> Figure:
 
 
 def learning_curve(points: pd.DataFrame, label: str) -> Figure | None:
-    """Mean Dice over images of other hospitals, a line for each number of the dataset's own training images.
+    """Mean Dice over images of other hospitals, a line for all, a part or none of the dataset's own training images.
 
     Dotted between points whose trainings on the dataset differ in length, as the length may explain the difference.
     points: gains.curve. A panel per system; None if no line has two points.
@@ -89,16 +89,19 @@ def learning_curve(points: pd.DataFrame, label: str) -> Figure | None:
     if points.empty or points.groupby(["system", "train_images"]).size().max() < 2:
         return None
     systems = dict(points[["system", "paper_name"]].drop_duplicates().itertuples(index=False))
-    numbers, most = sorted(points["train_images"].unique()), max(1, points["images_before"].max())
+    most = max(1, points["images_before"].max())
+    points = points.assign(line=points["own_images"].where(points["own_images"] != "part", points["train_images"]))
+    lines = points.sort_values("train_images")["line"].unique()
     figure, axes = style.subplots(1, len(systems), size=(1.6 + 3.9 * len(systems), 3.9), sharey=True, squeeze=False)
     for axis, (system, name) in zip(axes[0], systems.items(), strict=True):
         part = points[points["system"] == system]
-        for i, own in enumerate(numbers):
-            line, colour = part[part["train_images"] == own].sort_values("images_before"), style.PALETTE[i % 7]
-            axis.plot(line["images_before"], line["dice"], style.MARKERS[i], color=colour, label=str(own or "none"))
+        for i, own in enumerate(lines):
+            line, colour = part[part["line"] == own].sort_values("images_before"), style.PALETTE[i % 7]
+            axis.plot(line["images_before"], line["dice"], style.MARKERS[i], color=colour, label=str(own))
             for ends in pairwise(line.itertuples()):
-                axis.plot([end.images_before for end in ends], [end.dice for end in ends], color=colour, linewidth=1.4,
-                          linestyle="-" if ends[0].iterations == ends[1].iterations else ":")
+                alike = ends[0].iterations == ends[1].iterations
+                axis.plot([end.images_before for end in ends], [end.dice for end in ends], "-" if alike else ":",
+                          color=colour, linewidth=1.4)
         folds = int(part["folds"].max())
         axis.set_title(f"{name}, {folds} fold{'s' * (folds > 1)}", fontsize=9)
         axis.set_xlabel("training images of other hospitals")
@@ -106,8 +109,9 @@ def learning_curve(points: pd.DataFrame, label: str) -> Figure | None:
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.grid()
     axes[0, 0].set_ylabel("mean lesion Dice")
+    dotted = any(line.get_linestyle() == ":" for axis in axes.flat for line in axis.lines)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6,
-                  title="training images of the dataset itself")
+                  title="training images of the dataset itself" + " (dotted: trainings differ in length)" * dotted)
     return style.titled(figure, "Learning curve", label)
 
 

@@ -123,8 +123,8 @@ def curve(steps: list[Step], recipe: str) -> pd.DataFrame:
     """The learning curve: a point per system and step of this recipe, on the folds that all points share.
 
     Of steps with the same numbers of images the last one counts: studies that were trained for the curve come last.
-    Columns paper_name, system, images_before (of other hospitals), train_images (of a fold of the dataset itself),
-    iterations, folds, n, dice, missed, step.
+    Columns paper_name, system, images_before (of other hospitals), train_images (mean of a fold of the dataset itself),
+    own_images (whether that is all, part or none of the fold's), iterations, folds, n, dice, missed, step.
     """
     rows = []
     for step in steps:
@@ -137,11 +137,13 @@ def curve(steps: list[Step], recipe: str) -> pd.DataFrame:
             rows.append({"paper_name": own["paper_name"].iloc[0], "system": system,
                          "images_before": int(part["images_before"].max()),
                          "train_images": round(part["train_images"].mean()),
+                         "own_images": ("none" if not part["train_images"].any() else
+                                        "all" if step.config.get("train_images") is None else "part"),
                          "iterations": int(part["iterations"].max()), "folds": own["fold"].nunique(),
                          "n": own["case_id"].nunique(), "dice": over_folds(own, ["system"], ["dice"])["dice"].iloc[0],
                          "missed": float((own.groupby("case_id")["dice"].mean() == 0).sum()), "step": step.label})
-    columns = ["paper_name", "system", "images_before", "train_images", "iterations", "folds", "n", "dice", "missed",
-               "step"]
+    columns = ["paper_name", "system", "images_before", "train_images", "own_images", "iterations", "folds", "n",
+               "dice", "missed", "step"]
     place = ["system", "train_images", "images_before"]
     found = pd.DataFrame(rows, columns=columns).drop_duplicates(place, keep="last")
     found = found.sort_values(place, ignore_index=True)

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from xbuslib.analyses.transfer.steps import Step
 from xbuslib.display.tables import between, signed
 
 FULLEST = ("first pass, attributes", "first pass", "attributes")  # what a prompt says without the reference mask
@@ -38,10 +39,23 @@ def misses(overall: pd.DataFrame) -> str:
     return "; ".join(parts) + "."
 
 
-def traces(lost: pd.DataFrame, threshold: float) -> str:
-    """Of the missed lesions, how many would be touched at half of the threshold; lost: gains.missed_lesions."""
+def lengths(steps: list[Step]) -> str:
+    """Where trainings on the dataset itself differ in length, how long each was; else nothing."""
+    each = {step.label: sorted({int(n) for n in step.own["iterations"].dropna() if n}) for step in steps}
+    if len({tuple(n) for n in each.values() if n}) < 2:
+        return ""
+    return ("The trainings on this dataset differ in length, so a difference may be of the length: "
+            + "; ".join(f"{label} {' and '.join(map(str, n))} iterations" for label, n in each.items() if n) + ".")
+
+
+def traces(lost: pd.DataFrame, step: Step) -> str:
+    """Of the lesions that `step` misses, how many would be touched at half of the threshold; lost:
+    gains.missed_lesions."""
+    if step.study is None:
+        return "The probability maps of the last step are not here, so its misses cannot be looked at."
     if lost.empty:
-        return "No lesion is missed at the last step, or its maps are not here."
+        return "No lesion is missed at the last step."
+    threshold = step.config["threshold"]
     touched = int((lost["inside"] >= threshold / 2).sum())
     nothing = int((lost["marked"] == 0).sum())
     return (f"Of the {len(lost)} misses of the last step, nothing is marked anywhere in {nothing} and something else "

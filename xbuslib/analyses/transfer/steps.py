@@ -40,10 +40,14 @@ class Step:
         return self.rows[self.rows["default"]].reset_index(drop=True)
 
     @property
+    def own(self) -> pd.DataFrame:
+        """The runs of the systems that are in `rows`."""
+        return self.runs[self.runs["system"].isin(self.rows["system"])]
+
+    @property
     def recipe(self) -> str:
         """The recipe of the systems that were trained here; of several the first one's."""
-        own = self.runs.loc[self.runs["system"].isin(self.rows["system"]), "recipe"]
-        return next((recipe for recipe in own if recipe != record.ADOPTED), record.ADOPTED)
+        return next((recipe for recipe in self.own["recipe"] if recipe != record.ADOPTED), record.ADOPTED)
 
     @property
     def compared(self) -> Study | None:
@@ -88,7 +92,7 @@ def described(steps: list[Step]) -> pd.DataFrame:
     before, results, commit; encoders where they differ."""
     rows, encoders = [], [_encoders([step]) for step in steps]
     for step in steps:
-        own = step.runs[step.runs["system"].isin(step.rows["system"])]
+        own = step.own
         images = sorted(own["train_images"].dropna().astype(int).unique())
         rows.append({"step": step.label, "recipe": _several(own["recipe"]), "iterations": _several(own["iterations"]),
                      "batch": step.config.get("batch_size") or "recipe's", "views": _several(own["views"]) or "–",
@@ -101,7 +105,7 @@ def described(steps: list[Step]) -> pd.DataFrame:
 
 def facts(steps: list[Step]) -> str:
     """What a caption says of all steps together."""
-    first, runs = steps[0], pd.concat([step.runs[step.runs["system"].isin(step.rows["system"])] for step in steps])
+    first, runs = steps[0], pd.concat([step.own for step in steps])
     folds = max(step.rows["fold"].nunique() for step in steps)
     profiles = ", ".join(dict.fromkeys(step.config["profile"] for step in steps))
     each = {step.label: _encoders([step]) for step in steps}
@@ -114,7 +118,7 @@ def facts(steps: list[Step]) -> str:
 
 def _encoders(steps: list[Step]) -> str:
     """The encoders of the system with most of them: in a step all systems have their weights by one rule."""
-    labels = pd.concat([step.runs.loc[step.runs["system"].isin(step.rows["system"]), "weights"] for step in steps])
+    labels = pd.concat([step.own["weights"] for step in steps])
     return max(labels.dropna(), key=len, default="") or "no pretrained encoder"
 
 
