@@ -5,8 +5,12 @@ import json
 import zipfile
 
 import numpy as np
+import pydicom
 import pytest
+from PIL import Image
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
+from pydicom.pixels import apply_color_lut
 from typer.testing import CliRunner
 
 from tests.test_reading import RAMP, dicom, refused, region
@@ -64,6 +68,41 @@ def test_the_largest_part_decides(tmp_path):
     assert reading.with_lesion(picture, two).pixel_mm == (0.08, 0.08)
 
 
+@pytest.mark.parametrize("regions, columns, size, words", [
+    ([placed(0.008, 0, 0, 19, 35), placed(0.008, 20, 0, 39, 35)], (15, 25), 0.08, []),
+    ([placed(0.008, 0, 0, 39, 35), placed(0.0080004, 10, 5, 30, 30)], (12, 28), 0.08, []),  # a colour box
+    ([placed(0.008, 0, 0, 17, 35), placed(0.008, 22, 0, 39, 35)], (15, 25), None, ["lies partly outside"]),
+    ([placed(0.008, 0, 0, 9, 35), placed(0.008, 10, 0, 19, 35), placed(0.012, 20, 0, 39, 35)], (5, 15), 0.08,
+     ["different pixel sizes", "0.08×0.08 mm at x 0 to 9, y 0 to 35 and of 0.08×0.08 mm at x 10 to 19"]),
+])
+def test_regions_of_one_scale_are_one(regions, columns, size, words, tmp_path):
+    picture = reading.read(dicom(tmp_path / "a.dcm", RAMP, SequenceOfUltrasoundRegions=regions))
+    known = reading.with_lesion(picture, mask(*columns))
+    assert known.pixel_mm == ((size, size) if size else None)
+    assert len(known.notes) == len(words) and all(map(str.__contains__, known.notes, words)), known.notes
+
+
+def spectrum(left, top, right, bottom):
+    """A region of Doppler spectra, whose sides are no lengths."""
+    found = placed(0.01, left, top, right, bottom)
+    found.RegionSpatialFormat = found.PhysicalUnitsXDirection = 4
+    return found
+
+
+@pytest.mark.parametrize("regions, fits", [
+    ([placed(0.008, 1, 1, 40, 36)], True),  # counted from 1
+    ([placed(0.008, 0, 0, 41, 35)], False), ([placed(0.008, 0, 0, 39, 37)], False),
+    ([placed(0.008, 0, 0, 39, 20), spectrum(0, 21, 39, 60)], False),
+    ([placed(0.008, 0, 0, 39, 20), spectrum(0, 21, 39, 35)], True),
+])
+def test_no_pixel_size_of_another_raster_is_used(regions, fits, tmp_path):
+    path = dicom(tmp_path / "a.dcm", RAMP, SequenceOfUltrasoundRegions=regions, PixelSpacing=[0.08, 0.08])
+    picture = reading.read(path)
+    assert picture.pixel_mm == reading.with_lesion(picture, mask(5, 15)).pixel_mm == ((0.08, 0.08) if fits else None)
+    assert len(picture.notes) == (not fits) and all("reaches beyond the image" in note for note in picture.notes)
+    assert reading.read(path, pixel_mm=(0.2, 0.2)).pixel_mm == (0.2, 0.2)
+
+
 @pytest.mark.parametrize("attributes, words", [
     ({"SequenceOfUltrasoundRegions": [region(0.008, 0.008)], "PixelSpacing": [0.1, 0.1]},
      ["region says 0.08×0.08 mm", "spacing 0.1×0.1 mm", "region's is used"]),
@@ -77,6 +116,57 @@ def test_the_largest_part_decides(tmp_path):
 def test_sizes_in_conflict_are_said(attributes, words, tmp_path):
     notes = reading.read(dicom(tmp_path / "a.dcm", RAMP, **attributes)).notes
     assert len(notes) == bool(words) and all(word in notes[0] for word in words), notes
+
+
+def without_width():
+    found = region(0.008, 0.008)
+    del found.PhysicalDeltaX
+    return found
+
+
+@pytest.mark.parametrize("attributes, size, words", [
+    ({"PixelSpacing": [0.1]}, None, "PixelSpacing is not two numbers"),
+    ({"PixelAspectRatio": 1}, None, "PixelAspectRatio is not two numbers"),
+    ({"SequenceOfUltrasoundRegions": [without_width()]}, None, "region without a pixel size"),
+    ({"SequenceOfUltrasoundRegions": [without_width(), region(0.009, 0.009)]}, 0.09, "region without a pixel size"),
+])
+def test_a_damaged_size_is_not_used(attributes, size, words, tmp_path):
+    picture = reading.read(dicom(tmp_path / "a.dcm", RAMP, **attributes))
+    assert np.array_equal(picture.grey, RAMP) and picture.pixel_mm == ((size, size) if size else None)
+    assert len(picture.notes) == 1 and words in picture.notes[0]
+
+
+def test_sizes_that_cannot_be_parsed(tmp_path):
+    path = dicom(tmp_path / "a.dcm", RAMP, SequenceOfUltrasoundRegions=[region(0.008, 0.008)],
+                 PixelSpacing=[0.123456, 0.1])
+    path.write_bytes(path.read_bytes().replace(b"0.123456", b"0.12 ab ").replace(b"\x18\x00\x11\x60SQ",
+                                                                               b"\x18\x00\x11\x60OB"))
+    picture = reading.read(path)
+    assert picture.pixel_mm is None and len(picture.notes) == 2
+    assert "regions cannot be read" in picture.notes[0] and "PixelSpacing is not two" in picture.notes[1]
+
+
+def test_a_damaged_modality(tmp_path):
+    path = dicom(tmp_path / "a.dcm", RAMP)
+    path.write_bytes(path.read_bytes().replace(b"\x08\x00\x60\x00CS", b"\x08\x00\x60\x00CO"))
+    refused(path, "cannot be read as DICOM", "Export it again")
+
+
+def test_a_window_that_cannot_be_applied_is_named(tmp_path):
+    refused(dicom(tmp_path / "a.dcm", RAMP, WindowCenter=40, WindowWidth=0),
+            "its window (centre 40, width 0) cannot be applied", "Export it again, with another window")
+
+
+@pytest.mark.parametrize("slope, intercept, kind, words", [
+    (1, 0, np.uint8, []), (2, -20, np.uint8, []), (1, 0, np.uint16, ["taken as they are"]),
+    (1, -1000, np.uint16, ["own range -990 to -912"]), (0.3, 0, np.uint8, ["own range 3 to 26.4"]),
+])
+def test_rescaled_greys_of_eight_bits_are_not_stretched(slope, intercept, kind, words, tmp_path):
+    stored = (10 + RAMP // 3).astype(kind)  # 10 to 88
+    picture = reading.read(dicom(tmp_path / "a.dcm", stored, RescaleSlope=slope, RescaleIntercept=intercept))
+    shown = RAMP / 3 * (255 / 78) if "own" in "".join(words) else slope * stored.astype(float) + intercept
+    assert np.abs(picture.grey - shown).max() <= 0.51
+    assert len(picture.notes) == len(words) and all(map(str.__contains__, picture.notes, words)), picture.notes
 
 
 def coloured(channels):
@@ -110,6 +200,17 @@ def test_doppler_over_the_lesion_is_said(tmp_path):
     assert reading.with_lesion(picture, mask(20, 30)).notes == []
 
 
+def test_colours_of_a_palette_are_reported():
+    """pydicom's own example, a Doppler picture of 800×350 pixels."""
+    path = get_testdata_file("examples_palette.dcm")
+    picture = reading.read(path)
+    data = pydicom.dcmread(path)
+    colours = apply_color_lut(data.pixel_array, data)
+    assert np.array_equal(picture.grey, np.asarray(Image.fromarray((colours >> 8).astype(np.uint8)).convert("L")))
+    assert picture.coloured.sum() == 46135
+    assert "100% of the segmented pixels are coloured" in reading.with_lesion(picture, picture.coloured).notes[-1]
+
+
 def test_crop(tmp_path):
     big = np.arange(90 * 80, dtype=np.int64).reshape(90, 80) % 251
     regions = [placed(0.008, 10, 20, 59, 79)]
@@ -128,6 +229,21 @@ def test_crop(tmp_path):
     plain = dicom(tmp_path / "b.dcm", big.astype(np.uint8))
     with pytest.raises(StudyError, match="no place of an ultrasound region"):
         reading.read(plain, crop="regions")
+
+
+@pytest.mark.parametrize("regions, box", [
+    ([placed(0.008, 10, 20, 80, 90)], (10, 20, 80, 90)),  # counted from 1
+    ([placed(0.008, 10, 20, 120, 140)], (10, 20, 80, 90)),
+    ([placed(0.008, 10, 20, 59, 79), placed(0.008, 100, 0, 150, 150)], (10, 20, 60, 80)),
+    ([placed(0.008, 100, 0, 150, 150)], None),
+])
+def test_crop_to_regions_that_reach_beyond_the_image(regions, box, tmp_path):
+    pixels = (np.arange(90 * 80).reshape(90, 80) % 251).astype(np.uint8)
+    path = dicom(tmp_path / "a.dcm", pixels, SequenceOfUltrasoundRegions=regions)
+    if box is None:
+        return refused(path, "its ultrasound regions lie outside the image of 80×90 pixels", crop="regions")
+    left, top, right, bottom = box
+    assert np.array_equal(reading.read(path, crop="regions").grey, pixels[top:bottom, left:right])
 
 
 # ---- through the command --------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from xbuslib.errors import StudyError
 from xbuslib.lesion import regions
 from xbuslib.lesion.regions import Region
 
+SUFFIXES = (".dcm", ".dicom")
 PREAMBLE = 128  # bytes before "DICM"
 GREY = 4  # levels by which channels of a grey pixel may differ
 
@@ -37,13 +38,13 @@ class Frame(NamedTuple):
     grey: np.ndarray  # (H, W) uint8
     size: tuple[tuple[float, float], str] | None  # (width, height) of a pixel in mm, who says so; None: see regions
     notes: list[str]
-    regions: tuple[Region, ...] = ()  # calibrated ultrasound regions
+    regions: tuple[Region, ...] = ()  # 2D ultrasound regions, some of them without a pixel size
     coloured: np.ndarray | None = None  # (H, W) bool: where it is not grey; None: nowhere
 
 
 def is_dicom(path: Path, content: bytes) -> bool:
     """By its content; or, as some old files lack the mark, by its suffix."""
-    return content[PREAMBLE:PREAMBLE + 4] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom")
+    return content[PREAMBLE:PREAMBLE + 4] == b"DICM" or path.suffix.lower() in SUFFIXES
 
 
 def decode(path: Path, content: bytes, frame: int | None) -> Frame:
@@ -57,6 +58,7 @@ def _decode(path: Path, content: bytes, frame: int | None) -> Frame:
     try:
         data = pydicom.dcmread(io.BytesIO(content), force=True)
         missing = [name for name in ("Rows", "Columns", "PixelData") if name not in data]
+        modality, burned_in = data.get("Modality"), _burned_in(data)
     except Exception as error:  # a damaged file makes the parser raise nearly anything
         raise StudyError(f"{path} cannot be read as DICOM ({_line(error)}). Export it again.") from None
     if missing:
@@ -70,16 +72,15 @@ def _decode(path: Path, content: bytes, frame: int | None) -> Frame:
         values, tagged = _colours(data, pixel_array(data, index=index), index)
         grey, notes = _grey(data, values)
         refuse_one_grey(grey)
-        found, size, more = regions.find(data)
     except StudyError as error:
         raise error if str(path) in str(error) else StudyError(f"{path}: {error}") from None
     except Exception as error:
         raise StudyError(f"{path}: its pixels cannot be decoded ({_line(error)}). Export it again, "
                          "uncompressed.") from None
+    found, size, more = regions.find(data)
     chosen = [f"Frame {frame} of {count}."] if count > 1 else []
-    modality = data.get("Modality")
     other = [f"The file's modality is {modality}, not US (ultrasound)."] if modality and modality != "US" else []
-    return Frame(grey, size, _burned_in(data) + chosen + other + tagged + notes + more, found,
+    return Frame(grey, size, burned_in + chosen + other + tagged + notes + more, found,
                  coloured(Image.fromarray(values)) if values.ndim == 3 else None)
 
 
@@ -91,9 +92,14 @@ def _burned_in(data: Dataset) -> list[str]:
 
 
 def _colours(data: Dataset, values: np.ndarray, index: int) -> tuple[np.ndarray, list[str]]:
-    """The (H, W, 3) RGB values, set right where the colour tag lies about uncompressed pixels; others as they are."""
+    """The (H, W, 3) RGB values, of a palette too, set right where the colour tag lies about uncompressed pixels; greys
+    as they are.
+    """
     syntax = getattr(getattr(data, "file_meta", None), "TransferSyntaxUID", None)
     kind = data.PhotometricInterpretation
+    if kind == "PALETTE COLOR":
+        values = apply_color_lut(values, data)
+        return (values if values.dtype == np.uint8 else (values >> 8).astype(np.uint8)), []
     if values.ndim != 3 or values.dtype != np.uint8 or (syntax and syntax.is_compressed) or kind not in (
             "RGB", "YBR_FULL"):
         return values, []
@@ -151,10 +157,7 @@ def _refuse_without_decoder(path: Path, data: Dataset) -> None:
 def _grey(data: Dataset, values: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """One decoded frame, (H, W) or (H, W, 3), as uint8 grey with notes."""
     kind = data.PhotometricInterpretation
-    if kind == "PALETTE COLOR":
-        values = apply_color_lut(values, data)
-        values = values if values.dtype == np.uint8 else (values >> 8).astype(np.uint8)
-    if values.ndim == 3:  # pixel_array has turned YBR into RGB
+    if values.ndim == 3:  # pixel_array has turned YBR into RGB, _colours palettes
         if values.dtype != np.uint8:
             raise StudyError("colours of more than 8 bits are not read; export it with 8")
         return luminance(Image.fromarray(values)), []
@@ -168,16 +171,34 @@ def _grey(data: Dataset, values: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 def _shown(data: Dataset, values: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Stored values as a viewer shows them: modality LUT, then the first window of the file (C.11.1, C.11.2)."""
-    values = apply_modality_lut(values, data)
+    values = _rescaled(data, values)
     if data.get("VOILUTSequence"):
         bits = data.VOILUTSequence[0].LUTDescriptor[2]
         return _scaled(apply_voi_lut(values, data), 0, 2**bits - 1), ["The file's first VOI LUT was applied."]
-    if data.get("WindowCenter") is not None and data.get("WindowWidth") is not None:
-        low, high = apply_windowing(np.array([-1e9, 1e9]), data)  # the ends of its output range
-        centre, width = (np.atleast_1d(data[key].value)[0] for key in ("WindowCenter", "WindowWidth"))
-        return (_scaled(apply_windowing(values, data), low, high),
-                [f"The file's first window was applied (centre {float(centre):g}, width {float(width):g})."])
+    window = "not numbers"
+    try:
+        given = [data.get(key) for key in ("WindowCenter", "WindowWidth")]
+        if None not in given:
+            centre, width = (float(np.atleast_1d(value)[0]) for value in given)
+            window = f"centre {centre:g}, width {width:g}"
+            low, high = apply_windowing(np.array([-1e9, 1e9]), data)  # the ends of its output range
+            return (_scaled(apply_windowing(values, data), low, high),
+                    [f"The file's first window was applied ({window})."])
+    except Exception as error:  # a width of 0, or damage
+        raise StudyError(f"its window ({window}) cannot be applied: {_line(error)}. Export it again, with "
+                         "another window or none") from None
     return (values, []) if values.dtype == np.uint8 else windowed(values)
+
+
+def _rescaled(data: Dataset, values: np.ndarray) -> np.ndarray:
+    """Stored values through the modality LUT or the rescale (C.11.1).
+
+    pydicom makes fractions of all that are rescaled; whole numbers from 0 to 255 become greys again, not stretched.
+    """
+    rescaled = apply_modality_lut(values, data)
+    if rescaled.dtype.kind != "f" or (rescaled % 1).any() or rescaled.min() < 0 or rescaled.max() > 255:
+        return rescaled
+    return rescaled.astype(np.uint8 if values.itemsize == 1 else np.uint16)
 
 
 def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:

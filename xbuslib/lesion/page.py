@@ -15,7 +15,7 @@ from xbuslib.files import write_folder
 from xbuslib.lesion import figures
 from xbuslib.lesion.ensemble import Segmentation
 from xbuslib.lesion.reading import Picture
-from xbuslib.lesion.structured_report import Agreement, Report
+from xbuslib.lesion.structured_report import Agreement, Report, in_order
 from xbuslib.prompts.words import reads_size_and_location
 
 TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
@@ -35,7 +35,8 @@ def write(folder: Path, picture: Picture, found: Segmentation, report: Report,
         Image.fromarray(found.mask.astype(np.uint8) * 255).save(partial / "mask.png")
         Image.fromarray(np.rint(found.probability * WHITE).astype(np.uint16)).save(partial / "probability.png")
         maps = {"probability": found.members.mean(axis=0), "members": found.members}
-        np.savez_compressed(partial / "maps.npz", folds=found.prompts["fold"], seeds=found.prompts["seed"], **maps)
+        folds = np.array(found.prompts["fold"].tolist())  # with "all" as text, not as objects
+        np.savez_compressed(partial / "maps.npz", folds=folds, seeds=found.prompts["seed"], **maps)
         pictures = {"overlay": figures.png(figures.overlay(picture, found.mask, report.lesion))}
         if found.disagreement is not None:
             pictures["disagreement"] = figures.png(
@@ -147,10 +148,10 @@ def prompt_texts(report: Report) -> list[tuple[str, str, str]]:
     """(which prompt, its text, the folds that had it); no folds where all had the same."""
     rows = []
     for field, name in (("global_text", "global"), ("local_text", "local")):
-        texts: dict[str, list[int]] = {}
+        texts: dict[str, list[int | str]] = {}
         for row in report.prompts:
             if text := getattr(row, field):
                 texts.setdefault(text, []).append(row.fold)
         rows += [(name, text, "" if len(folds) == len(report.prompts)
-                  else f"fold {', '.join(map(str, sorted(set(folds))))}") for text, folds in texts.items()]
+                  else f"fold {', '.join(map(str, in_order(folds)))}") for text, folds in texts.items()]
     return rows

@@ -44,11 +44,11 @@ def segment_files(images: list[Path], folder: Path, out: Path, prompt: UserPromp
 def _refuse_one_name(images: list[Path]) -> None:
     alike = defaultdict(list)
     for path in images:
-        alike[path.stem.casefold()].append(path)
+        alike[reading.name_of(path).casefold()].append(path)
     for paths in alike.values():
         if len(paths) > 1:
             raise StudyError(f"the results of {', '.join(map(str, paths))} would all go to a folder "
-                             f"{paths[0].stem}; rename the images, or give each call its own --out")
+                             f"{reading.name_of(paths[0])}; rename the images, or give each call its own --out")
 
 
 def _read(images: list[Path], frame: int | None, pixel_mm: tuple[float, float] | None,

@@ -24,7 +24,7 @@ COLOUR_SHARE = 0.01  # of the segmented pixels, from which on colours over them 
 class Picture:
     """One image, ready for a system."""
 
-    name: str  # the file's name without suffix
+    name: str  # see name_of
     path: Path
     sha256: str  # of the file
     kind: str  # PNG, JPEG, …, DICOM
@@ -61,20 +61,36 @@ def read(path: Path | str, frame: int | None = None, pixel_mm: tuple[float, floa
     else:
         found = pictures.decode(path, frame, pictures.SMALLEST)
         kind, notes, regions = found.kind, [sentence for _, sentence in found.notes], ()
-    picture = Picture(path.stem, path, hashlib.sha256(content).hexdigest(), kind, found.grey, size, source, notes,
-                      () if pixel_mm else regions, found.coloured)
+    sized = () if pixel_mm else tuple(region for region in regions if region.pixel_mm)
+    picture = Picture(name_of(path), path, hashlib.sha256(content).hexdigest(), kind, found.grey, size, source, notes,
+                      sized, found.coloured)
     return _cropped(picture, _box(picture, crop, regions)) if crop else picture
 
 
+def name_of(path: Path) -> str:
+    """The file's name without the suffix of an image format; what follows the last dot of a UID is none."""
+    return path.stem if path.suffix.lower() in (*pictures.SUFFIXES, *dicom.SUFFIXES) else path.name
+
+
 def of_image(image: Image.Image, pixel_mm: tuple[float, float] | None = None, crop: str = "") -> Picture:
-    """A Pillow image in memory, read as its file would be; of several frames the one that it stands at."""
-    name = Path(getattr(image, "filename", "") or "image")
+    """A Pillow image in memory, read as its file would be; of several frames the one that it stands at.
+
+    One that was opened from a file and is not decoded yet is read from there: Pillow keeps 8 of 16 bits of a colour.
+    """
+    name, frame = Path(getattr(image, "filename", "") or "image"), (image.tell() if hasattr(image, "tell") else 0) + 1
+    undecoded = getattr(image, "tile", None)
+    if undecoded and image.filename and image.format in pictures.FORMATS:
+        return read(image.filename, frame, pixel_mm, crop)
     pictures.check_sides(name, *image.size)
+    if image.mode in ("RGB", "RGBA", "LA") and ";16" in str(undecoded):
+        raise StudyError(f"{name} has 16 bits a channel, of which Pillow keeps 8; give the path of its file")
     try:
-        found = pictures.interpreted(image, (image.tell() if hasattr(image, "tell") else 0) + 1)
+        found, content = pictures.interpreted(image, frame), image.tobytes()
     except StudyError as error:
         raise StudyError(f"{name}: {error}") from None
-    return _of_decoded(name, found, image.tobytes(), pixel_mm, crop)
+    except Exception as error:  # a damaged file makes decoders raise nearly anything
+        raise StudyError(f"{name} is damaged or cut off ({error}). Export or copy it again.") from None
+    return _of_decoded(name, found, content, pixel_mm, crop)
 
 
 def of_array(values: np.ndarray, pixel_mm: tuple[float, float] | None = None, crop: str = "") -> Picture:
@@ -105,7 +121,7 @@ def of_array(values: np.ndarray, pixel_mm: tuple[float, float] | None = None, cr
 
 def _of_decoded(name: Path, found: pictures.Decoded, content: bytes, pixel_mm: tuple[float, float] | None,
                 crop: str) -> Picture:
-    picture = Picture(name.stem, name, hashlib.sha256(content).hexdigest(), found.kind, found.grey, pixel_mm,
+    picture = Picture(name_of(name), name, hashlib.sha256(content).hexdigest(), found.kind, found.grey, pixel_mm,
                       "given" if pixel_mm else "unknown", [sentence for _, sentence in found.notes],
                       coloured=found.coloured)
     return _cropped(picture, _box(picture, crop, ())) if crop else picture
@@ -165,10 +181,15 @@ def _box(picture: Picture, crop: str, regions: tuple[Region, ...]) -> tuple[int,
     """Left, top, right and bottom that `crop` stands for, within the picture."""
     width, height = picture.frame
     if crop.strip().lower() == "regions":
-        boxes = np.array([region.box for region in regions if region.box])
-        if not len(boxes):
+        boxes = [region.box for region in regions if region.box]
+        if not boxes:
             raise StudyError(f"{picture.path} names no place of an ultrasound region to crop to; give "
                              "--crop LEFT,TOP,RIGHT,BOTTOM in pixels")
+        boxes = np.clip(boxes, 0, (width, height, width, height))  # (R, 4); some end at the edge or beyond
+        boxes = boxes[(boxes[:, :2] < boxes[:, 2:]).all(axis=1)]
+        if not len(boxes):
+            raise StudyError(f"{picture.path}: its ultrasound regions lie outside the image of {width}×{height} "
+                             "pixels; give --crop LEFT,TOP,RIGHT,BOTTOM in pixels")
         box = (*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0))
     else:
         try:

@@ -1,5 +1,6 @@
 """The structured report on one segmented image: its schema, and how it is filled."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -48,7 +49,7 @@ class Attributes(_Part):
 class PromptRow(_Part):
     """The prompt of one run. Null: its system does not read it, or the first pass found nothing."""
 
-    fold: int
+    fold: int | str  # "all": trained on every lesion
     seed: int
     size: str | None = None
     quadrant: str | None = None
@@ -68,7 +69,7 @@ class ModelFacts(_Part):
     profile: str
     image_size: int
     iterations: int
-    folds: list[int]
+    folds: list[int | str]
     seeds: list[int]
     encoders: list[str] = Field(description="each pretrained encoder and where its weights are from")
     commits: list[str]
@@ -123,6 +124,11 @@ def make(picture: Picture, found: Segmentation, given: UserPrompt) -> Report:
         highest_probability=highest, lesion=lesion, agreement=_agreement(found, picture))
 
 
+def in_order(folds: Iterable[int | str]) -> list[int | str]:
+    """Each fold once, by number; "all" is last."""
+    return sorted(set(folds), key=lambda fold: (isinstance(fold, str), fold))
+
+
 def _statement(lesion: Lesion | None, threshold: float, highest: float) -> str:
     if lesion is None:
         return (f"No lesion above threshold: the highest probability is {highest:.2f}, and {threshold:g} is needed. "
@@ -165,7 +171,7 @@ def _model(found: Segmentation, given: UserPrompt) -> ModelFacts:
     return ModelFacts(
         system=run["system"], paper_name=run["paper_name"], study=run["study"], dataset=catalogue.label(run["dataset"]),
         profile=config["profile"], image_size=config["image_size"], iterations=run["plan"]["iterations"],
-        folds=sorted({one["fold"] for one in found.runs}), seeds=sorted({one["seed"] for one in found.runs}),
+        folds=in_order(one["fold"] for one in found.runs), seeds=sorted({one["seed"] for one in found.runs}),
         encoders=encoders, commits=sorted({(one["commit"] or "unknown")[:8] for one in found.runs}),
         identities=sorted({one["identity"] for one in found.runs}), threshold=config["threshold"],
         reads=list(found.reads), caveats=caveats)
