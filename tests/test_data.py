@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from xbuslib.analyses import exploration
 from xbuslib.data import blu, catalogue, images
 from xbuslib.data.cases import lesions, validate
 from xbuslib.data.catalogue import size_bins
@@ -167,11 +168,69 @@ def test_size_bins_include_their_upper_edge():
 
 
 def test_archive_as_downloaded(phantom_root, tmp_path):
-    """The zip and the table, as they come, are read without unpacking by hand."""
+    """The zip and the table, as they come, are read without unpacking by hand, and then with the folder beside them."""
     shutil.copy(phantom_root / blu.TABLE, tmp_path)
     shutil.make_archive(str(tmp_path / "images_and_masks"), "zip", phantom_root, blu.IMAGES)
     unpacked = catalogue.load("phantom", phantom_root)
-    assert catalogue.load("blu", tmp_path)["case_id"].tolist() == unpacked["case_id"].tolist()
+    for _ in range(2):
+        assert catalogue.load("blu", tmp_path)["case_id"].tolist() == unpacked["case_id"].tolist()
+
+
+def second_table(root):
+    shutil.copy(root / blu.TABLE, root / "an edited Clinical table.XLSX")
+    return "2 clinical tables, .*Dec-15-2023.xlsx and .*an edited Clinical table.XLSX"
+
+
+def resized_copies(root):
+    (root / "256x256").mkdir()
+    for path in (root / blu.IMAGES).glob("case*.png"):
+        with Image.open(path) as image:
+            image.resize((256, 256)).save(root / "256x256" / path.name)
+    return f"2 folders with case.*, .*256x256 and .*{blu.IMAGES}"
+
+
+def images_in_the_folder_itself(root):
+    shutil.copy(first_lesion(root)["image"], root)
+    return f"2 folders with case.*, .*copy and .*{blu.IMAGES}"
+
+
+def two_archives(root):
+    for name in ("a", "b"):
+        shutil.make_archive(str(root / name), "zip", root, blu.IMAGES)
+    shutil.rmtree(root / blu.IMAGES)
+    return "2 archives, .*a.zip and .*b.zip"
+
+
+@pytest.mark.parametrize("add", [second_table, resized_copies, images_in_the_folder_itself, two_archives])
+def test_of_two_tables_or_folders_none_is_chosen(copy, add):
+    words = add(copy)
+    with pytest.raises(StudyError, match=f"copy holds {words}; which one is meant.*Keep one"):
+        catalogue.load("blu", copy)
+
+
+def test_what_excel_and_a_killed_unpacking_leave_is_not_read(copy):
+    before = catalogue.load("blu", copy)
+    (copy / f"~${blu.TABLE}").write_bytes(b"the user's name")
+    shutil.copytree(copy / blu.IMAGES, copy / f".{blu.IMAGES}.0a1b.77.partial")
+    pd.testing.assert_frame_equal(catalogue.load("blu", copy), before)
+
+
+def test_suffixes_of_other_masks_may_be_in_capitals(copy):
+    case = first_lesion(copy)
+    names = [f"{case.case_id}_other1.png", f"{case.case_id}_other2.png"]
+    for name in names:
+        shutil.copy(case["mask"], (copy / blu.IMAGES / name).with_suffix(".PNG"))
+
+    def change(table):
+        table.loc[table["Image_filename"] == f"{case.case_id}.png", "Mask_other_filename"] = " & ".join(names)
+        return table
+
+    edit_table(copy, change)
+    report = check("phantom", copy)
+    assert report["problems"] == [] and case.case_id in report["multi_lesion_cases"]
+    assert exploration.gallery(lesions(catalogue.load("phantom", copy)).head(1), ["it"], "One lesion", "phantom")
+    (copy / blu.IMAGES / names[1]).with_suffix(".PNG").unlink()
+    assert check("phantom", copy)["problems"] == [f"{case.case_id}: no file {names[1]}"]
 
 
 def test_blu_as_published(blu_root):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import random
+import shutil
 import threading
 import time
 import zipfile
@@ -76,6 +77,23 @@ def test_what_is_not_the_published_file_is_refused(server, tmp_path):
     with pytest.raises(StudyError, match="is not the published file"):
         download_blu(tmp_path, address)
     assert not (tmp_path / blu.ARCHIVE).exists() and not (tmp_path / blu.IMAGES).exists()
+
+
+@pytest.mark.parametrize("name", [blu.TABLE, blu.ARCHIVE])
+def test_a_file_of_ones_own_under_a_published_name_is_kept(server, tmp_path, name):
+    """A table without four of its rows, a damaged archive."""
+    address, files, asked = server
+    own = io.BytesIO()
+    pd.DataFrame({column: range(252) for column in blu.COLUMNS}).to_excel(own, index=False)
+    content = own.getvalue() if name == blu.TABLE else files[name][:2000]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(StudyError, match=rf"{name} is not the published file; it was left as it is\. Move it"):
+        download_blu(tmp_path, address)
+    assert (tmp_path / name).read_bytes() == content and name not in [fetched for fetched, _ in asked]
+    (tmp_path / "mine").mkdir()
+    shutil.move(tmp_path / name, tmp_path / "mine" / name)
+    download_blu(tmp_path, address)
+    assert (tmp_path / name).read_bytes() == files[name]
 
 
 def test_no_server(tmp_path):

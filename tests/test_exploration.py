@@ -33,6 +33,7 @@ def test_the_scale_bar_is_ten_millimetres_and_looks_as_in_the_legend(case):
 @pytest.mark.parametrize("changed, names", [
     ({}, ["reference lesion", "10 mm"]), ({"pixel_mm": np.nan}, ["reference lesion"]), ({"mask": None}, ["10 mm"]),
     ({"other_masks": "o.png"}, ["reference lesion", "other annotated region (not used)", "10 mm"]),
+    ({"other_masks": "m.png& o.PNG"}, ["reference lesion", "other annotated region (not used)", "10 mm"]),
 ])
 def test_the_legend_names_what_is_drawn(case, changed, names):
     figure = exploration.gallery(pd.DataFrame([case | changed]).astype(object), ["a"], "One lesion", "BLU")
@@ -56,6 +57,19 @@ def test_the_answer_counts(several, said):
     assert "Normal images, which have no lesion (1), are left out" in text and said in text
     assert "5.0 to 12.0 mm long (median 7.0 mm) and fill 30.0% of the image on average" in text
     assert "1 are at most 110 long, 1 up to 250 and 1 longer." in text
+
+
+def test_several_masks_are_listed_of_each_of_several_datasets(tmp_path, phantom_root):
+    """BLU names other regions in one column, BUSI further masks in another."""
+    (tmp_path / "phantom").symlink_to(phantom_root)
+    (tmp_path / "busi" / "benign").mkdir(parents=True)
+    mask = np.zeros((60, 80), np.uint8)
+    mask[20:40, 20:50] = 255
+    for name in ("benign (1)", "benign (1)_mask", "benign (1)_mask_1", "benign (2)", "benign (2)_mask"):
+        Image.fromarray(mask).save(tmp_path / "busi" / "benign" / f"{name}.png")
+    alone = check.check("phantom", phantom_root)["multi_lesion_cases"]
+    assert check.check("phantom+busi", tmp_path)["multi_lesion_cases"] == [
+        *(f"phantom_{case}" for case in alone), "busi_benign (1)"]
 
 
 def test_files_that_were_left_out_of_several_datasets_are_reported_once(tmp_path, phantom_root):

@@ -18,6 +18,7 @@ from xbuslib.errors import StudyError
 
 Y, X = np.mgrid[:72, :96]
 LESION = ((X - 40) / 22) ** 2 + ((Y - 33) / 14) ** 2 < 1  # (72, 96)
+COLOURS = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (0, 0, 128), (128, 128, 0), (0, 128, 128)]
 SECOND = (X > 75) & (X < 85) & (Y > 50) & (Y < 62)
 
 
@@ -58,6 +59,9 @@ WAYS = {  # name: (image, suffix, key of masks.KINDS or "" where nothing had to 
     "palette": (lambda: palette(LESION, [(0, 0, 0), (128, 0, 0)]), "png", "palette"),
     "palette, dark": (lambda: palette(LESION, [(0, 0, 0), (0, 0, 0)]), "png", "palette"),
     "palette, bright index 0": (lambda: palette(LESION, [(255, 255, 0), (0, 0, 128)]), "png", "palette"),
+    "palette, 1 and 2": (lambda: palette(LESION + 1, COLOURS[:3]), "png", "palette"),
+    "palette, 0 to 2": (lambda: palette(LESION * 1 + (LESION & (X > 40)), COLOURS[:3]), "png", "palette"),
+    "palette, thin line of 2": (lambda: palette(1 + LESION * 4 - 3 * (LESION & (X == 40)), COLOURS), "png", "palette"),
     "grey palette": (lambda: palette(LESION, [(0, 0, 0), (255, 255, 255)]), "gif", ""),
     "alpha alone": (lambda: rgba((255, 255, 255), LESION * 255), "png", "alpha"),
     "black with alpha": (lambda: rgba((0, 0, 0), LESION * 255), "png", "alpha"),
@@ -241,6 +245,43 @@ def test_sixteen_bit_pictures_keep_their_levels(tmp_path):
     expected = (ramp - 100.0) * 255 / 3900
     assert np.abs(images.read_grey(path) - expected).max() <= 0.51 and len(np.unique(images.read_grey(path))) == 256
     assert check.check("busi", root)["notes"][0].startswith("1 of 1 images have more than 8 bits")
+
+
+def test_transparent_parts_of_sixteen_bit_colours_are_black_and_reported(tmp_path, monkeypatch):
+    import cv2
+
+    ramp = np.linspace(100, 60000, 72 * 96).astype(np.uint16).reshape(72, 96)
+    ramp[:10] = 65535  # bright, and hidden
+    root = busi(tmp_path / "busi", [Image.fromarray(LESION)])
+    path = root / "benign" / "benign (1).png"
+    for alpha, transparent in ((np.select([Y < 10, Y < 20], [0, 32768], 65535), 1), (np.full(Y.shape, 65535), 0)):
+        cv2.imwrite(str(path), np.dstack([ramp, ramp, ramp, alpha.astype(np.uint16)]))
+        shown = ramp * (alpha / 65535)
+        expected = (shown - shown.min()) * 255 / np.ptp(shown)
+        assert np.abs(images.read_grey(path) - expected).max() <= 0.51
+        notes = [note for note in check.check("busi", root)["notes"] if "alpha channel: transparent" in note]
+        assert len(notes) == transparent
+    fingerprint = images.source_fingerprint(load("busi", root), 64)
+    monkeypatch.setattr(images, "_rule", lambda content: b"")  # as when transparency of these was not read
+    assert images.source_fingerprint(load("busi", root), 64) != fingerprint
+
+
+def test_a_lesion_that_is_too_small_for_one_profile_is_a_note_and_for_all_a_problem(tmp_path, run_command):
+    """13×12 pixels in a frame of 1024×768, which the smaller profiles' grid of 16×12 pixels steps over."""
+    small, single = np.zeros((768, 1024), bool), np.zeros((768, 1024), bool)
+    small[7:19, 9:22], single[0, 2] = True, True
+    picture = Image.fromarray(np.random.default_rng(9).integers(0, 255, small.shape).astype(np.uint8))
+    root = busi(tmp_path / "busi", [Image.fromarray(small)] * 2, [picture] * 2)
+    done = run_command("data", "check", "busi", "--root", root, "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report["problems"] == [] and report["size_bins"]["<=110"] == 2
+    assert report["notes"][-1] == ("2 lesion(s) vanish at 64×64 pixels, the image_size of profile quick and smoke "
+                                   "(first: benign (1)); set a larger image_size there")
+    assert [(pair["one"], pair["other"]) for pair in report["repeats"]] == [("benign (1)", "benign (2)")]
+    assert len(images.prepare(load("busi", root), 160, tmp_path / "p").masks) == 2
+    Image.fromarray(single).save(root / "benign" / "benign (2)_mask.png")
+    assert check.check("busi", root)["problems"] == [
+        "benign (2): the lesion vanishes at 352×352 pixels; use a larger image_size"]
 
 
 def test_a_turned_mask_is_refused(tmp_path):

@@ -13,6 +13,7 @@ from matplotlib.patheffects import withStroke
 
 from xbuslib.data.catalogue import SIZE_BINS, size_bins
 from xbuslib.data.images import read_grey, read_mask
+from xbuslib.data.listing import find
 from xbuslib.display import style
 
 PANEL = 2.4  # inches of one gallery panel
@@ -129,7 +130,7 @@ def _panel(axis: Axes, case, title: str) -> int:
     axis.contour(read_mask(case.mask), levels=[0.5], colors=style.REFERENCE, linewidths=1.2)
     others = getattr(case, "other_masks", None)
     for name in others.split("&") if isinstance(others, str) else []:
-        axis.contour(read_mask(Path(case.image).parent / name.strip()), levels=[0.5], colors=style.SECOND,
+        axis.contour(read_mask(find(Path(case.image).parent, name.strip())), levels=[0.5], colors=style.SECOND,
                      linewidths=1.2, linestyles="--")
     return 1 + isinstance(others, str)
 

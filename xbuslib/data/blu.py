@@ -61,19 +61,31 @@ def load(root: Path) -> pd.DataFrame:
 
 
 def locate(root: Path) -> tuple[Path, Path]:
-    """(image folder, clinical table) under `root`; unpacks the downloaded archive beside it if need be."""
-    found = sorted(path for path in root.glob("*linical*")
-                   if path.suffix.lower() in TABLES and not hidden(path.name))
+    """(image folder, clinical table) under `root`; unpacks the downloaded archive beside it if need be.
+
+    Raises StudyError if one of them is missing or there are several.
+    """
+    found = [path for path in sorted(root.glob("*linical*")) if path.suffix.lower() in TABLES
+             and not hidden(path.name) and not path.name.startswith("~$")]  # by which Excel locks an open table
     if not found:
         raise StudyError(f"{root}: no clinical table (expected {TABLE}); "
                          "fetch the dataset with: xbuslib data download blu --root DIR")
-    folders = [place for place in (root, *sorted(root.iterdir()))
-               if place.is_dir() and any(place.glob("case*.[pP][nN][gG]"))]
-    if not folders and sorted(root.glob("*.zip")):
-        folders = [unpack(sorted(root.glob("*.zip"))[0], root / IMAGES)]
+    table = _only(root, found, "clinical tables")
+    visible = [path for path in sorted(root.iterdir()) if not hidden(path.name)]  # not what a killed `unpack` left
+    folders = [place for place in (root, *visible) if place.is_dir() and any(place.glob("case*.[pP][nN][gG]"))]
+    archives = [path for path in visible if path.suffix == ".zip"]
+    if not folders and archives:
+        folders = [unpack(_only(root, archives, "archives"), root / IMAGES)]
     if not folders:
         raise StudyError(f"{root}: no folder with case*.png images (expected {IMAGES})")
-    return folders[0], found[0]
+    return _only(root, folders, "folders with case*.png images"), table
+
+
+def _only(root: Path, found: list[Path], what: str) -> Path:
+    if len(found) > 1:
+        raise StudyError(f"{root} holds {len(found)} {what}, {found[0]} and {found[1]}{' …' * (len(found) > 2)}; "
+                         "which one is meant? Keep one there.")
+    return found[0]
 
 
 def unpack(archive: Path, folder: Path) -> Path:

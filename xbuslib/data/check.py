@@ -1,14 +1,19 @@
 """`xbuslib data check`: what a dataset folder holds, counted on the files themselves, and what is wrong with it."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 
+from xbuslib.config import PROFILES
 from xbuslib.data import catalogue, repeats
 from xbuslib.data.cases import USUAL_MM
 from xbuslib.data.images import Readings, decode, mask_files
+from xbuslib.data.listing import find
 from xbuslib.errors import StudyError
 from xbuslib.progress import track
+
+SIDES = sorted({profile.image_size for profile in PROFILES.values()})  # at which studies decode
 
 
 def check(name: str, root: Path) -> dict:
@@ -21,9 +26,10 @@ def check(name: str, root: Path) -> dict:
     except StudyError as error:
         return report | {"problems": [line.strip() for line in str(error).splitlines()]}
     sides, problems, readings, readable = [], [], Readings(), []
+    kept = {}  # case_id: smallest of SIDES that keeps its lesion
     for row in track(table.itertuples(), "checking", len(table)):
         try:
-            case = decode(row.image, mask_files(row), 64, readings)
+            case, kept[row.case_id] = _decoded(row, readings)
             readable.append(row.Index)
             if row.mask is not None:
                 sides.append(int(case["long_sides"]))
@@ -35,10 +41,10 @@ def check(name: str, root: Path) -> dict:
     if "other_masks" in table:
         problems += [f"{row.case_id}: no file {name}" for row in table.itertuples()
                      if isinstance(row.other_masks, str)  # missing where another dataset has no such column
-                     for name in row.other_masks.split("&") if not (Path(row.image).parent / name).is_file()]
+                     for name in map(str.strip, row.other_masks.split("&"))
+                     if not find(Path(row.image).parent, name).is_file()]
     normal = table["pathology"] == "normal"
-    columns = [table[name].notna() for name in ("other_masks", "more_masks") if name in table]  # BLU's, BUSI's
-    several = columns[0] if columns else normal & False
+    several = table.reindex(columns=["other_masks", "more_masks"]).notna().any(axis=1)  # BLU's, BUSI's
     return report | {
         "images": len(table), "lesions": int((~normal).sum()), "normals": int(normal.sum()),
         "benign": int((table["pathology"] == "benign").sum()),
@@ -48,9 +54,28 @@ def check(name: str, root: Path) -> dict:
         "several_regions": {row.case_id: readings.regions[row.image] for row in table.itertuples()
                             if row.image in readings.regions},
         "notes": readings.sentences() + table.attrs.get("left_out", []) + _repeated(pairs)
-        + _pixels(table["pixel_mm"].median()),
+        + _pixels(table["pixel_mm"].median()) + _too_small(kept),
         "repeats": pairs.drop(columns=["one_image", "other_image"]).to_dict("records"), "problems": problems,
     }
+
+
+def _decoded(row, readings: Readings) -> tuple[dict, int]:
+    """The case at the smallest of SIDES that keeps its lesion, and that size."""
+    for side in SIDES[:-1]:
+        with suppress(StudyError):  # another fault is raised at the largest size too
+            return decode(row.image, mask_files(row), side, readings), side
+    return decode(row.image, mask_files(row), SIDES[-1], readings), SIDES[-1]
+
+
+def _too_small(kept: dict[str, int]) -> list[str]:
+    """The profiles whose images are too small for some lesions; kept: what `_decoded` gives for each case_id."""
+    notes = []
+    for side in SIDES:
+        if cases := [case for case, smallest in kept.items() if smallest > side]:
+            profiles = [name for name, profile in PROFILES.items() if profile.image_size == side]
+            notes.append(f"{len(cases)} lesion(s) vanish at {side}×{side} pixels, the image_size of profile "
+                         f"{' and '.join(profiles)} (first: {cases[0]}); set a larger image_size there")
+    return notes
 
 
 def _pixels(median: float) -> list[str]:

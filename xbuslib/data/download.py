@@ -20,7 +20,8 @@ LARGEST = 1 << 30  # bytes: several times the published archive; a server may se
 def download_blu(root: Path, address: str = blu.ADDRESS) -> Path:
     """Fetch archive and clinical table into `root` and unpack; what is there already is kept.
 
-    Raises StudyError when a file cannot be fetched or is not what it should be; the same call then goes on.
+    Raises StudyError when a file cannot be fetched or is not what it should be; the same call then goes on. A file
+    that is there under a published name and is another is refused, and left as it is.
     """
     with machine_faults(f"cannot write to {root}", f"{SPACE}, or give another --root."):
         root.mkdir(parents=True, exist_ok=True)
@@ -34,7 +35,9 @@ def _fetch(address: str, name: str, root: Path, good) -> Path:
     path = root / name
     if path.is_file() and good(path):
         return path
-    path.unlink(missing_ok=True)
+    if path.exists():
+        raise StudyError(f"{path} is not the published file; it was left as it is. Move it to another folder, or "
+                         "delete it, then run this again.")
     try:
         resume = functools.partial(_resume, root / f".{name}.partial")
         pooch.retrieve(address + name, known_hash=None, fname=name, path=root, downloader=resume)

@@ -117,10 +117,12 @@ def source_fingerprint(cases: pd.DataFrame, size: int) -> str:
 
 
 def _rule(content: bytes) -> bytes:
-    """Marks files of more than 8 bits, whose rule is younger than VERSION; those of 8 keep their fingerprint."""
+    """Marks files of more than 8 bits whose rule is younger than VERSION; those of 8 keep their fingerprint."""
     try:
         with Image.open(io.BytesIO(content), formats=pictures.FORMATS) as image:
-            return b"deep" if image.mode in pictures.DEEP or image.mode.startswith("I;16") else b""
+            if image.mode in pictures.DEEP or image.mode.startswith("I;16"):
+                return b"deep"
+            return b"over black" if ";16" in str(image.tile) and pictures.transparent(image) else b""
     except Exception:  # read_grey and read_mask say what is wrong with it
         return b""
 
@@ -245,20 +247,23 @@ def mask_files(row) -> list[str]:
 
 
 def decode(image_path: str, mask_paths: list[str], size: int, readings: Readings | None = None) -> dict:
-    """One case as the arrays of Prepared; what was assumed about its files is added to `readings`."""
+    """One case as the arrays of Prepared; what was assumed about its files is added to `readings`.
+
+    Raises StudyError for a file that cannot be used and a lesion that vanishes at this size.
+    """
     picture = pictures.decode(image_path)
     image, kinds = picture.grey, [kind for kind, _ in picture.notes]
     mask, assumed = masks.union(mask_paths, image.shape[::-1], picture.turn)
-    if readings is not None:
-        readings.images.append((Path(image_path).name, kinds))
-        readings.masks.extend(assumed)
-        if (regions := masks.regions(mask)) > 1:
-            readings.regions[image_path] = regions
     if mask_paths and not mask.any():
         raise StudyError(f"mask {Path(mask_paths[0]).name} is empty; a normal case has no mask file")
     small = resize_mask(mask, size)
     if mask.any() and not small.any():
         raise StudyError(f"the lesion vanishes at {size}×{size} pixels; use a larger image_size")
+    if readings is not None:  # not before: one that cannot be used at this size may be decoded at another
+        readings.images.append((Path(image_path).name, kinds))
+        readings.masks.extend(assumed)
+        if (regions := masks.regions(mask)) > 1:
+            readings.regions[image_path] = regions
     return {"images": resize_image(image, size), "masks": small,
             "original_sizes": np.array(image.shape[::-1]), "long_sides": np.array(max(bounding_box(mask))),
             "boxes": np.array(bounding_box(mask)), "centroids": np.array(centroid(mask)),

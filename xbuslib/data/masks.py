@@ -159,15 +159,16 @@ def _lesion(values: np.ndarray, lossy: bool, how: str) -> tuple[np.ndarray, tupl
                          "save the mask that they stand for.")
     if low == high:
         return np.full(values.shape, bool(high)), place
+    if how == "palette":  # its indices are labels, and say nothing of brightness
+        return values > low, place
     if len(distinct) == 2:
-        plain = how == "palette" or values.dtype == bool or (low, high) in ((0, 255), (0, 65535))
+        plain = values.dtype == bool or (low, high) in ((0, 255), (0, 65535))
         return values == high, place if plain else (*place, ("two", f"{low:g} and {high:g}"))
     if lossy and high < LOSSY:
         raise StudyError(f"it is a JPEG whose brightest pixel is {high:g} of 255: compression has damaged what was a "
                          "label. Save masks as PNG.")
     if not lossy and _labels(values, distinct):
-        named = () if how == "palette" else (("labels", ", ".join(f"{value:g}" for value in distinct)),)
-        return values > low, (*place, *named)
+        return values > low, (*place, ("labels", ", ".join(f"{value:g}" for value in distinct)))
     between = (values > 0.1 * high) & (values < 0.9 * high)
     if between.mean() > IN_BETWEEN:
         raise StudyError(f"{between.mean():.0%} of its pixels are neither dark nor bright: it looks like a picture, "

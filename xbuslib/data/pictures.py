@@ -53,11 +53,13 @@ def interpreted(image: Image.Image, frame: int | None = None) -> Decoded:
     """A decoded Pillow image, of which `frame` was chosen, as grey. Raises StudyError if its pixels show nothing."""
     deep = deep_colours(image)
     if deep is not None:
-        grey, notes = _windowed(np.rint(deep[..., :3] @ (0.299, 0.587, 0.114)).astype(np.uint16))
+        shown = deep[..., :3] * (deep[..., 3:] / 65535) if deep.shape[2] == 4 else deep  # over black
+        grey, notes = _windowed(np.rint(shown @ (0.299, 0.587, 0.114)).astype(np.uint16))
+        notes += _colour_notes(image, opaque=(deep[..., 3:] == 65535).all())
     elif image.mode in DEEP or image.mode.startswith("I;16"):
         grey, notes = _windowed(np.asarray(image))
     else:
-        grey, notes = luminance(image), _colour_notes(image)
+        grey, notes = luminance(image), _colour_notes(image, _opaque(image))
     refuse_one_grey(grey)
     if (frames := getattr(image, "n_frames", 1)) > 1:
         notes.append(("frame", f"Frame {frame} of {frames}."))
@@ -177,8 +179,11 @@ def _windowed(values: np.ndarray) -> tuple[np.ndarray, list[tuple[str, str]]]:
     return grey, [("deep", f"More than 8 bits: the image's own range {low:g} to {high:g} was mapped to grey 0 to 255.")]
 
 
-def _colour_notes(image: Image.Image) -> list[tuple[str, str]]:
-    opaque = not transparent(image) or image.convert("RGBA").getchannel("A").getextrema()[0] == 255
+def _opaque(image: Image.Image) -> bool:
+    return not transparent(image) or image.convert("RGBA").getchannel("A").getextrema()[0] == 255
+
+
+def _colour_notes(image: Image.Image, opaque: bool) -> list[tuple[str, str]]:
     notes = [] if opaque else [("transparent", "Transparent parts are shown over black.")]
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         notes.append(("colours", f"Colours ({image.mode}) were reduced to luminance."))

@@ -1,7 +1,7 @@
 """A folder of other people's predictions: one mask or one probability map per case, read at the study's size.
 
-Masks are pictures, or arrays of 0 and 1. Probability maps are arrays (.npz, .npy) or 16-bit PNG, 65535 being certain.
-A softmax with a channel for the background is understood, as nnU-Net writes it.
+Masks are pictures, or arrays of 0 and 1. Probability maps are arrays (.npz, .npy) or 16-bit pictures, in which 65535
+is certain. A softmax with a channel for the background is understood, as nnU-Net writes it.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from xbuslib.progress import track
 
 ARRAYS = (".npz", ".npy")
 KEYS = ("probabilities", "softmax")  # of nnU-Net's .npz, version 2 and 1; else the only array is taken
-SURE = 65535  # of 16-bit PNG: probability 1
+SURE = 65535  # of 16-bit pictures: probability 1
 FAINT = 0.02  # a folder of 16-bit maps that never exceed this holds values of another scale
 SUM = 0.02  # by which the two channels of a softmax may miss 1
 LISTED = 20  # faults in one message
@@ -54,9 +54,9 @@ def read(folder: Path, frames: dict[str, tuple[int, int]], side: int, as_drawn: 
             faults.append(str(error))
     _refuse(folder, faults, "prediction(s) cannot be used")
     found = np.stack(maps)
-    if any(path.suffix == ".png" for path in files.values()) and 0 < found.max() < FAINT:
-        raise StudyError(f"{folder}: no probability exceeds {found.max():.4f}. In 16-bit PNG {SURE} is certain; these "
-                         "files seem to hold another scale: multiply their values.")
+    if any(path.suffix.lower() not in ARRAYS for path in files.values()) and 0 < found.max() < FAINT:
+        raise StudyError(f"{folder}: no probability exceeds {found.max():.4f}. In 16-bit pictures {SURE} is certain; "
+                         "these files seem to hold another scale: multiply their values.")
     digest = hashlib.sha256()
     for case_id, one in sorted(zip(files, found, strict=True)):
         digest.update(case_id.encode() + one.astype(np.float16).tobytes())
