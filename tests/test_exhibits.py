@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -63,6 +64,22 @@ def test_the_smallest_lesions_are_shown(smoke_study):
     first = figure.axes[0].get_title()
     assert str(int(smoke_study.cases["long_side_px"].min())) in first and len(figure.axes) == 4 * 3
     assert [axis.get_ylabel() for axis in figure.axes[::3]] == ["image", "UNet", "U-ResNet", "XBusNet"]
+
+
+def test_of_a_partial_study_lesions_that_all_shown_systems_have(smoke_study):
+    cases, runs = smoke_study.cases, smoke_study.runs
+    fold = cases.nsmallest(1, "long_side_px")["fold"].iloc[0]
+    partial = replace(smoke_study, runs=runs[(runs["system"] != "uresnet") | (runs["fold"] != fold)])
+    figure = small.smallest_lesions(partial, n=3)
+    shown = [axis.get_title().split("\n")[0] for axis in figure.axes[:3]]
+    expected = cases[cases["fold"] != fold].nsmallest(3, "long_side_px")["case_id"]
+    assert shown == list(expected)
+
+
+def test_pictures_of_several_seeds_name_the_first(smoke_study):
+    seeds = replace(smoke_study, runs=pd.concat([smoke_study.runs, smoke_study.runs.assign(seed=1)]))
+    assert seeds.label.endswith("seed 0, 1") and seeds.label_of_maps.endswith("seed 0")
+    assert smoke_study.label == smoke_study.label_of_maps
 
 
 def made(differences: dict[str, list[float]], sizes: list[float]) -> pd.DataFrame:

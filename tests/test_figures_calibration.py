@@ -87,6 +87,15 @@ def test_distances_tell_found_from_penalised():
     assert boundaries_figures.distances(rows.assign(pixel_mm=np.nan), LABEL) is None
 
 
+def test_distances_of_several_seeds_are_one_point_per_image():
+    first = made_up(1, contours)
+    second = first.assign(seed=1, hd95=first["hd95"] + 1, empty=False)
+    figure = boundaries_figures.distances(pd.concat([first, second]), LABEL)
+    drawn = np.asarray(figure.axes[0].collections[0].get_offsets())[:, 0]
+    assert sorted(drawn) == pytest.approx(sorted(first["hd95"] + 0.5))
+    assert not (figure.axes[0].collections[0].get_facecolors()[:, :3] == 1).all(axis=1).any()  # something was predicted
+
+
 def test_false_area_draws_every_fold_and_image():
     rows = made_up(5, lambda rng: pd.DataFrame({"case_id": [f"case{i}" for i in (45, 61, 209, 213)],
                                                 "false_percent": rng.uniform(0, 8, 4) * (rng.random(4) < 0.5)}))

@@ -197,6 +197,8 @@ def test_the_paper_s_protocol_has_no_caveat():
     ("threshold=0.33", "threshold 0.33", "threshold 0.33 instead of 0.5"),
     ("first_pass_threshold=0.4", "threshold of the first pass 0.4", "of the first pass 0.4 instead of 0.3"),
     ("train_images=50", "50 training images", "trained on 50 of its training images, not on all"),
+    ("size=quick", "small networks", "the small ones (size quick)"),
+    ("fold_by=dataset", "a fold per dataset", "Each fold is one dataset"),
     ("recipe=strong", "recipe strong", "(recipe strong): loss cross entropy dice loss instead of soft dice loss"),
 ])
 def test_every_departure_stands_in_caption_and_caveats(override, shown, sentence):

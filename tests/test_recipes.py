@@ -125,6 +125,14 @@ def test_no_official_recipe(system):
         plan(system, recipe="official")
 
 
+@pytest.mark.parametrize("recipe", ["uniform", "strong", "official"])
+def test_what_is_left_out_of_prompts_without_a_system(recipe):
+    for system in WITH_OFFICIAL:
+        for given in ({}, {"drop_spatial": 0.5}, {"drop_attributes": 0.0}):
+            p = plan(system, recipe=recipe, **given)
+            assert recipes.dropped(resolve("paper", given | {"recipe": recipe})) == (p.drop_spatial, p.drop_attributes)
+
+
 def test_what_is_set_wins():
     p = plan("ukan", recipe="official", iterations=7, batch_size=5, learning_rate=3e-4, weight_decay=0, amp=True,
              final_learning_rate=0, drop_spatial=0.5)

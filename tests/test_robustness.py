@@ -187,6 +187,17 @@ def evaluated(smoke_study):
     return {name: (study, robustness.evaluate(study, name)) for name, study in studies.items()}
 
 
+def test_of_several_seeds_the_first_is_varied_and_named(evaluated, monkeypatch):
+    own, _ = evaluated["bussam"]
+    monkeypatch.setenv("XBUS_OUTPUTS", str(own.folder.parent))
+    seeds = replace(own, runs=pd.concat([own.runs, own.runs.assign(seed=1)], ignore_index=True),
+                    per_image=pd.concat([own.per_image, own.per_image.assign(seed=1)]), records=own.records * 2)
+    monkeypatch.setattr(robustness, "open_study", lambda *_: seeds)
+    opened = robustness.open_system(own.name, "bussam")
+    assert set(opened.runs["seed"]) == set(opened.per_image["seed"]) == {0} and opened.records == own.records
+    assert opened.label == own.label and len(opened.default) == len(own.default)
+
+
 @pytest.mark.parametrize("name", ["xbusnet", "xbusnet-no-gfe", "bussam"])
 def test_unvaried_prompts_give_the_runs_own_scores(name, evaluated):
     study, found = evaluated[name]

@@ -178,8 +178,15 @@ def test_only_folds_of_every_system_are_chosen_from(smoke_study, tmp_path, monke
     partial = open_study(smoke_study.name, partial=True)
     assert set(selection.candidates(partial)["fold"]) == {0}
     none = (partial.runs["fold"] == 0) == (partial.runs["system"] == "uresnet")  # fold 0 of one, fold 1 of the others
-    with pytest.raises(StudyError, match="no fold that all of its 6 systems"):
+    with pytest.raises(StudyError, match="no fold that all of bussam, unet, uresnet, xbusnet"):
         selection.candidates(dataclasses.replace(partial, runs=partial.runs[none]))
+
+
+def test_a_study_of_variants_alone_shows_them(smoke_study):
+    panels = selection.panels(smoke_study, selection.choose(selection.candidates(smoke_study)))
+    alone = panels[panels["system"].isin(["xbusnet-no-gfe", "xbusnet-no-sfa"])]
+    assert set(selection.compared(alone)["system"]) == {"xbusnet-no-gfe", "xbusnet-no-sfa"}
+    assert set(selection.compared(panels)["system"]) == {"unet", "uresnet", "bussam", "xbusnet"}
 
 
 def test_the_words_of_the_rules_are_those_of_the_published_table(blu_root):

@@ -55,6 +55,8 @@ def test_another_hospital_is_judged_by_the_wider_interval():
 def test_what_scanner_b_costs_and_the_lowest_group():
     paired = pd.DataFrame({"paper_name": ["A"], "difference": [-0.107], "low": [-0.189], "high": [-0.031]})
     assert "(intervals over these cases): A −0.107 (95 % −0.189 to −0.031). The lesions" in elsewhere.scanner(paired)
+    assert elsewhere.scanner(paired).startswith("**Scanner B against its control**, scanner A with cases")
+    assert elsewhere.scanner(paired, "phantom_b").startswith("**Scanner B against scanner A**, with cases")
     assert elsewhere.scanner(paired.iloc[:0]) == ""
     groups = pd.DataFrame({"target": "T", "paper_name": "A", "by": "class", "group": ["x", "y", "z"], "n_target": 9,
                            "difference": [0.1, -0.2, -0.9], "low": [0, -0.3, np.nan], "high": [0.2, -0.1, np.nan]})
@@ -64,7 +66,7 @@ def test_what_scanner_b_costs_and_the_lowest_group():
 
 
 def test_who_finds_most_lesions_with_fewest_false_positives():
-    rates = pd.DataFrame({"paper_name": list("ABC"), "lesions": 10, "found": [9, 9, 8],
+    rates = pd.DataFrame({"paper_name": list("ABC"), "folds": 5, "lesions": 10, "found": [9, 9, 8],
                           "false_positives all": [2.0, 0.5, 0.25], "false_positives with lesion": 1.0})
     assert contours.found(rates) == (
         "**B finds the most lesions, 9 of 10 (as many as 1 other)**, with 0.50 false positives per image; C has the "
@@ -146,10 +148,18 @@ def test_systems_without_a_curve_are_named():
 
 def test_every_system_without_a_prediction_is_named():
     table = pd.DataFrame({"paper_name": list("ABC"), "hd95": [3.0, 2.0, 4.0], "hd95_median": 1.5, "nsd": 0.6,
-                          "empty": [1, 0, 1], "n": 5})
+                          "empty": [1, 0, 1], "n": 5, "folds": 5})
     text = contours.distances(table)
     assert "**B has the lowest mean HD95, 2.0 mm**" in text and "60% of the contour length lies within 1 mm" in text
     assert text.endswith("Nothing was predicted in 2 of the 15 pairs of a system and a lesion, most often by A, C (1).")
+    lacking = pd.concat([table, table[:1].assign(paper_name="D", hd95=1.0, folds=1)])  # of a partial study
+    assert contours.distances(lacking) == text
+
+
+def test_of_a_partial_study_only_systems_with_all_folds_are_compared():
+    rates = pd.DataFrame({"paper_name": ["UNet", "XBusNet"], "folds": [1, 5], "found": [50.0, 240.0],
+                          "lesions": [51, 252], "false_positives all": [0.1, 0.2]})
+    assert contours.found(rates).startswith("**XBusNet finds the most lesions, 240 of 252**")
 
 
 @pytest.mark.parametrize(("n", "words"), [(4, "With 4 systems, a rank correlation"), (5, "1.00 for ECE")])

@@ -286,6 +286,23 @@ def test_drops_of_a_partial_study_are_over_the_folds_that_both_have(study):
     assert table.loc["xbusnet-no-sfa", "iou_drop"] == pytest.approx(with_sfa - without)
 
 
+def test_rows_over_fewer_folds_are_marked_and_never_bold(study):
+    """The values of a system with one fold cannot be compared with means over two."""
+    plain = open_study(study.name)
+    assert not {"folds", "n"} & {*exhibits.table_1(plain), *exhibits.table_2(plain), *exhibits.table_4(plain),
+                                 *paper_tables.per_fold(plain)}
+    shutil.rmtree(study / "runs" / "unet" / "fold_1")
+    shutil.rmtree(study / "runs" / "xbusnet-no-sfa" / "fold_1")
+    partial = open_study(study.name, partial=True)
+    best = partial.per_image["system"].isin(["unet", "xbusnet-no-sfa"])
+    partial = replace(partial, per_image=partial.per_image.assign(
+        dice=np.where(best, 0.9, 0.5), iou=np.where(best, 0.9, 0.5)))
+    for table in (exhibits.table_1(partial), exhibits.table_2(partial), exhibits.table_4(partial),
+                  paper_tables.per_fold(partial)):
+        text = tables.markdown(table, "")
+        assert "0.900" in text and "**0.900" not in text and "**0.500" in text
+
+
 def test_a_partial_study_uses_what_is_there(study):
     shutil.rmtree(study / "runs" / "unet" / "fold_1")
     partial = open_study(study.name, partial=True)

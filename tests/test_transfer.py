@@ -88,6 +88,27 @@ def test_sizes_are_those_of_table_2(names):
     assert first["missed"].to_dict() == {"≤ 110": 1, "111–250": 0, "> 250": 0}
 
 
+def test_several_seeds_count_as_parts_of_a_lesion(names):
+    """Lesion a is found by one of two seeds: half a miss, and its Dice where it is found is that seed's."""
+    rows, runs = (pd.read_csv(f"{names[0]}/{file}.csv", keep_default_na=False) for file in ("per_image", "runs"))
+    second = rows.assign(seed=1, dice=np.where(rows["case_id"] == "a", 0.0, rows["dice"]))
+    pd.concat([rows, second]).to_csv(f"{names[0]}/per_image.csv", index=False)
+    pd.concat([runs, runs.assign(seed=1)]).assign(recipe="strong").to_csv(f"{names[0]}/runs.csv", index=False)
+    steps = open_steps(names)
+    table = gains.table(steps, gains.distances(steps, ""))
+    assert table["missed"].tolist() == [1.5, 1] and table["dice_found"][0] == pytest.approx((0.2 + 0.6 + 0.8) / 3)
+    assert gains.curve(steps, "strong").set_index("images_before").loc[0, "missed"] == 1.5
+
+
+def test_images_on_both_sides_of_a_fold_stand_in_the_caption(names):
+    assert "both sides" not in facts(open_steps(names))
+    for name, divided in zip(names, (1, 0), strict=True):  # the second as of an earlier version
+        runs = pd.read_csv(f"{name}/runs.csv")
+        runs = runs.assign(val_cases=2, val_divided=[divided, 0]) if divided else runs
+        runs.to_csv(f"{name}/runs.csv", index=False)
+    assert facts(open_steps(names)).endswith("on both sides of a fold, by patient or picture: 1 of 4 validation images")
+
+
 def test_what_the_prompt_adds_at_each_step(names):
     found = gains.by_prompt(open_steps(names)).set_index(["step", "prompt"])
     assert found["mean_difference"].dropna().to_dict() == pytest.approx(

@@ -211,6 +211,27 @@ def test_jobs_find_folders_that_the_environment_names_relative(phantom_root, tmp
     assert given["XBUS_WEIGHTS"] == str(tmp_path / "weights") and given["XBUS_DATA"] == ""
 
 
+def test_notebooks_of_other_settings_are_executed_again(phantom_root, tmp_path, monkeypatch):
+    """Without a run the settings of a study may change; with one, they are refused, and its notebooks stay."""
+    monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path))
+    done = SimpleNamespace(returncode=0)
+    monkeypatch.setattr(workflow_study, "subprocess", SimpleNamespace(run=lambda *_, **__: done))
+    given = {"data": str(phantom_root), "profile": "smoke", "study": "s", "systems": "unet", "folds": "0"}
+    marks = [tmp_path / "s" / "notebooks" / f"{name}.done" for name in workflow_study.NOTEBOOKS]
+
+    def start(**changed):
+        wanted = request(given | changed)
+        workflow_study.run_study(wanted, *workflow_study.settle(wanted))
+        there = [mark.is_file() for mark in marks]
+        marks[0].parent.mkdir(exist_ok=True)
+        for mark in marks:
+            mark.touch()
+        return there
+
+    assert start() == [False] * 3 and start() == [True] * 3
+    assert start(set={"image_size": 96}) == [False] * 3 and start(set={"image_size": 96}) == [True] * 3
+
+
 def test_results_dated_after_now_move_back_in_their_order(phantom_root, tmp_path, monkeypatch, capsys):
     """As after a clock that was set back: Snakemake would remove a new run for being older than the decoded images."""
     monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path))

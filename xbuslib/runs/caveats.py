@@ -45,6 +45,10 @@ def caveats(runs: list[dict], encoders: str) -> list[str]:
     elif (config["image_size"], lengths) != (PIXELS, f"{ITERATIONS} iterations"):
         sentences.append(f"The paper's protocol was changed: {config['image_size']} pixels ({PIXELS} in the paper), "
                          f"{lengths} ({ITERATIONS} in the paper).")
+    if small_networks(config):
+        sentences.append("Networks and encoders are the small ones (size quick), not the paper's.")
+    if config.get("fold_by") == "dataset":
+        sentences.append("Each fold is one dataset, scored by systems that were trained on the others.")
     if limit := config.get("train_images"):
         sentences.append(f"Each fold was trained on {limit} of its training images, not on all.")
     sentences += _training(runs)
@@ -54,6 +58,11 @@ def caveats(runs: list[dict], encoders: str) -> list[str]:
         sentences.append("Encoders with random weights, or with a part of their pretrained weights, were used "
                          f"({encoders}).")
     return sentences + last
+
+
+def small_networks(config: dict) -> bool:
+    """Whether networks are narrowed though the profile is the paper's; of the other profiles its name says it."""
+    return config["profile"] == "paper" and config["size"] == "quick"
 
 
 def trained(runs: list[dict]) -> list[dict]:
@@ -87,8 +96,11 @@ def short(runs: list[dict]) -> str:
     else:
         config = runs[0]["config"]
         parts += [f"{NAMES.get(key, key.replace('_', ' '))} {_word(config[key])}" for key in _given(runs[0])]
-    if limit := runs[0]["config"].get("train_images"):
+    config = runs[0]["config"]
+    if limit := config.get("train_images"):
         parts.append(f"{limit} training images")
+    parts += ["small networks"] * small_networks(config)
+    parts += ["a fold per dataset"] * (config.get("fold_by") == "dataset")
     return ", ".join(parts + [f"started from {text}" for text in starts(runs)] + last)
 
 

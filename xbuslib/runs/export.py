@@ -20,6 +20,7 @@ from xbuslib.runs import caveats, record
 from xbuslib.runs.study import Study, open_study
 
 COLOURS = 256  # of a picture: a third of the bytes, and no colour of our figures changes by more than 5 %
+PROMPTS = {"local_text", "local prompt"}  # columns with the local prompt, which repeats an expert's reading
 RUN = ("system", "dataset", "fold", "seed", "commit", "dirty", "device", "precision", "peak_memory_gb", "protocol",
        "identity", "dataset_fingerprint", "folds_checksum", "trainable", "frozen")
 
@@ -55,17 +56,18 @@ def _tables(study: Study, folder: Path, data: bool) -> None:
     columns = list(study.cases) if data else ["case_id", *images.MEASURES, "fold"]
     study.cases[columns].sort_values("case_id").to_csv(folder / "cases.csv", index=False)
     pd.DataFrame([{key: run[key] for key in RUN} | {
-        **caveats.training(run), "train_s": run["seconds"]["train"], "total_s": run["seconds"]["total"],
+        **caveats.training(run), "val_cases": run["val_cases"], "val_divided": run.get("val_divided", 0),
+        "train_s": run["seconds"]["train"], "total_s": run["seconds"]["total"],
         "weights": registry.encoder_label(run["weights"]), "created": run["created"],
     } for run in study.records]).to_csv(folder / "runs.csv", index=False)
     (folder / "config.json").write_text(json.dumps(study.facts["config"], indent=1) + "\n")
 
 
 def _of_cases(study: Study, file: Path) -> bool:
-    """Whether a CSV repeats the dataset's metadata case by case."""
+    """Whether a CSV repeats the dataset's metadata case by case, in columns or in the words of a prompt."""
     columns = set(pd.read_csv(file, nrows=0)) if file.is_file() else set()
-    metadata = (set(study.cases) | {"local_text"}) - {"case_id", "fold", *images.MEASURES}
-    return "case_id" in columns and bool(columns & metadata)
+    metadata = set(study.cases) - {"case_id", "fold", *images.MEASURES}
+    return bool(columns & PROMPTS) or ("case_id" in columns and bool(columns & metadata))
 
 
 def _place(folder: Path, study: Study, file: Path) -> Path:

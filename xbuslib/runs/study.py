@@ -100,11 +100,27 @@ class Study:
             raise StudyError(f"study {self.name} has no run of {system} on fold {fold}")
         return Path(rows.sort_values("seed")["folder"].iloc[0])
 
+    def shared_folds(self, systems: Iterable[str]) -> list[int]:
+        """The folds that all of `systems` have. Raises StudyError if there is none."""
+        there = self.runs[self.runs["system"].isin(wanted := set(systems))].groupby("fold")["system"].nunique()
+        if not (folds := [int(fold) for fold in there.index[there == len(wanted)]]):
+            raise StudyError(f"study {self.name} has no fold that all of {', '.join(sorted(wanted))} have finished, so "
+                             "no case can be shown for all of them; finish the study first")
+        return folds
+
     @property
     def label(self) -> str:
         """What a caption says of the numbers: dataset, profile, training and encoders, folds, seeds."""
+        return self._label(self.runs["seed"])
+
+    @property
+    def label_of_maps(self) -> str:
+        """The same for what is shown of one run per system and fold, that of its first seed (`run_folder`)."""
+        return self._label(self.runs.groupby(["system", "fold"])["seed"].min())
+
+    def _label(self, seeds: pd.Series) -> str:
         config, folds = self.facts["config"], self.runs["fold"].nunique()
-        seeds = ", ".join(map(str, sorted(self.runs["seed"].unique())))
+        seeds = ", ".join(map(str, sorted(seeds.unique())))
         return (f"{catalogue.label(self.facts['dataset'])}, profile {config['profile']}, "
                 f"{config['image_size']} px, {caveats.short(self.records)}, {self.encoders}, "
                 f"{folds} fold{'s' * (folds > 1)}, seed {seeds}")

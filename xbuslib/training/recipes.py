@@ -121,6 +121,17 @@ def plan(system: str, config: Config, n_train: int) -> Plan:
     return Plan(config=config, recipe=config.recipe, schedule=schedule, **values)
 
 
+def dropped(config: Config) -> tuple[float, float]:
+    """Shares of training prompts without size (and, drawn apart, without location), and without attributes.
+
+    They are the recipe's, unless `config` sets them; of all official recipes the same.
+    """
+    shares = {"uniform": UNIFORM, "strong": STRONG}.get(config.recipe, OFFICIAL)
+    spatial, attributes = (shares[key] if getattr(config, key) is None else getattr(config, key)
+                           for key in ("drop_spatial", "drop_attributes"))
+    return spatial, attributes
+
+
 def require_training(plan: Plan, start_from: object) -> None:
     """Raise StudyError if nothing is to be trained and there is no run to start from."""
     if not plan.iterations and not start_from:

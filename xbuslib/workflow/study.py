@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -20,14 +19,14 @@ from xbuslib.config import Config, resolve
 from xbuslib.errors import StudyError, machine_faults
 from xbuslib.files import ELSEWHERE, REPOSITORY, outputs_root, write_whole
 from xbuslib.runs.record import ALL
-from xbuslib.workflow import parent, request
+from xbuslib.workflow import marks, parent, request
+from xbuslib.workflow.marks import DONE
 from xbuslib.workflow.notebooks import analyses
 from xbuslib.workflow.request import Request
 
 PROFILES = REPOSITORY / "workflow" / "profiles"  # how jobs are run: on this machine, or on a Slurm cluster
 NOTEBOOKS = ["01_explore_data", "02_design_prompts", "03_model_anatomy"]
 FOLDERS = "XBUS_WEIGHTS", "XBUS_DATA"  # given to the jobs as absolute paths: a job runs in the study's folder
-DONE = ".done"  # in a run's folder: its job has ended. Snakemake deletes what a failed job made, so not run.json itself
 PATIENCE = 2  # seconds for the jobs of a study whose command was killed to end (parent.py)
 QUEUED = 100  # Slurm jobs at once: more than eleven systems on five folds; the cluster has its own limit
 
@@ -137,17 +136,18 @@ def run_study(wanted: Request, settings: Settings, at_once: int, dry_run: bool =
             return True
     environment |= {} if slurm else parent.mark()  # jobs of a cluster are the queue's
     with _alone(settings.study):
+        marks.forget_other_settings(settings.model_dump(), settings.notebooks, folder)
         command += ["--configfile", str(_write_settings(wanted, settings, folder))]
-        _forget_deleted(folder)
-        _date_back(folder)
-        before = _made(folder)
+        marks.forget_deleted(folder)
+        marks.date_back(folder)
+        before = marks.made(folder)
         if subprocess.run(command, env=environment, check=False).returncode != 0:
             raise StudyError(
                 "these jobs failed:\n" + "\n".join(f"  {job}" for job in _undone(settings, folder)[:30])
                 + f"\nTheir executed notebooks are in {folder / 'notebooks'}. The same command goes on with what "
                 f"is left; `xbuslib report {settings.study} --partial` shows what is there."
                 + (f" Slurm's own logs are in {folder / '.snakemake' / 'slurm_logs'}." if slurm else ""))
-    return _made(folder) != before
+    return marks.made(folder) != before
 
 
 @contextmanager
@@ -178,35 +178,6 @@ def _write_settings(wanted: Request, settings: Settings, folder: Path) -> Path:
     with write_whole(path) as partial:
         partial.write_text(json.dumps(settings.model_dump(), indent=1) + "\n")
     return path
-
-
-def _made(folder: Path) -> dict[Path, int]:
-    """What Snakemake has made and when: the same before and after, there was nothing to do."""
-    run = "runs/*/fold_*/seed_*/"
-    patterns = f"{run}run.json", run + DONE, "notebooks/*.done", "report/index.html", "prepared/ready.json"
-    return {path: path.stat().st_mtime_ns for pattern in patterns for path in folder.glob(pattern)}
-
-
-def _forget_deleted(folder: Path) -> None:
-    """A run whose run.json was deleted is made again."""
-    for mark in folder.glob(f"runs/*/fold_*/seed_*/{DONE}"):
-        if not mark.with_name("run.json").is_file():
-            mark.unlink()
-
-
-def _date_back(folder: Path) -> None:
-    """Move the dates of all results back by the same time if one is dated after now, as when a clock was set back.
-
-    Their order stays. Snakemake removes a new result that is older than what it is made from.
-    """
-    dates = _made(folder)
-    late = max(dates.values(), default=0) - time.time_ns()
-    if late > 0:
-        print(f"note: results of study {folder.name} are dated up to {late / 1e9:.0f} s after now, as when a clock was "
-              "set back; the dates of all its results were moved back by that", file=sys.stderr)
-        for path, date in dates.items():
-            moved = max(0, date - late)  # decoded images that were made again are dated 0
-            os.utime(path, ns=(moved, moved))
 
 
 def _undone(settings: Settings, folder: Path) -> list[str]:

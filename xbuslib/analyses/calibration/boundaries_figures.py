@@ -17,17 +17,19 @@ LEAST_MM = 0.05  # left end of the log scales: half a pixel of a breast probe
 def distances(rows: pd.DataFrame, label: str, system: str = "xbusnet") -> Figure | None:
     """HD95, ASSD and NSD of every image: points and boxes by system; hollow points where nothing was predicted.
 
-    rows: boundaries.per_image. None if the pixel size of no case is known.
+    rows: boundaries.per_image, of which means over seeds are drawn. None if the pixel size of no case is known.
     """
     rows = rows.dropna(subset="pixel_mm")
     if rows.empty:
         return None
+    images = rows.groupby(["system", "paper_name", "case_id"], sort=False)
+    rows = images[["hd95", "assd", "nsd", "empty"]].mean().reset_index()
     names, colours = system_names(rows), np.where(rows["system"] == system, OWN, OTHER)
     titles = {"hd95": "HD95 (mm)", "assd": "ASSD (mm)", "nsd": f"NSD at {TOLERANCE_MM:g} mm"}
     figure, axes = style.subplots(1, 3, size=(10.2, 0.42 * len(names) + 1.7), sharey=True)
     for axis, (measure, title) in zip(axes, titles.items(), strict=True):
         values = rows[measure] if measure == "nsd" else rows[measure].clip(lower=LEAST_MM)
-        strips(axis, values, rows["system"], names, colours, hollow=rows["empty"])
+        strips(axis, values, rows["system"], names, colours, hollow=rows["empty"] == 1)
         axis.set(xlabel=title, **({"xlim": (-0.03, 1.03)} if measure == "nsd" else {"xscale": "log"}))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.grid(axis="x")

@@ -29,7 +29,8 @@ def contours(study: Study, rows: pd.DataFrame, table: pd.DataFrame) -> Figure | 
     names = system_names(rows[rows["system"].isin(SHOWN)]) or system_names(rows)
     first = "xbusnet" if "xbusnet" in names else next(iter(names))
     order = [first, *(name for name in names if name != first)][:3]
-    ranked = rows[(rows["system"] == first) & rows["hd95_found"].notna()].drop_duplicates("case_id")
+    there = rows["fold"].isin(study.shared_folds(order))  # of a partial study
+    ranked = rows[(rows["system"] == first) & rows["hd95_found"].notna() & there].drop_duplicates("case_id")
     ranked = ranked.sort_values(["hd95_found", "case_id"], ignore_index=True)
     if ranked.empty:
         return None
@@ -50,7 +51,7 @@ def contours(study: Study, rows: pd.DataFrame, table: pd.DataFrame) -> Figure | 
                            Line2D([], [], color=style.SECOND, label="prediction"),
                            Line2D([], [], color="0.3", linewidth=3, label=f"white bar: {BAR_MM} mm")],
                   loc="outside lower center", ncols=3)
-    return style.titled(figure, "Contours at original resolution", study.label)
+    return style.titled(figure, "Contours at original resolution", study.label_of_maps)
 
 
 def _predicted(study: Study, system: str, case: pd.Series, shape: tuple[int, int]) -> np.ndarray:
@@ -86,6 +87,7 @@ def on_normal_images(study: Study, normals: list[NewPredictions]) -> Figure | No
     names = system_names(study.default[study.default["system"].isin(SHOWN)]) or system_names(study.default)
     first = [next((run for run in normals if run.system == name and run.normal_ids), None) for name in list(names)[:3]]
     runs = [run for run in first if run is not None]
+    runs = [run for run in runs if run.fold == runs[0].fold]  # of a partial study
     if not runs:
         return None
     cases = runs[0].normal_ids[:4]
@@ -106,4 +108,5 @@ def on_normal_images(study: Study, normals: list[NewPredictions]) -> Figure | No
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     figure.legend(handles=[Patch(color=FALSE_POSITIVE, label="marked as lesion")], loc="outside lower center")
-    return style.titled(figure, f"Normal images: what fold {runs[0].fold} marks where there is no lesion", study.label)
+    return style.titled(figure, f"Normal images: what fold {runs[0].fold} marks where there is no lesion",
+                        study.label_of_maps)

@@ -90,8 +90,9 @@ def sweep(study: Study) -> pd.DataFrame:
 
 
 def sweep_summary(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """A row per system: Dice at the study's threshold (mean and SD over folds), where the swept curve is highest, how
-    much higher it is there, and the lowest and highest threshold between which Dice stays within 0.01 of that."""
+    """A row per system: folds, Dice at the study's threshold (mean and SD over folds), where the swept curve is
+    highest, how much higher it is there, and the lowest and highest threshold between which Dice stays within 0.01 of
+    that."""
     curves = over_folds(rows, [*WHO, "threshold"], ["dice"])
     table = []
     for (system, name), curve in curves.groupby(WHO, sort=False):
@@ -99,9 +100,9 @@ def sweep_summary(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
         close = curve["dice"] >= best["dice"] - 0.01
         stretch = close.ne(close.shift()).cumsum()  # the number of each run of equal values
         near = curve.loc[stretch == stretch[best.name], "threshold"]
-        table.append({"system": system, "paper_name": name, "dice": here["dice"], "dice_sd": here["dice_sd"],
-                      "highest_at": best["threshold"], "gain_there": best["dice"] - here["dice"],
-                      "flat_from": near.min(), "flat_to": near.max()})
+        table.append({"system": system, "paper_name": name, "folds": here["folds"], "dice": here["dice"],
+                      "dice_sd": here["dice_sd"], "highest_at": best["threshold"],
+                      "gain_there": best["dice"] - here["dice"], "flat_from": near.min(), "flat_to": near.max()})
     return pd.DataFrame(table)
 
 

@@ -13,7 +13,6 @@ from scipy import ndimage
 
 from xbuslib.analyses.performance.printed import BINS
 from xbuslib.data.images import Prepared
-from xbuslib.errors import StudyError
 from xbuslib.progress import remark
 from xbuslib.runs import record
 from xbuslib.runs.study import Study
@@ -108,12 +107,8 @@ def candidates(study: Study) -> pd.DataFrame:
 
     Raises StudyError if there is no such fold.
     """
-    there = study.runs.groupby("fold")["system"].nunique()
-    whole = there.index[there == len(study.systems)]
-    if whole.empty:
-        raise StudyError(f"study {study.name} has no fold that all of its {len(study.systems)} systems have finished, "
-                         "so no case can be shown for all of them; finish the study first")
-    return measures(study.prepared, study.cases[study.cases["fold"].isin(whole)].reset_index(drop=True))
+    shown = study.cases[study.cases["fold"].isin(study.shared_folds(study.systems))]
+    return measures(study.prepared, shown.reset_index(drop=True))
 
 
 def measures(prepared: Prepared, cases: pd.DataFrame) -> pd.DataFrame:
@@ -194,8 +189,10 @@ def panels(study: Study, chosen: pd.DataFrame) -> pd.DataFrame:
 
 
 def compared(panels: pd.DataFrame) -> pd.DataFrame:
-    """The panels of the systems that Figures 2 and 3 compare: all but the variants of XBusNet."""
-    return panels[~panels["system"].str.startswith("xbusnet-")].reset_index(drop=True)
+    """The panels of the systems that Figures 2 and 3 compare: all but the variants of XBusNet, unless there are no
+    others."""
+    others = panels[~panels["system"].str.startswith("xbusnet-")]
+    return (others if len(others) else panels).reset_index(drop=True)
 
 
 def variants(panels: pd.DataFrame) -> pd.DataFrame:

@@ -20,11 +20,13 @@ def verdicts(drops: pd.DataFrame) -> str:
                      for target, rows in drops.groupby("target", sort=False))
 
 
-def scanner(paired: pd.DataFrame) -> str:
-    """What the phantom's scanner B costs against the control, scanner A; paired: drop.scanner_alone."""
+def scanner(paired: pd.DataFrame, dataset: str = "phantom") -> str:
+    """The phantom's scanner B against scanner A, which is the control of a study on `dataset` phantom alone; paired:
+    drop.scanner_alone."""
     named = ", ".join(f"{row.paper_name} {signed(row.difference)} ({between(row.low, row.high)})"
                       for row in paired.itertuples())
-    return ("**Scanner B against its control**, scanner A with cases of the same words (intervals over these cases): "
+    against = "its control**, scanner A" if dataset == "phantom" else "scanner A**,"
+    return (f"**Scanner B against {against} with cases of the same words (intervals over these cases): "
             f"{named}. The lesions drawn for the two differ as well (section 1).") if named else ""
 
 

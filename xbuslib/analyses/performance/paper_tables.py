@@ -100,10 +100,12 @@ def table_3(study: Study, system: str = "xbusnet") -> pd.DataFrame:
 
 
 def per_fold(study: Study, metric: str = "dice") -> pd.DataFrame:
-    """Every system by fold: columns "<metric> fold k", and <metric> with its SD over folds."""
+    """Every system by fold: columns "<metric> fold k", and <metric> with its SD over folds; their number, if it
+    differs between systems."""
     means = fold_means(study.default, WHO, [metric])
     table = means.pivot(index=WHO, columns="fold", values=metric).add_prefix(f"{metric} fold ").reset_index()
-    overall = over_folds(study.default, WHO, [metric]).drop(columns="folds")
+    overall = over_folds(study.default, WHO, [metric])
+    overall = overall if overall["folds"].nunique() > 1 else overall.drop(columns="folds")
     table = table.rename_axis(columns=None).merge(overall, on=WHO)
     return _registry_order(table, study)
 

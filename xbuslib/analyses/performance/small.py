@@ -15,10 +15,12 @@ SHOWN = ("unet", "uresnet", "xbusnet")  # the plain network, the encoder of XBus
 def smallest_lesions(study: Study, systems: tuple[str, ...] = SHOWN, n: int = 6) -> Figure:
     """The `n` lesions with the shortest longest side, a column each: image, then errors of each system of the study.
 
-    Squares around the lesion, three times its longest side, of the images as the systems see them.
+    Squares around the lesion, three times its longest side, of the images as the systems see them. Of a partial study
+    the lesions are those of the folds that all these systems have. Raises StudyError if there is none.
     """
     names = system_names(study.default[study.default["system"].isin(systems)])
-    cases = study.cases.nsmallest(n, "long_side_px", keep="first")
+    known = study.cases[study.cases["fold"].isin(study.shared_folds(names))] if names else study.cases
+    cases = known.nsmallest(n, "long_side_px", keep="first")
     maps = _maps(study, cases, list(names))
     size = 1.5 * len(cases) + 0.4, 1.55 * (1 + len(names)) + 0.8
     figure, axes = style.subplots(1 + len(names), len(cases), size=size, squeeze=False)
@@ -39,7 +41,7 @@ def smallest_lesions(study: Study, systems: tuple[str, ...] = SHOWN, n: int = 6)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     error_legend(figure)
-    return style.titled(figure, "The smallest lesions and the errors on them", study.label)
+    return style.titled(figure, "The smallest lesions and the errors on them", study.label_of_maps)
 
 
 def _maps(study: Study, cases: pd.DataFrame, systems: list[str]) -> dict[str, dict[str, np.ndarray]]:

@@ -5,6 +5,7 @@ computed once per fold, and no case is predicted twice under one prompt. Where a
 the wording, the first pass reads it too, as it would in use.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,7 +57,7 @@ class Evaluation(NamedTuple):
 
 
 def open_system(name: str, system: str, partial: bool = False) -> Study:
-    """Study `name` with the runs of `system` alone.
+    """Study `name` with the runs of `system` alone, of each fold that of the first seed.
 
     Raises StudyError if the study has no run of it, or if it reads no prompts, naming those that do; and as
     open_study does.
@@ -73,7 +74,11 @@ def open_system(name: str, system: str, partial: bool = False) -> Study:
         raise StudyError(f"study {name!r} has no run of {system}, whose prompts were to be varied; {choice}")
     if system not in prompted:
         raise StudyError(f"{system} reads no prompts, so none can be varied; {choice}")
-    return open_study(name, [system], partial)
+    study = open_study(name, [system], partial)
+    first = study.runs["seed"] == study.runs.groupby("fold")["seed"].transform("min")
+    runs = study.runs[first].reset_index(drop=True)
+    return replace(study, runs=runs, per_image=study.per_image.merge(runs[["fold", "seed"]], on=["fold", "seed"]),
+                   records=[record for record, kept in zip(study.records, first, strict=True) if kept])
 
 
 class FoldRun:

@@ -31,14 +31,15 @@ def table(steps: list[Step], contours: pd.DataFrame) -> pd.DataFrame:
     for step in steps:
         means = over_folds(step.default, ["paper_name", "system"], PAPER)
         images = _images(step, ["system", "case_id"])
-        by = images.groupby(level="system", sort=False)
+        by, touched = images.groupby(level="system", sort=False), step.default[step.default["dice"] > 0]
+        found = touched.groupby(["system", "case_id"])["dice"].mean()  # by the seeds that do find it
         own = contours[contours["step"] == step.label] if len(contours) else contours
         far = (over_folds(own.dropna(subset="pixel_mm"), ["system"], ["hd95"]).set_index("system") if len(own)
                else pd.DataFrame(columns=["hd95", "hd95_sd"]))
         before = step.runs.groupby("system")["seen_before"].agg(lambda texts: "; ".join(dict.fromkeys(texts.dropna())))
         rows.append(means.assign(
             step=step.label, n=means["system"].map(by.size()), dice_median=means["system"].map(by["dice"].median()),
-            dice_found=means["system"].map(images.loc[images["dice"] > 0, "dice"].groupby(level="system").mean()),
+            dice_found=means["system"].map(found.groupby(level="system").mean()),
             missed=means["system"].map(by["missed"].sum()), hd95=means["system"].map(far["hd95"]).astype(float),
             hd95_sd=means["system"].map(far["hd95_sd"]).astype(float), seen_before=means["system"].map(before)))
     columns = ["paper_name", "system", "step", "folds", "n", *(m + s for m in PAPER for s in ("", "_sd")),
@@ -141,7 +142,7 @@ def curve(steps: list[Step], recipe: str) -> pd.DataFrame:
                                         "all" if step.config.get("train_images") is None else "part"),
                          "iterations": int(part["iterations"].max()), "folds": own["fold"].nunique(),
                          "n": own["case_id"].nunique(), "dice": over_folds(own, ["system"], ["dice"])["dice"].iloc[0],
-                         "missed": float((own.groupby("case_id")["dice"].mean() == 0).sum()), "step": step.label})
+                         "missed": (own["dice"] == 0).groupby(own["case_id"]).mean().sum(), "step": step.label})
     columns = ["paper_name", "system", "images_before", "train_images", "own_images", "iterations", "folds", "n",
                "dice", "missed", "step"]
     place = ["system", "train_images", "images_before"]

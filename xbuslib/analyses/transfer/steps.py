@@ -18,7 +18,8 @@ from xbuslib.runs.study import Study, open_study
 BY_DEFAULT = ("uresnet", "xbusnet")  # of steps with more systems: the local branch's encoder alone, and the whole
 SAME = ("dataset", "dataset_fingerprint", "folds_checksum", "protocol")  # in all steps that are compared
 RUN = ["system", "fold", "seed", *SAME, "recipe", "iterations", "train_images", "images_before", "seen_before",
-       "views", "weights", "commit"]
+       "views", "weights", "commit", "val_cases", "val_divided"]
+LATER = {"views": np.nan, "val_cases": 0, "val_divided": 0}  # columns that exports of earlier versions lack
 ROW = ["system", "policy", "attributes", "fold", "seed", "case_id", "default", *PAPER, *RELEASED]
 
 
@@ -107,13 +108,15 @@ def facts(steps: list[Step]) -> str:
     """What a caption says of all steps together."""
     first, runs = steps[0], pd.concat([step.own for step in steps])
     folds = max(step.rows["fold"].nunique() for step in steps)
+    divided = [f", on both sides of a fold, by patient or picture: {images}"
+               for images in caveats.divided(runs.sort_values(["val_cases", "val_divided"]).to_dict("records"))]
     profiles = ", ".join(dict.fromkeys(step.config["profile"] for step in steps))
     each = {step.label: _encoders([step]) for step in steps}
     alike = len(set(each.values())) == 1
     encoders = _encoders(steps) if alike else "; ".join(f"{label}: {names}" for label, names in each.items())
     return (f"{catalogue.label(first.runs['dataset'].iloc[0])}, profile {profiles}, "
             f"{first.config['image_size']} px, {encoders}, {folds} fold{'s' * (folds > 1)}, "
-            f"seed {', '.join(map(str, sorted(runs['seed'].unique())))}")
+            f"seed {', '.join(map(str, sorted(runs['seed'].unique())))}" + "".join(divided))
 
 
 def _encoders(steps: list[Step]) -> str:
@@ -126,9 +129,9 @@ def _open(name: str) -> Step:
     if Path(name).is_dir() and not (outputs_root() / name / "runs").is_dir():
         return _exported(Path(name))
     study = open_study(name, partial=True)
-    runs = pd.DataFrame([{key: run.get(key) for key in ("system", "fold", "seed", *SAME, "commit")}
-                         | caveats.training(run) | {"weights": registry.encoder_label(run["weights"])}
-                         for run in study.records])
+    runs = pd.DataFrame([{key: run.get(key) for key in ("system", "fold", "seed", *SAME, "commit", "val_cases")}
+                         | {"val_divided": run.get("val_divided", 0)} | caveats.training(run)
+                         | {"weights": registry.encoder_label(run["weights"])} for run in study.records])
     return Step(study.name, "", runs[RUN], study.per_image[[*ROW, "paper_name"]], study.cases, study.facts["config"],
                 study)
 
@@ -144,7 +147,7 @@ def _exported(folder: Path) -> Step:
     except (OSError, ValueError) as error:
         raise StudyError(f"{folder} is neither a study under {outputs_root()} nor a folder of `xbuslib export` "
                          f"({error})") from None
-    runs = runs if "views" in runs else runs.assign(views=np.nan)  # an export of an earlier version
+    runs = runs.assign(**{column: value for column, value in LATER.items() if column not in runs})
     if lacking := [column for column in RUN if column not in runs]:
         raise StudyError(f"{folder}/runs.csv lacks {', '.join(lacking)}: it was written by an earlier version of the "
                          "library. Export the study again.")
