@@ -22,7 +22,7 @@ def distances(rows: pd.DataFrame, label: str, system: str = "xbusnet") -> Figure
     rows = rows.dropna(subset="pixel_mm")
     if rows.empty:
         return None
-    images = rows.groupby(["system", "paper_name", "case_id"], sort=False)
+    images = rows.groupby(["system", "paper_name", "fold", "case_id"], sort=False)
     rows = images[["hd95", "assd", "nsd", "empty"]].mean().reset_index()
     names, colours = system_names(rows), np.where(rows["system"] == system, OWN, OTHER)
     titles = {"hd95": "HD95 (mm)", "assd": "ASSD (mm)", "nsd": f"NSD at {TOLERANCE_MM:g} mm"}
