@@ -36,7 +36,7 @@ def study(smoke_study, tmp_path, monkeypatch):
     for name, content in {"tables/05/table_1.md": b"| a |\n", "tables/05/table_1.csv": b"a\n1\n",
                           "tables/05/table_1.tex": b"x", "figures/05/plot.png": png(), "figures/05/plot.csv": b"x\n1\n",
                           "figures/05/plot.pdf": b"x", "tables/08/case_measures.csv": b"case_id,shape\n1,oval\n",
-                          "figures/11/masks.csv": b"case_id,prompt,local_text\n1,as it is,oval shape\n",
+                          "figures/11/masks.csv": b"case_id,prompt,prompt_text\n1,as it is,oval shape\n",
                           "figures/04/xbusnet_fold_0_seed_0_policies.csv": b"prompt from,local prompt\nx,oval shape\n",
                           "figures/04/xbusnet_fold_0_seed_0_curve.png": png(),
                           "figures/04/unet_fold_0_seed_0_curve.png": png()}.items():

@@ -20,7 +20,7 @@ from xbuslib.runs import caveats, record
 from xbuslib.runs.study import Study, open_study
 
 COLOURS = 256  # of a picture: a third of the bytes, and no colour of our figures changes by more than 5 %
-PROMPTS = {"local_text", "local prompt"}  # columns with the local prompt, which repeats an expert's reading
+PROMPTS = {"local_text", "local prompt", "prompt_text"}  # columns whose words repeat an expert's reading
 RUN = ("system", "dataset", "fold", "seed", "commit", "dirty", "device", "precision", "peak_memory_gb", "protocol",
        "identity", "dataset_fingerprint", "folds_checksum", "trainable", "frozen")
 

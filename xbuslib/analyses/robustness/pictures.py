@@ -71,7 +71,7 @@ def masks(study: Study, shown: list[Shown], label: str) -> Figure | None:
 
 
 def prompts(shown: list[Shown]) -> pd.DataFrame:
-    """case_id, prompt, what it says, Dice: a row for each panel of `masks`."""
+    """case_id, prompt, prompt_text, Dice: a row for each panel of `masks`."""
     return pd.DataFrame([{"case_id": case.case_id, "prompt": name if i else "as it is",
-                          "local_text": " | ".join(map(str, found.prompt[0])), "Dice": found.dice}
+                          "prompt_text": " | ".join(map(str, found.prompt[0])), "Dice": found.dice}
                          for case in shown for i, (name, found) in enumerate(case.under.items())])
