@@ -15,7 +15,8 @@ from xbuslib.models import registry
 
 FOLDER = REPOSITORY / "outputs" / "reference"
 RUNS = {"phantom-quick": 60, "blu-160": 35, "blu-160-repeat": 10, "blu-160-transfer": 10,
-        "blu-160-strong": 10, "blu-160-strong-200": 2, "blu-160-strong-200-n100": 2}
+        "blu-160-strong": 10, "blu-160-strong-200": 2, "blu-160-strong-200-n100": 2,
+        "blu-160-strong-200-n50": 2}
 DIRTY = {"blu-160-transfer": {"True"}}  # a test file was changed, as outputs/reference/README.md says
 ROWS = {"phantom-quick": 12, "blu-160": 8, "blu-160-transfer": 7}  # at least, of Table 1 by policy
 
@@ -151,7 +152,8 @@ def test_the_learning_curve_of_the_results_is_that_of_the_kept_scores():
     from xbuslib.evaluation import statistics as paired
 
     page, readme, own = (*(" ".join(text_of(name).split()) for name in ("docs/results.md", "README.md")), {})
-    for study, images in {"blu-160-strong-200-n100": "0 | 100 | 200", "blu-160-strong-200": "0 | 201 | 200",
+    for study, images in {"blu-160-strong-200-n50": "0 | 50 | 200",
+                          "blu-160-strong-200-n100": "0 | 100 | 200", "blu-160-strong-200": "0 | 201 | 200",
                           "blu-160-busbra-alone": "1244 | 0 | 0", "blu-160-transfer": "1244 | 201 | 200",
                           "blu-160-strong": "0 | 201 | 1000, batch 4"}.items():
         scores = pd.read_csv(FOLDER / study / "per_image.csv", keep_default_na=False)
@@ -161,19 +163,21 @@ def test_the_learning_curve_of_the_results_is_that_of_the_kept_scores():
                 f"{(own[study]['dice'] == 0).sum()} |") in page
     points = {row["step"]: float(row["dice"]) for row in rows("tables/15/curve.csv", "blu-160-strong")
               if row["system"] == "uresnet"}
-    for step, study in {"strong (blu-160-strong-200-n100)": "blu-160-strong-200-n100",
+    for step, study in {"strong (blu-160-strong-200-n50)": "blu-160-strong-200-n50",
+                        "strong (blu-160-strong-200-n100)": "blu-160-strong-200-n100",
                         "strong (blu-160-strong-200)": "blu-160-strong-200", "BUS-BRA alone": "blu-160-busbra-alone",
                         "strong, from BUS-BRA": "blu-160-transfer"}.items():
         assert points.pop(step) == pytest.approx(own[study].groupby("fold")["dice"].mean().mean(), abs=2e-6)
     assert not points and "reaches 0.750 on folds 0 and 1, and 0.802 with it" in readme and "give 0.747" in readme
     for one, two in (("blu-160-transfer", "blu-160-strong-200"), ("blu-160-strong-200", "blu-160-strong-200-n100"),
+                     ("blu-160-strong-200", "blu-160-strong-200-n50"),
                      ("blu-160-strong", "blu-160-transfer")):
         pair = paired.compare(pd.concat([own[one].assign(system=one), own[two].assign(system=two)]), one, two, "dice")
         ends = f"95 % {signed(pair['low'])} to {signed(pair['high'])}"
         assert pair["n"] == 102 and f"{signed(pair['mean_difference'])}, {ends}" in page
         assert two != "blu-160-strong-200" or (f"add {pair['mean_difference']:.3f} to U-ResNet (two folds, {ends})"
                                                in readme)
-    for study in ("blu-160-strong-200", "blu-160-strong-200-n100"):
+    for study in ("blu-160-strong-200", "blu-160-strong-200-n100", "blu-160-strong-200-n50"):
         for run in rows("runs.csv", study):
             assert (run["recipe"], run["iterations"], run["seen_before"], run["precision"]) == (
                 "strong", "200", "none", "float32") and run["commit"][:8] in text_of("docs/results.md")
@@ -372,7 +376,7 @@ def test_nothing_names_a_folder_of_one_machine():
 
 @pytest.mark.parametrize("study", ["blu-160", "blu-160-fold-0", "blu-160-repeat", "blu-160-seeds", "blu-160-transfer",
                                    "blu-160-transfer-400", "blu-160-strong", "blu-160-strong-200",
-                                   "blu-160-strong-200-n100"])
+                                   "blu-160-strong-200-n100", "blu-160-strong-200-n50"])
 def test_no_metadata_of_blu_is_kept(study):
     assert list(rows("cases.csv", study)[0]) == ["case_id", "width_px", "height_px", "long_side_px", "long_side_mm",
                                                  "lesion_fraction", "fold"]
