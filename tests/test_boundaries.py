@@ -12,11 +12,12 @@ from PIL import Image
 from scipy import ndimage
 from skimage.draw import ellipse, polygon
 
-from xbuslib.analyses.calibration import boundaries
+from xbuslib.analyses.calibration import boundaries, pictures
 from xbuslib.data import originals
 from xbuslib.errors import StudyError
 from xbuslib.evaluation import boundary
 from xbuslib.runs import record
+from xbuslib.runs.trained import NewPredictions
 
 
 def independent(prediction, reference, spacing):
@@ -205,3 +206,17 @@ def test_two_masks_are_one_reference(tmp_path):
         Image.fromarray(mask).save(tmp_path / name)
     table = pd.DataFrame({"mask": [str(tmp_path / "a.png")], "more_masks": ["a_1.png"]})
     assert originals.mask(next(table.itertuples())).sum() == 8
+
+
+def test_pictures_of_a_partial_study_show_folds_that_all_shown_systems_have(smoke_study, phantom_root):
+    runs = smoke_study.runs[(smoke_study.runs["system"] != "uresnet") | (smoke_study.runs["fold"] == 1)]
+    partial = dataclasses.replace(smoke_study, runs=runs)
+    table = smoke_study.case_table(str(phantom_root))
+    figure = pictures.contours(partial, boundaries.per_image(partial, table), table)
+    shown = {axis.get_xlabel().partition(":")[0] for axis in figure.axes[-3:]}
+    assert shown <= set(partial.cases.loc[partial.cases["fold"] == 1, "case_id"])
+    empty, case = np.zeros((1, *partial.prepared.masks.shape[1:]), np.float16), table.query("pathology == 'normal'")
+    normals = [NewPredictions(name, name, fold, 0, [], empty[:0], list(case["case_id"][:1]), empty)
+               for name, fold in (("unet", 0), ("uresnet", 1), ("xbusnet", 0))]
+    figure = pictures.on_normal_images(partial, normals)
+    assert [axis.get_ylabel() for axis in figure.axes] == ["image", "unet", "xbusnet"]

@@ -54,10 +54,11 @@ def test_another_hospital_is_judged_by_the_wider_interval():
 
 def test_what_scanner_b_costs_and_the_lowest_group():
     paired = pd.DataFrame({"paper_name": ["A"], "difference": [-0.107], "low": [-0.189], "high": [-0.031]})
-    assert "(intervals over these cases): A −0.107 (95 % −0.189 to −0.031). The lesions" in elsewhere.scanner(paired)
-    assert elsewhere.scanner(paired).startswith("**Scanner B against its control**, scanner A with cases")
+    assert "(intervals over these cases): A −0.107 (95 % −0.189 to −0.031). The lesions" in elsewhere.scanner(
+        paired, "phantom")
+    assert elsewhere.scanner(paired, "phantom").startswith("**Scanner B against its control**, scanner A with cases")
     assert elsewhere.scanner(paired, "phantom_b").startswith("**Scanner B against scanner A**, with cases")
-    assert elsewhere.scanner(paired.iloc[:0]) == ""
+    assert elsewhere.scanner(paired.iloc[:0], "phantom") == ""
     groups = pd.DataFrame({"target": "T", "paper_name": "A", "by": "class", "group": ["x", "y", "z"], "n_target": 9,
                            "difference": [0.1, -0.2, -0.9], "low": [0, -0.3, np.nan], "high": [0.2, -0.1, np.nan]})
     assert "T: A on class y (−0.200, 95 % −0.300 to −0.100, n = 9). As the lowest of 2 differences" in \

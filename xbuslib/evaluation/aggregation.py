@@ -23,3 +23,9 @@ def over_folds(rows: pd.DataFrame, by: list[str] = KEYS, metrics: list[str] = PA
     table = pd.concat([pd.concat([means[m], deviations[m].rename(f"{m}_sd")], axis=1) for m in metrics], axis=1)
     table.insert(0, "folds", grouped["fold"].nunique())
     return table.reset_index()
+
+
+def with_all_folds(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the most folds (column folds of `over_folds`): in a partial study, systems that lack some are not
+    compared with the others."""
+    return table[table["folds"] == table["folds"].max()]

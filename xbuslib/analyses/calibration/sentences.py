@@ -2,20 +2,16 @@
 
 import pandas as pd
 
+from xbuslib.evaluation.aggregation import with_all_folds
 from xbuslib.evaluation.boundary import TOLERANCE_MM
 from xbuslib.evaluation.calibration import RANGE
 
 FEWEST = 5  # systems whose order is compared: with two, the rank correlation is 1 or −1 whatever they score
 
 
-def whole(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows over all folds: of a partial study, systems that lack some are not compared with the others."""
-    return table[table["folds"] == table["folds"].max()]
-
-
 def calibrated(near: pd.DataFrame, wide: pd.DataFrame, temperatures: pd.DataFrame) -> str:
     """Who is best calibrated, and what a temperature brings; near, wide: reliability.summary of both regions."""
-    near, wide = (whole(region).set_index("paper_name") for region in (near, wide))
+    near, wide = (with_all_folds(region).set_index("paper_name") for region in (near, wide))
     before = near["ece before"]
     gain, wide_gain = (region["ece before"] - region["ece after"] for region in (near, wide))
     inside = temperatures["temperature"].between(1.01 / RANGE, RANGE / 1.01)
@@ -35,7 +31,7 @@ def calibrated(near: pd.DataFrame, wide: pd.DataFrame, temperatures: pd.DataFram
 
 def thresholds(peaks: pd.DataFrame, threshold: float) -> str:
     """Whether another threshold would have given more Dice; peaks: reliability.sweep_summary."""
-    peaks = whole(peaks)
+    peaks = with_all_folds(peaks)
     better, most = (peaks["gain_there"] >= 0.01).sum(), peaks.loc[peaks["gain_there"].idxmax()]
     return (f"Another threshold than {threshold:g} would raise Dice by at least 0.01 for {better or 'none'} of "
             f"{len(peaks)} systems; the largest gain is that of {most['paper_name']} ({most['gain_there']:.3f} at "
@@ -46,7 +42,7 @@ def distances(millimetres: pd.DataFrame) -> str:
     """Who is closest in millimetres, and how often nothing was predicted; boundaries.summary."""
     if millimetres.empty:
         return "The pixel size of no case is known, so no distance can be given in millimetres."
-    millimetres = whole(millimetres)
+    millimetres = with_all_folds(millimetres)
     best = millimetres.loc[millimetres["hd95"].idxmin()]
     empty, most = millimetres["empty"].sum(), millimetres["empty"].max()
     return (f"**{best.paper_name} has the lowest mean HD95, {best.hd95:.1f} mm** (median {best.hd95_median:.1f} mm); "
@@ -59,7 +55,7 @@ def found(rates: pd.DataFrame) -> str:
     """Lesions found against false positives; rates: detection.summary."""
     if not rates["found"].any():
         return "No system finds a lesion."
-    rates = whole(rates)
+    rates = with_all_folds(rates)
     shares = rates["found"] / rates["lesions"]
     first = rates[shares > shares.max() - 1e-9]
     top, quiet = first.sort_values("false_positives all").iloc[0], rates.loc[rates["false_positives all"].idxmin()]

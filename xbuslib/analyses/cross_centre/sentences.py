@@ -20,7 +20,7 @@ def verdicts(drops: pd.DataFrame) -> str:
                      for target, rows in drops.groupby("target", sort=False))
 
 
-def scanner(paired: pd.DataFrame, dataset: str = "phantom") -> str:
+def scanner(paired: pd.DataFrame, dataset: str) -> str:
     """The phantom's scanner B against scanner A, which is the control of a study on `dataset` phantom alone; paired:
     drop.scanner_alone."""
     named = ", ".join(f"{row.paper_name} {signed(row.difference)} ({between(row.low, row.high)})"

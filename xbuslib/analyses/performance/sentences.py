@@ -5,6 +5,7 @@ import pandas as pd
 
 from xbuslib.data.catalogue import SIZE_BINS
 from xbuslib.display.tables import between, signed
+from xbuslib.evaluation.aggregation import with_all_folds
 from xbuslib.evaluation.metrics import LEAST_IOU
 from xbuslib.evaluation.statistics import compare
 
@@ -20,8 +21,7 @@ def p_value(p: float) -> str:
 
 def ranking(overall: pd.DataFrame) -> str:
     """Which system has the highest mean Dice, which the lowest; overall: default rows of paper_tables.table_1."""
-    whole = overall[overall["folds"] == overall["folds"].max()]
-    ranked = whole.sort_values("dice", ascending=False, ignore_index=True)
+    ranked = with_all_folds(overall).sort_values("dice", ascending=False, ignore_index=True)
     best, low = ranked.iloc[0], ranked.iloc[-1]
     text = f"**{best.paper_name} has the highest mean lesion Dice, {best.dice:.3f}**"
     if len(ranked) > 1:
