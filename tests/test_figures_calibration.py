@@ -87,6 +87,16 @@ def test_distances_tell_found_from_penalised():
     assert boundaries_figures.distances(rows.assign(pixel_mm=np.nan), LABEL) is None
 
 
+@pytest.mark.parametrize("least, most", [(2.1, 4.6), (3.2, 8.0), (0.02, 70), (0.9, 11)])
+def test_distances_have_ticks_that_can_be_read(least, most):
+    rows = made_up(1, contours).assign(empty=False)
+    rows["hd95"] = np.linspace(least, most, len(rows))
+    figure = boundaries_figures.distances(rows, LABEL)
+    assert overlaps(figure) == []
+    low, high = figure.axes[0].get_xlim()
+    assert sum(low <= tick <= high for tick in figure.axes[0].get_xticks()) >= 2
+
+
 def test_distances_of_several_seeds_are_one_point_per_image():
     first = made_up(1, contours)
     second = first.assign(seed=1, hd95=first["hd95"] + 1, empty=False)

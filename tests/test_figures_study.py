@@ -40,7 +40,8 @@ def overlaps(figure):
         texts += [*axis.texts, axis.title] + [part.label for part in (axis.xaxis, axis.yaxis)] if axis.axison else []
         for part in (axis.xaxis, axis.yaxis):
             low, high = sorted(part.get_view_interval())
-            texts += [tick.label1 for tick in part.get_major_ticks() if low <= tick.get_loc() <= high]
+            texts += [tick.label1 for tick in [*part.get_major_ticks(), *part.get_minor_ticks()]
+                      if low <= tick.get_loc() <= high]
     texts = [text for text in texts if text.get_text() and text.get_visible()]
     boxes = [text.get_window_extent().padded(-1) for text in texts]
     return [(a.get_text(), b.get_text()) for i, a in enumerate(texts) for j, b in enumerate(texts[:i])

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 from xbuslib.display import style
 from xbuslib.display.strips import strips
@@ -31,6 +32,9 @@ def distances(rows: pd.DataFrame, label: str, system: str = "xbusnet") -> Figure
         values = rows[measure] if measure == "nsd" else rows[measure].clip(lower=LEAST_MM)
         strips(axis, values, rows["system"], names, colours, hollow=rows["empty"] == 1)
         axis.set(xlabel=title, **({"xlim": (-0.03, 1.03)} if measure == "nsd" else {"xscale": "log"}))
+        if measure != "nsd":
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))  # linear ticks where fewer than two of them fit
+            axis.minorticks_off()
         axis.xaxis.set_major_formatter("{x:g}")
         axis.grid(axis="x")
     figure.legend(handles=[Line2D([], [], marker="o", linestyle="", color=OTHER, markersize=3, label="image"),
