@@ -78,7 +78,7 @@ def test_of_a_partial_study_lesions_that_all_shown_systems_have(smoke_study):
 
 def test_pictures_of_several_seeds_name_the_first(smoke_study):
     seeds = replace(smoke_study, runs=pd.concat([smoke_study.runs, smoke_study.runs.assign(seed=1)]))
-    assert seeds.label.endswith("seed 0, 1") and seeds.label_of_maps.endswith("seed 0")
+    assert seeds.label.endswith("seeds 0, 1") and seeds.label_of_maps.endswith("seed 0")
     assert smoke_study.label == smoke_study.label_of_maps
     footer = small.smallest_lesions(seeds, n=2).texts[-1].get_text()
     assert footer.endswith("seed 0")

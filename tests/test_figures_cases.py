@@ -13,7 +13,7 @@ from xbuslib.models import registry
 SIDE = 32
 RULES = ("high contrast", "small", "low contrast, heterogeneous", "irregular echotexture")
 TITLE = ("Errors on cases chosen by rule\nsimulated phantom, profile quick, 64 px, 120 iterations, CLIP random, "
-         "ResNet-18 random, SAM random, 5 folds, seed 0, 1, 2")
+         "ResNet-18 random, SAM random, 5 folds, seeds 0, 1, 2")
 
 
 @pytest.fixture(scope="module")

@@ -120,10 +120,9 @@ class Study:
 
     def _label(self, seeds: pd.Series) -> str:
         config, folds = self.facts["config"], self.runs["fold"].nunique()
-        seeds = ", ".join(map(str, sorted(seeds.unique())))
         return (f"{catalogue.label(self.facts['dataset'])}, profile {config['profile']}, "
                 f"{config['image_size']} px, {caveats.short(self.records)}, {self.encoders}, "
-                f"{folds} fold{'s' * (folds > 1)}, seed {seeds}")
+                f"{folds} fold{'s' * (folds > 1)}, {named_seeds(seeds)}")
 
     @property
     def encoders(self) -> str:
@@ -166,6 +165,12 @@ def system_names(rows: pd.DataFrame) -> dict[str, str]:
     """Registry name: paper's name of every system in `rows` (system, paper_name), in the registry's order."""
     named = rows.drop_duplicates("system").set_index("system")["paper_name"]
     return {name: named[name] for name in _in_order(named.index)}
+
+
+def named_seeds(seeds: pd.Series) -> str:
+    """ "seed 0", or "seeds 0, 1"."""
+    numbers = sorted(seeds.unique())
+    return f"seed{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
 def _in_order(systems: Iterable[str]) -> list[str]:

@@ -13,7 +13,7 @@ from xbuslib.evaluation.metrics import PAPER, RELEASED
 from xbuslib.files import outputs_root
 from xbuslib.models import registry
 from xbuslib.runs import caveats, record
-from xbuslib.runs.study import Study, open_study
+from xbuslib.runs.study import Study, named_seeds, open_study
 
 BY_DEFAULT = ("uresnet", "xbusnet")  # of steps with more systems: the local branch's encoder alone, and the whole
 SAME = ("dataset", "dataset_fingerprint", "folds_checksum", "protocol")  # in all steps that are compared
@@ -116,7 +116,7 @@ def facts(steps: list[Step]) -> str:
     encoders = _encoders(steps) if alike else "; ".join(f"{label}: {names}" for label, names in each.items())
     return (f"{catalogue.label(first.runs['dataset'].iloc[0])}, profile {profiles}, "
             f"{first.config['image_size']} px, {encoders}, {folds} fold{'s' * (folds > 1)}, "
-            f"seed {', '.join(map(str, sorted(runs['seed'].unique())))}" + "".join(divided))
+            f"{named_seeds(runs['seed'])}" + "".join(divided))
 
 
 def _encoders(steps: list[Step]) -> str:
