@@ -17,7 +17,8 @@ from xbuslib.config import resolve
 from xbuslib.data import catalogue, check, repeats
 from xbuslib.display.tables import markdown
 from xbuslib.errors import StudyError
-from xbuslib.runs import caveats, record
+from xbuslib.models.system import System
+from xbuslib.runs import ancestors, caveats, record
 from xbuslib.runs.fold import run_fold
 from xbuslib.runs.source import open_source
 from xbuslib.runs.study import open_study
@@ -121,6 +122,18 @@ def test_what_does_not_fit_is_listed(here):
     assert not (here / "mine" / "runs").exists()
 
 
+def test_frozen_encoders_of_another_size_or_seed_are_told_apart(here):
+    folder = here / "elsewhere" / "runs" / "unet" / "fold_all" / "seed_0"
+    run = record.read(folder)
+    seed = run | {"frozen_checksum": "other", "seed": 1}
+    size = seed | {"config": run["config"] | {"image_size": 96}}
+    for wanted, told, silent in ((seed, "drawn from the seed: 0 there, 1 here", "image_size"),
+                                 (size, "image_size: 64 there, 96 here", "drawn from the seed")):
+        with pytest.raises(StudyError, match=told) as error:
+            ancestors.load(folder, System(), wanted)
+        assert silent not in str(error.value)
+
+
 @pytest.mark.parametrize("change, told", [
     (lambda image: image, "equal pixels"),
     (lambda image: image.point(lambda value: min(255, value + 6)), "of 256 bits"),
@@ -218,7 +231,7 @@ def test_by_the_command(here):
     assert json.loads((here / "c" / "runs/unet/fold_1/seed_0/run.json").read_text())["ancestors"][0]["fold"] == "all"
     for words in (["--fold", "every"], ["--fold", "-1"]):
         wrong = call("fold", *words, *tiny, "--study", "d")
-        assert wrong.exit_code != 0
+        assert wrong.exit_code != 0 and isinstance(wrong.exception, StudyError | SystemExit), wrong.exception
 
 
 def test_pairs_of_pictures_by_hand():

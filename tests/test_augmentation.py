@@ -1,5 +1,7 @@
 """Augmentation: image and mask stay together, the prompts follow, and the draws are torch's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from xbuslib.data.images import Prepared, bounding_box, centroid, contour_centro
 from xbuslib.models.system import System
 from xbuslib.prompts import words
 from xbuslib.prompts.conditioning import TrainingPrompts
-from xbuslib.training import augmentation, recipes
+from xbuslib.training import augmentation, loop, recipes
 
 METHODS = [augmentation.strong, augmentation.quarter_turns_and_flips, augmentation.flips_or_small_turns,
            augmentation.gamma_turn_scale_contrast, augmentation.lesion_aware_square]
@@ -63,6 +65,67 @@ def test_strong_never_turns_a_lesion_over_and_stays_within_its_ranges():
         left += centroid(where[0].numpy())[0] < SIDE / 2
     assert min(areas) > 0.8**2 - 0.1 and max(areas) < 1.25**2 + 0.1
     assert 15 < left < 45  # mirrored about half of the time
+
+
+def mean_after(method, low, high, n=200):
+    """Lowest and highest mean grey of a plain image of 0.4 after n draws, and how far these fill low … high."""
+    torch.manual_seed(0)
+    means = [method(torch.full((1, 16, 16), 0.4), torch.zeros(1, 16, 16, dtype=torch.bool), (16, 16))[0].mean().item()
+             for _ in range(n)]
+    return min(means), max(means), (max(means) - min(means)) / (high - low)
+
+
+def test_gain_and_gamma_of_strong_fill_their_ranges(monkeypatch):
+    """Gain 0.7 to 1.3 and gamma 0.7 to 1.5 (docs/recipes.md) on a grey level of 0.4; the turn brings in black."""
+    monkeypatch.setattr(augmentation, "STRONG", lambda both: both)
+    darkest, brightest = (0.7 * 0.4)**1.5, (1.3 * 0.4)**0.7
+    low, high, filled = mean_after(augmentation.strong, darkest, brightest)
+    assert darkest - 1e-6 <= low and high <= brightest + 1e-6 and filled > 0.9
+
+
+def test_gamma_and_contrast_of_bussam_fill_their_ranges(monkeypatch):
+    """Exponents 1/1.0 to 1/2.4 (specification 5.6); contrast 0.8 to 2.0 changes a bright half of an image."""
+    monkeypatch.setattr(augmentation, "_together", lambda transform, image, mask: (image, mask))
+    monkeypatch.setattr(augmentation, "BUSSAM_CONTRAST", lambda image: image)
+    low, high, filled = mean_after(augmentation.gamma_turn_scale_contrast, 0.4, 0.4**(1 / 2.4))
+    assert (low, high) == pytest.approx((0.4, 0.4**(1 / 2.4)), abs=1e-5) and filled == pytest.approx(1, abs=1e-4)
+    monkeypatch.undo()
+    torch.manual_seed(0)
+    halves = torch.cat([torch.full((1, 16, 8), 0.45), torch.full((1, 16, 8), 0.55)], dim=2)
+    spread = [(new.max() - new.min()).item() / 0.1 for new in
+              (augmentation.BUSSAM_CONTRAST(halves) for _ in range(200))]
+    assert 0.8 - 1e-4 <= min(spread) < 0.85 and 1.95 < max(spread) <= 2.0 + 1e-4
+
+
+def turned(method, n=300):
+    """Angle in degrees, shift as a share of the side, and scale of n draws, from where two marked points go."""
+    torch.manual_seed(0)
+    side, found = 96, []
+    for _ in range(n):
+        image = torch.zeros(2, side, side)
+        for channel, (x, y) in enumerate(((36, 48), (60, 48))):  # two discs, 24 pixels apart about the middle
+            rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+            image[channel] = ((rows + 0.5 - y)**2 + (columns + 0.5 - x)**2 < 16).float()
+        left, right = (np.array(centroid(part.numpy() > 0.5)) + 0.5 for part in method(image))
+        along = right - left if right[0] > left[0] else left - right  # mirrored
+        found.append((np.degrees(np.arctan2(*along[::-1])), *np.abs((left + right) / 2 - side / 2) / side,
+                      np.hypot(*along) / 24))
+    return np.array(found).T
+
+
+def test_turn_shift_and_scale_of_strong_fill_their_ranges():
+    """Turns of up to 15°, shifts of up to a tenth, scales of 0.8 to 1.25, as its docstring says."""
+    angle, across, down, scale = turned(augmentation.STRONG)
+    assert 13 < np.abs(angle).max() < 16 and angle.min() < -12 and angle.max() > 12
+    assert 0.085 < across.max() < 0.115 and 0.085 < down.max() < 0.115
+    assert 0.77 < scale.min() < 0.85 and 1.2 < scale.max() < 1.29
+
+
+def test_turns_of_bussam_fill_their_range():
+    """A turn by up to 30° (specification 5.6), about the middle."""
+    angle, across, down, scale = turned(augmentation.BUSSAM_TURN)
+    assert 27 < np.abs(angle).max() < 31 and across.max() < 0.01 and down.max() < 0.01
+    assert scale == pytest.approx(1, abs=0.05)
 
 
 def test_turns_and_flips_of_the_official_recipes_are_all_there():
@@ -170,6 +233,60 @@ def test_dropped_prompts_are_dropped_after_augmentation_too():
     said, texts = fold(mask, drop_spatial=1, drop_attributes=1)
     assert said([0], torch.Generator().manual_seed(0), mask[None]).point.tolist() == [[0.5, 0.5]]
     assert texts.texts == [["a lesion"], ["a lesion"]]
+
+
+def test_each_image_of_a_batch_has_the_prompt_of_its_own_mask():
+    _, mask = sample()
+    low = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+    low[:, 40:60, 50:58] = True
+    said, texts = fold(mask)
+    given = said([0, 0], torch.Generator().manual_seed(0), torch.stack([mask, low]))
+    assert texts.texts[0] == ["a large lesion in the upper left quadrant of the image",
+                              "a small lesion in the lower right quadrant of the image"]
+    for point, where in zip(given.point, (mask[0], low[0]), strict=True):
+        x, y = (point * SIDE).int().tolist()
+        assert where[y, x]
+
+
+class Recorder(System):
+    """Logits are the image times one weight; keeps what it was given, and its frozen encoder doubles an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(2.0))
+
+    def encode_images(self, images):
+        return 2 * images
+
+    def forward(self, image, image_features, prompts):
+        self.given = image.detach().clone(), image_features.clone(), prompts
+        return self.weight * image
+
+
+def test_a_step_trains_on_the_augmented_image_its_mask_its_prompt_and_its_features():
+    """The augmentation mirrors: whatever was not mirrored differs from what is expected."""
+    images = torch.arange(2 * 4 * 4, dtype=torch.uint8).view(2, 1, 4, 4) * 7
+    masks = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
+    masks[:, :, 1, 0] = masks[1, :, 2, :3] = True
+    told = []
+
+    def prompts(batch, generator, shown):
+        told.append((batch, shown.clone()))
+        return "prompts"
+
+    config = resolve("smoke", {"recipe": "strong", "amp": False})
+    plan = replace(recipes.plan("x", config, 2), loss=lambda logits, mask: (logits * mask).sum(),
+                   augmentation=lambda image, mask, frame: (image.flip(-1), mask.flip(-1)))
+    system = Recorder()
+    optimiser = torch.optim.SGD(system.parameters(), lr=0)
+    loss = loop.train_step(system, loop.TrainingData(images, masks, None, prompts, frames=torch.tensor([[4, 4]] * 2)),
+                           [1, 0], optimiser, plan, torch.Generator(), torch.device("cpu"))
+    mirrored = images[[1, 0]].flip(-1) / 255
+    assert torch.equal(system.given[0], mirrored) and system.given[2] == "prompts"
+    assert system.given[1] == pytest.approx(2 * mirrored, abs=0.01)
+    assert told[0][0] == [1, 0] and torch.equal(told[0][1], masks[[1, 0]].flip(-1))
+    # grey levels are 7 times a pixel's number: the lesion is pixels 20 and 24 to 26 of case 1, and 4 of case 0
+    assert loss.item() == pytest.approx(2 * 7 * (20 + 24 + 25 + 26 + 4) / 255)
 
 
 def test_mirrored_finding():

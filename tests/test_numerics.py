@@ -112,6 +112,17 @@ def test_on_a_gpu_a_step_is_judged_when_the_next_one_is_under_way_and_before_any
         watch.check()
 
 
+def test_on_a_gpu_the_last_step_is_judged_too_and_no_broken_step_is_saved(monkeypatch, tmp_path):
+    monkeypatch.setattr(loop, "Watch", lambda names, device: finite.Watch(names, SimpleNamespace(type="cuda")))
+    first = next(i for i, batch in enumerate(expected_batches()) if 4 in batch)
+    with pytest.raises(StudyError, match=f"stopped at iteration {first + 1}: the loss is nan"):
+        fit(loss_is_nan, iterations=first + 1)
+    with pytest.raises(StudyError, match=f"stopped at iteration {first + 1}: the loss is nan"):
+        fit(loss_is_nan, tmp_path / "checkpoint.pt", checkpoint_every=1)
+    saved = tmp_path / "checkpoint.pt"
+    assert (torch.load(saved, weights_only=True)["step"] if saved.is_file() else 0) == first
+
+
 @pytest.fixture(scope="module")
 def started(phantom_root, tmp_path_factory):
     """XBusNet and the text-free U-Net at their start, with the phantom's fold 0, so that no test trains anything."""

@@ -55,8 +55,9 @@ class TrainingPrompts:
         self.lesions = [np.flatnonzero(prepared.masks[row]).astype(np.int32) for row in rows]
         self.side = prepared.masks.shape[-1]
         self.tables = {kept: self._table(cases, findings, kept) for kept in product((True, False), repeat=3)}
-        for field in {"global_text", "local_text"} & set(system.prompts):  # all at once: a text's embedding depends, in
-            # its last digit, on those beside it, and a run that goes on from a checkpoint must read the same numbers
+        # Always in this order, and all at once: a text's embedding depends, in its last digit, on those beside it, and
+        # a run that is repeated, or goes on from a checkpoint, must read the same numbers.
+        for field in [name for name in ("global_text", "local_text") if name in system.prompts]:
             texts(sorted({text for table in self.tables.values() for text in table[field]}))
 
     def __call__(self, batch: list[int], generator: torch.Generator, masks: Tensor | None = None) -> Prompts:

@@ -143,7 +143,7 @@ def mirror(finding: Finding) -> Finding:
 def zoomed(finding: Finding, zoom: float) -> Finding:
     """What an image enlarged about its middle shows of the lesion: larger, further out, cut at the frame.
 
-    A box without a centre is enlarged up to the frame. A lesion that is out of view is not described at all.
+    A box without a centre is enlarged up to the frame. Of a lesion out of view neither size nor location is known.
     """
     if finding.centre is None:
         sides = zip(finding.box or (), finding.frame if finding.box else (), strict=True)

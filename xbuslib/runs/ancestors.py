@@ -47,7 +47,11 @@ def load(folder: Path, system: System, wanted: dict) -> list[dict]:
     run, file = record.read(folder), folder / "weights.safetensors"
     faults = [f"{key}: {there} there, {asked} here" for key, there, asked in identity.differences(run, wanted)
               if key in ("system", "protocol", "switches", "frozen_checksum") or key.startswith("weights of ")]
-    if run["seed"] != wanted["seed"] and run["frozen_checksum"] != wanted["frozen_checksum"]:
+    sizes = run["config"]["image_size"], wanted["config"]["image_size"]
+    if run["frozen_checksum"] != wanted["frozen_checksum"] and sizes[0] != sizes[1]:
+        faults.append(f"image_size: {sizes[0]} there, {sizes[1]} here; the position embeddings of the frozen encoder "
+                      "are resized to it. Train both at one size")
+    elif run["frozen_checksum"] != wanted["frozen_checksum"] and run["seed"] != wanted["seed"]:
         faults.append(f"frozen encoders with random weights are drawn from the seed: {run['seed']} there, "
                       f"{wanted['seed']} here. Train both with the same --seeds")
     try:
