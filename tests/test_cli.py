@@ -10,6 +10,9 @@ import pytest
 from PIL import Image
 
 from tests.conftest import REPOSITORY
+from xbuslib import cli
+from xbuslib.display import terminal
+from xbuslib.models import overview
 
 TINY = ["--profile", "smoke", "--set", "iterations=2"]
 
@@ -28,6 +31,22 @@ def refused(done, *words):
     assert "Traceback" not in done.stderr + done.stdout
     for word in words:
         assert word in done.stderr.replace("\n", " ") or word in done.stderr, done.stderr
+
+
+def test_after_control_c_the_user_is_told_what_to_do(monkeypatch, capsys, outputs):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["xbuslib", "systems"])
+    monkeypatch.setattr(overview, "catalogue", interrupted)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130 and "the same command goes on from here" in capsys.readouterr().err
+
+
+def test_a_number_that_is_not_there_is_null_in_json(capsys):
+    terminal.show([{"dice": 0.5, "dice_sd": float("nan")}], True, "")
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == [{"dice": 0.5, "dice_sd": None}]
 
 
 def test_fold_trains_scores_and_is_not_repeated(phantom_root, outputs, run_command):

@@ -28,6 +28,7 @@ def test_overrides():
     ("image_size=100", "image_size: .*multiple of 32"), ("iterations", "not of the form key=value"),
     ("recipe=best", "recipe: .*'uniform', 'official' or 'strong'"),
     ("weights=best", "weights: .*'pretrained', 'partial' or 'random'"),
+    ("iterations=yes", "iterations: .*true and false are not values of this setting"),
 ])
 def test_faulty_overrides(override, message):
     with pytest.raises(StudyError, match=message):

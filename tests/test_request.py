@@ -15,6 +15,12 @@ def test_flags_win_over_the_file(tmp_path):
     assert found.overrides == ["iterations=7", "weights=random"] and found.name == "phantom-smoke"
 
 
+def test_one_setting_given_leaves_the_others_of_the_file(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text("profile: smoke\nset: {iterations: 7, recipe: strong}\n")
+    assert request({"set": {"iterations": 9}}, file).set == {"iterations": 9, "recipe": "strong"}
+
+
 def test_defaults_are_those_of_the_command():
     found = request({})
     assert (found.profile, found.systems, found.seeds, found.folds) == ("quick", registry.names(), [0], "")

@@ -277,6 +277,7 @@ def main() -> None:
     except StudyError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from here", err=True)
-        raise SystemExit(130) from None
+    except SystemExit as end:
+        if end.code == 130:  # Control-C, of which Typer says nothing
+            typer.echo("stopped; the same command goes on from here", err=True)
+        raise

@@ -7,7 +7,7 @@ CPU cores, `paper` is Section 2.3 of the paper. Single values are changed with `
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from xbuslib.errors import StudyError, unknown
 
@@ -46,6 +46,13 @@ class Config(BaseModel):
     prediction_batch: int = Field(4, ge=1)
     checkpoint_every: int = Field(200, ge=1)  # iterations a killed run can lose
     recompute: bool = False  # XBusNet: what the fusion head keeps for backward is computed again there
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_as_a_number(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and info.field_name not in ("amp", "recompute"):
+            raise ValueError("yes, no, true and false are not values of this setting")
+        return value
 
 
 NOT_OF_THE_PROTOCOL = {"prediction_batch", "checkpoint_every", "recompute"}

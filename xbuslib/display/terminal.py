@@ -6,8 +6,12 @@ import sys
 
 def show(rows: list[dict], as_json: bool, title: str) -> None:
     """Print rows as JSON, or as a table with a title."""
-    if as_json or not rows:
-        print(json.dumps(rows, indent=1, ensure_ascii=False) if as_json else f"{title}: none")
+    if as_json:
+        known = [{key: None if value != value else value for key, value in row.items()} for row in rows]  # no NaN there
+        print(json.dumps(known, indent=1, ensure_ascii=False, allow_nan=False))
+        return
+    if not rows:
+        print(f"{title}: none")
         return
     from rich.console import Console
     from rich.table import Table

@@ -99,7 +99,10 @@ def request(given: dict, file: Path | None = None) -> Request:
 
     Raises StudyError with all faults in one message.
     """
-    values = (_read(file) if file else {}) | given
+    below = _read(file) if file else {}
+    values = below | given
+    if isinstance(below.get("set"), dict) and isinstance(given.get("set"), dict):  # setting by setting
+        values["set"] = below["set"] | given["set"]
     try:
         found = Request(**values)
     except ValidationError as error:
