@@ -34,9 +34,10 @@ class Hub:
         self.server.shutdown()
         self.server.server_close()
 
-    def commit(self, name, files):
+    def commit(self, name, files, deleted=()):
         commits = self.repositories[name]
-        whole = (commits[-1][1] if commits else {}) | files
+        whole = {path: content for path, content in (commits[-1][1] if commits else {}).items() if path not in deleted}
+        whole |= files
         digest = hashlib.sha1(repr(sorted(whole.items())).encode()).hexdigest()
         commits.append((digest, whole))
         return digest
@@ -105,8 +106,9 @@ class _Handler(BaseHTTPRequestHandler):
                                      "siblings": [{"rfilename": file} for file in sorted(at[1])]})
         if found := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)/tree/([^/]+)/?", path):
             at = self.state.at(*found.groups())
+            files = at[1] if at else {}  # a new repository has none
             return self.answer(200, [{"type": "file", "path": file, "size": len(content),
-                                      "oid": hashlib.sha1(content).hexdigest()} for file, content in at[1].items()])
+                                      "oid": hashlib.sha1(content).hexdigest()} for file, content in files.items()])
         if found := re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)", path):
             return self.file(*found.groups())
         return self.refuse(404, "EntryNotFound")
@@ -171,6 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.state.large[value["oid"]]
-        digest = self.state.commit(name, files)
+        deleted = {line["value"]["path"] for line in lines if line["key"] == "deletedFile"}
+        digest = self.state.commit(name, files, deleted)
         address = f"{self.state.url}/{name}/commit/{digest}"
         self.answer(200, {"success": True, "commitOid": digest, "commitUrl": address})

@@ -187,7 +187,7 @@ def test_other_files_are_refused(smoke_study, phantom_root, tmp_path):
     other = shutil.copytree(phantom_root, tmp_path / "other")
     case = smoke_study.case_table(str(other)).iloc[0]
     Image.fromarray(255 - np.asarray(Image.open(case["image"]).convert("L"))).save(case["image"])
-    with pytest.raises(StudyError, match=r"other images or masks than study smoke-study.*-p data DIR"):
+    with pytest.raises(StudyError, match=r"other images, masks or metadata than study smoke-study.*-p data DIR"):
         smoke_study.case_table(str(other))
 
 

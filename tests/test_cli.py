@@ -91,6 +91,7 @@ def test_fold_trains_scores_and_is_not_repeated(phantom_root, outputs, run_comma
     (["report", "nothing"], ["study 'nothing' has no finished run"]),
     (["systems", "--profile", "papr"], ["did you mean 'paper'?"]),
     (["data", "phantom", "--root", "docs"], ["docs is not an empty folder"]),
+    (["data", "phantom", "--root", "."], ["is the current folder", "give a folder inside it"]),
 ])
 def test_refusals(arguments, words, outputs, run_command):
     refused(run_command(*arguments), *words)

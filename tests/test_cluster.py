@@ -127,7 +127,7 @@ def test_requests_that_cannot_be_met_are_refused(outputs, tmp_path, monkeypatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert refused("--gpus", "0,2") == "there is no GPU 2; the GPUs are 0 … 1"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "--slurm needs snakemake-executor-plugin-slurm: pip install" in refused("--slurm")
+    assert f"plugin-slurm: {sys.executable} -m pip install -c" in refused("--slurm")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)  # the plugin is there, sbatch is not
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "--slurm needs Slurm's sbatch" in refused("--slurm")

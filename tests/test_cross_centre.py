@@ -272,6 +272,10 @@ def test_targets_that_are_available(study, tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("XBUS_DATA", str(tmp_path))
     assert targets.available(blu) == ["busi"]
+    (tmp_path / "own").mkdir()
+    own = replace(study, facts=study.facts | {"dataset": "own"})
+    assert targets.available(blu) == ["busi", "own"] and targets.available(own) == ["blu", "busi"]
+    assert "The dataset is own data, not the paper's BLU." in own.caveats
 
 
 # ---- drops ----------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Loading, checking and decoding a dataset; every fault is named."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -140,6 +141,18 @@ def test_prepare_is_kept_until_a_source_changes(copy, tmp_path):
     row = changed.rows([case.case_id])[0]
     assert changed.fingerprint != first.fingerprint and not np.array_equal(changed.images[row], first.images[row])
     assert np.array_equal(changed.masks, first.masks)
+
+
+def test_the_fingerprint_of_the_metadata_is_of_plain_text():
+    """Missing values of both kinds are one word; files and further columns are not in it."""
+    table = pd.DataFrame({"case_id": ["a", "b"], "patient_id": ["p", "q"], "image": "x", "shape": ["oval", None],
+                          "margin": [np.nan, "angular"], "birads": ["4a", None], "pathology": ["benign", "malignant"],
+                          "pixel_mm": [0.1, np.nan], "vendor": "y"})
+    text = b'[["a", "p", "oval", null, "4a", "benign", 0.1], ["b", "q", null, "angular", null, "malignant", null]]'
+    found = images.metadata_fingerprint(table)
+    assert found == hashlib.sha256(text).hexdigest() == images.metadata_fingerprint(table.assign(image="z", vendor="z"))
+    for column in ("patient_id", "shape", "margin", "birads", "pathology", "pixel_mm"):
+        assert images.metadata_fingerprint(table.assign(**{column: table[column].iloc[::-1].to_list()})) != found
 
 
 def test_damaged_prepared_file(phantom_root, tmp_path):

@@ -7,6 +7,8 @@ import os
 import shutil
 import time
 from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -113,6 +115,29 @@ def test_without_data_no_image_and_no_metadata_leave(study, tmp_path):
                                                     "lesion_fraction", "fold"]
 
 
+def test_of_what_the_notebooks_write_only_scores_sizes_and_places_of_named_cases_leave(tmp_path):
+    """The kept tables of the phantom's study, and those that other datasets and notebook 01 give."""
+    kept = Path("outputs/reference/phantom-quick")
+    study = SimpleNamespace(cases=pd.read_csv(kept / "cases.csv", dtype=str))
+    more = {"repeated_images": "one,other,what,bits,one_patient,one_class,other_patient,other_class\n"
+                               "case001,case002,alike,3,case001,benign,case002,malignant\n",
+            "wide": "case_id,dice\ncase001,0.5\n", "images": "image,dice\ncase001,0.5\n",
+            "missed": "paper_name,system,case_id,long_side_px,inside,outside,marked\nUNet,unet,case001,9,0.1,0.2,0\n",
+            "of_numbers": "case,class\n1,benign\n", "counts": "class,cases\nbenign,1\n"}
+    for name, text in more.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    every = [*kept.glob("tables/*/*.csv"), *kept.glob("figures/*/*.csv"), *tmp_path.glob("*.csv")]
+    leave = {file for file in every if export._tells_nothing(study, file)}
+    names = {file for file in every if file.read_text().count("case0")}
+    assert {file.stem for file in leave & names} == {"centroids", "prompt_leak", "drawn_shapes", "wide", "missed"}
+    assert {file.stem for file in names - leave} >= {
+        "figure_2", "figure_2_ablations", "figure_3", "decisions", "controls_and_second_regions", "repeated_images",
+        "images", "lesion_size", "steps", "prompts", "case_measures", "per_image", "masks_under_other_prompts_xbusnet"}
+    assert {str(file.relative_to(file.parents[1])) for file in set(every) - leave - names} == {
+        "04/xbusnet_fold_0_seed_0_policies.csv", "02/tokens.csv", f"{tmp_path.name}/of_numbers.csv"}
+    assert not export._tells_nothing(study, kept / "tables" / "05" / "no_numbers_beside_it.csv")
+
+
 def test_the_command_refuses_a_folder_that_is_there_and_an_unfinished_study(study, tmp_path, run_command):
     (tmp_path / "there").mkdir()
     refused = run_command("export", study.name, "--out", tmp_path / "there")
@@ -120,6 +145,14 @@ def test_the_command_refuses_a_folder_that_is_there_and_an_unfinished_study(stud
     shutil.rmtree(study / "runs" / "unet" / "fold_1")
     refused = run_command("export", study.name, "--out", tmp_path / "new")
     assert refused.returncode == 1 and "unet, fold 1" in refused.stderr and not (tmp_path / "new").exists()
+
+
+def test_an_earlier_export_with_a_persons_files_in_it_stays(study, tmp_path):
+    out = export.export(study.name, tmp_path / "kept")
+    (out / "notes.md").write_text("mine")
+    with pytest.raises(StudyError, match="no earlier result wrote: notes.md;"):
+        export.export(study.name, out)
+    assert (out / "notes.md").read_text() == "mine"
 
 
 def test_a_full_disk_leaves_nothing_half_written(study, tmp_path, monkeypatch):

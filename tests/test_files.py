@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPOSITORY
 from xbuslib import files
+from xbuslib.errors import StudyError
 
 KILLED = """
 import os, signal, sys
@@ -70,6 +72,53 @@ def test_the_earlier_folder_stays_until_the_new_one_is_there(tmp_path):
     assert old.suffix == ".old" and (old / "mark").read_text() == "whole"
     write_again(path)
     assert os.listdir(tmp_path) == ["prepared"]
+
+
+def test_what_no_earlier_result_wrote_is_kept(tmp_path):
+    path = tmp_path / "result"
+    for folder in (".git", "c"):
+        (path / folder).mkdir(parents=True)
+    for name in ("mark", "a.csv", ".git/HEAD", "b.csv", "c/a.csv"):
+        (path / name).write_text("earlier")
+    with (pytest.raises(StudyError, match=r"wrote: \.git/HEAD, b\.csv, c/a\.csv; nothing was"),
+          files.write_folder(path, "mark", ["mark", "a.*"])):
+        pass
+    assert (path / "mark").read_text() == (path / "c" / "a.csv").read_text() == "earlier"
+    with files.write_folder(path, "mark", ["mark", "*.csv", ".git/*", "c/*"]) as partial:
+        (partial / "mark").write_text("new")
+    assert os.listdir(path) == ["mark"] and (path / "mark").read_text() == "new"
+
+
+def test_a_link_stays_and_the_folder_that_it_names_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "result", target_is_directory=True)
+    for _ in range(2):
+        write_again(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "disk" / "result" / "mark").read_text() == "whole"
+    assert os.listdir(tmp_path / "disk") == ["result"] and set(os.listdir(tmp_path)) == {"disk", "link"}
+
+
+def test_the_earlier_folder_is_back_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    path, replace = tmp_path / "result", os.replace
+    write_again(path)
+
+    def fails(source, target):
+        if str(source).endswith(".partial"):
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", fails)
+    with pytest.raises(StudyError, match="cannot write .*Input/output error"), files.write_folder(path, "mark") as new:
+        (new / "mark").write_text("new")
+    assert os.listdir(tmp_path) == ["result"] and (path / "mark").read_text() == "whole"
+
+
+@pytest.mark.parametrize("place", [".", "..", "/"])
+def test_the_current_folder_is_not_replaced(place, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path / "in")
+    with pytest.raises(StudyError, match="is the current folder, holds it"), files.write_folder(Path(place)):
+        pass
 
 
 @pytest.mark.parametrize("how, name", [("file", "a.csv"), ("folder", "prepared")])

@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 
 from xbuslib.cli import app
 from xbuslib.config import Config, resolve
+from xbuslib.data import catalogue
 from xbuslib.errors import StudyError
 from xbuslib.inference import predict
 from xbuslib.lesion import ensemble
 from xbuslib.models import encoders, precision
-from xbuslib.runs import caveats, identity, record
+from xbuslib.runs import caveats, identity, nnunet, record
 from xbuslib.runs.fold import run_fold, score
 from xbuslib.runs.source import open_source
 from xbuslib.runs.study import open_study
@@ -148,6 +149,33 @@ def test_a_default_said_aloud_is_the_same_run(phantom_root, outputs):
     assert (path / "run.json").stat().st_mtime_ns == before
     with pytest.raises(StudyError, match="plan: weight_decay: 0.01 there, 0.02 asked for"):
         run_fold("unet", 0, resolve("smoke", ["iterations=1", "weight_decay=0.02"]), source, study="s")
+
+
+def test_one_word_of_the_case_table_makes_another_run(phantom_root, outputs, monkeypatch):
+    """Prompts are made of it, so a run with the old word is neither taken for the new one nor joined with it."""
+    config = resolve("smoke", ["iterations=1", "folds=2"])
+    source = open_source("phantom", phantom_root, None, config, "s")
+    path = run_fold("unet", 0, config, source, study="s")
+    table = source.all_cases.copy()
+    row = table.index[table["shape"] == "oval"][0]
+    table.loc[row, "shape"] = "irregular"
+    monkeypatch.setattr(catalogue, "load", lambda name, root: table)
+    other = open_source("phantom", phantom_root, None, config, "s")
+    assert other.prepared.fingerprint == source.prepared.fingerprint
+    with pytest.raises(StudyError, match="(?s)holds a run with other settings:\n  metadata_fingerprint: [0-9a-f]{64} "):
+        run_fold("unet", 0, config, other, study="s")
+    there = record.read(path)
+    assert identity.digest(there) != identity.digest(there | other.identity())  # nor is a checkpoint gone on from
+    for made_with in (lambda: open_study("s").case_table(str(phantom_root)),
+                      lambda: nnunet.export("s", outputs / "nnunet", 7, str(phantom_root))):
+        with pytest.raises(StudyError, match="holds other images, masks or metadata than study s was made with"):
+            made_with()
+    run_fold("unet", 1, config, other, study="s")
+    with pytest.raises(StudyError, match="(?s)mixes runs.*metadata_fingerprint [0-9a-f]{64}: 1 run"):
+        open_study("s")
+    edit(path, lambda run: run.pop("metadata_fingerprint"))  # as a run of an earlier version
+    assert len(open_study("s").runs) == 2 and run_fold("unet", 0, config, other, study="s") == path
+    assert identity.same_data(record.read(path), other.identity())
 
 
 def test_a_run_of_another_protocol_does_not_predict(study):

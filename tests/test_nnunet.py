@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from tests.test_cli import refused
 from xbuslib.data import catalogue, images
+from xbuslib.data.phantom import phantom
 from xbuslib.runs import adopted, nnunet, record
 from xbuslib.runs.study import open_study
 
@@ -78,6 +80,19 @@ def test_what_nnunet_writes_beside_its_maps_is_read_as_its_maps(exported, smoke_
     assert {round(float(found.max()), 1) for found in record.probabilities(path).values()} == {0.9}
 
 
+def test_own_data_have_neither_blus_name_nor_its_licence(outputs, tmp_path, run_command):
+    """And what is printed can be pasted into a shell: the folder's name has a space."""
+    root = phantom.write(tmp_path / "mine", n=10)
+    (outputs / "own").mkdir(parents=True)
+    (outputs / "own" / "study.json").write_text(json.dumps({
+        "profile": "smoke", "overrides": ["folds=2"], "dataset": "own", "data": str(root), "fold_lists": ""}))
+    done = run_command("data", "export-nnunet", "--study", "own", "--out", tmp_path / "my study")
+    described = json.loads((tmp_path / "my study" / "nnUNet_raw" / "Dataset501_Own" / "dataset.json").read_text())
+    assert (described["name"], described["licence"]) == ("own data", "not stated"), done.stderr
+    assert shlex.split(done.stdout.splitlines()[-1]) == ["export"] + [
+        f"nnUNet_{part}={tmp_path / 'my study' / f'nnUNet_{part}'}" for part in ("raw", "preprocessed", "results")]
+
+
 def test_wrong_requests_are_refused(exported, smoke_study, phantom_root, tmp_path, run_command):
     folder, _ = exported
     refused(run_command("data", "export-nnunet", "--study", smoke_study.name, "--out", folder, "--number", 7, "--data",
@@ -86,10 +101,8 @@ def test_wrong_requests_are_refused(exported, smoke_study, phantom_root, tmp_pat
 
 
 def test_other_data_are_not_exported_as_the_studys(exported, smoke_study, tmp_path, run_command):
-    from xbuslib.data.phantom import phantom
-
     other = phantom.write(tmp_path / "other", n=20, seed=4)
     refused(run_command("data", "export-nnunet", "--study", smoke_study.name, "--out", tmp_path / "x", "--data", other),
-            "holds other images or masks than study")
+            "holds other images, masks or metadata than study")
     assert open_study(smoke_study.name).prepared.fingerprint == smoke_study.prepared.fingerprint  # nor were the study's
     assert not (tmp_path / "x").exists()

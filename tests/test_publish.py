@@ -18,8 +18,8 @@ from xbuslib import cli
 from xbuslib.config import resolve
 from xbuslib.data import catalogue
 from xbuslib.errors import StudyError
-from xbuslib.runs import ancestors, fold, published
-from xbuslib.runs.publish import publish
+from xbuslib.runs import ancestors, fold, published, record
+from xbuslib.runs.publish import card, publish
 from xbuslib.runs.source import open_source
 
 PAPER, RELEASED = ["dice", "iou", "fpr", "fnr"], ["dice_two_class", "iou_two_class", "fpr_released", "fnr_two_class"]
@@ -131,6 +131,24 @@ def test_the_card_has_the_scores_of_both_families(system, both):
         assert words in body, words
 
 
+def test_own_data_in_blus_layout_are_neither_called_blu_nor_given_its_licence(both):
+    text = card(both, [record.read(folder) | {"dataset": "own"} for folder in both])
+    assert "Dataset: own data (licence: not stated; files in the layout of BLU, " in text
+    assert "their licence is not stated." in text and "on own data" in yaml.safe_load(text.split("---\n")[1])[
+        "model-index"][0]["name"]
+    assert "CC BY" not in text and text.count("BLU") == 1
+
+
+def test_what_an_earlier_publication_did_not_write_is_kept(one, both):
+    """A clone of one's repository of the hub, with a thesis in it."""
+    (one / ".git").mkdir()
+    (one / ".git" / "HEAD").write_text("ref: refs/heads/main")
+    (one / "thesis.tex").write_text("Chapter 1")
+    with pytest.raises(StudyError, match=r"also holds files that no earlier result wrote: \.git/HEAD, thesis\.tex;"):
+        publish(both, one)
+    assert (one / "thesis.tex").read_text() == "Chapter 1" and not (one / "fold_1").exists()
+
+
 def test_an_ancestor_is_said(one, both, tmp_path):
     run = json.loads((both[0] / "run.json").read_text())
     run["ancestors"] = [{"system": "xbusnet", "study": "s", "dataset": "busbra", "images": 1244, "fold": "all",
@@ -217,6 +235,16 @@ def test_a_revision_is_the_one_that_is_taken(hub, both, tmp_path, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's attempts
     published._fetched.cache_clear()
     assert published.local(addresses[0]) == server_is_gone  # from the cache
+
+
+def test_a_push_of_fewer_runs_leaves_none_of_the_earlier_files(hub, system, one):
+    published.push(system, "me/xbus")
+    hub.commit("me/xbus", {"notes.txt": b"a person's own"})
+    for folder in (one, system):
+        there = published.local(published.push(folder, "me/xbus"))
+        assert {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file()} == {
+            str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert "notes.txt" in hub.repositories["me/xbus"][-1][1]
 
 
 def test_a_changed_file_of_the_hub_is_refused(hub, one):

@@ -1,9 +1,13 @@
 """What a study is asked for: flags and study file in one model, ranges of numbers, the file that repeats a study."""
 
+import shlex
+from types import SimpleNamespace
+
 import pytest
 
 from xbuslib.errors import StudyError
 from xbuslib.models import registry
+from xbuslib.workflow import outcome
 from xbuslib.workflow.request import request, whole_numbers, write
 
 
@@ -79,6 +83,14 @@ def test_the_written_file_repeats_the_request(tmp_path):
     again = request({}, tmp_path / "study.yaml")
     assert again.model_dump() == first.model_dump() | {"study": "phantom-smoke"}
     assert again.overrides == ["amp=false", "recipe=strong", "learning_rate=0.001"]
+
+
+def test_the_printed_command_that_repeats_it_can_be_pasted(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XBUS_OUTPUTS", str(tmp_path / "my results"))
+    outcome.say_results(SimpleNamespace(study="own", folds=[outcome.ALL]), True, as_json=False)
+    printed = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(printed.removeprefix("Repeat it: ")) == [
+        "./run_all.sh", "--config", str(tmp_path / "my results" / "own" / "study.yaml")]
 
 
 @pytest.mark.parametrize("name", ["../outside", "a/b", ".hidden", "/tmp/x"])

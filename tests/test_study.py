@@ -1,19 +1,22 @@
 """One fold end to end on the phantom: determinism, a first pass without the mask, run folders."""
 
 import dataclasses
+import io
 import json
-import os
 import platform
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from xbuslib import files
 from xbuslib.config import resolve
+from xbuslib.data import images
 from xbuslib.errors import StudyError
 from xbuslib.evaluation.metrics import PAPER, RELEASED, per_image
 from xbuslib.inference.predict import images_of
@@ -23,6 +26,8 @@ from xbuslib.runs.fold import run_fold
 from xbuslib.runs.source import open_source
 from xbuslib.runs.trained import Trained
 from xbuslib.training import loop
+from xbuslib.workflow import study as workflow_study
+from xbuslib.workflow.request import request
 
 
 @pytest.fixture
@@ -191,7 +196,7 @@ def test_damaged_weights_and_run_file(source):
     with pytest.raises(StudyError, match="cannot read .*weights.safetensors.*run the fold again"):
         Trained.load(path)
     (path / "run.json").write_text("{")
-    with pytest.raises(StudyError, match="is no finished run .*delete the folder"):
+    with pytest.raises(StudyError, match="run.json is damaged .*delete its folder"):
         record.read(path)
     with pytest.raises(StudyError, match="ends in fold_K/seed_S; xbuslib runs lists them$"):
         record.read(path.parent.parent)  # the folder of a system, whose runs are whole
@@ -207,17 +212,75 @@ def test_output_folder_that_cannot_be_written(source, tmp_path, monkeypatch):
 
 
 def test_full_disk_keeps_the_checkpoint(source, monkeypatch):
-    """No space left while results are written: a message, no half-written run folder."""
+    """No space left while results are written, then a file in the way: a message, no half-written run folder, and the
+    next attempt goes on from step 3 of 6, where the smoke profile saves a checkpoint."""
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(record.np, "savez_compressed", full)
-    with pytest.raises(StudyError, match="No space left on device.*free space"):
-        run(source)
-    assert not record.folder("s", "xbusnet", 0, 0).exists()
-    monkeypatch.undo()
-    os.environ["XBUS_OUTPUTS"] = str(source.root.parent / "after")  # undo also removed the fixture's setting
-    try:
-        assert json.loads((run(source) / "run.json").read_text())["fold"] == 0
-    finally:
-        del os.environ["XBUS_OUTPUTS"]
+    def train_step(*given, step=loop.train_step):
+        steps.append(1)
+        return step(*given)
+
+    def unet(*overrides):
+        steps.clear()
+        return run_fold("unet", 0, resolve("smoke", overrides), source, study="s")
+
+    steps, path = [], record.folder("s", "unet", 0, 0)
+    monkeypatch.setattr(loop, "train_step", train_step)
+    with monkeypatch.context() as patch:
+        patch.setattr(record.np, "savez_compressed", full)
+        with pytest.raises(StudyError, match=r"No space left on device.*free space and memory\.$"):
+            unet("checkpoint_every=100")  # there is no checkpoint to keep
+        with pytest.raises(StudyError, match=r"No space left on device.*memory; the training checkpoint is kept\.$"):
+            unet()
+    assert not path.exists() and len(steps) == 6
+    checkpoint, = path.parent.glob(".seed_0.*.partial/checkpoint.pt")
+    path.write_text("in the way")
+    with pytest.raises(StudyError, match=r"Not a directory.*the training checkpoint is kept\.$"):
+        unet()
+    assert checkpoint.is_file() and path.read_text() == "in the way" and len(steps) == 3
+    path.unlink()
+    assert unet() == path and len(steps) == 3 and record.read(path)["fold"] == 0
+    assert not checkpoint.exists() and not (path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"{}", b"[]", b"3"])
+def test_a_listing_names_the_damaged_run_file(outputs, content):
+    path = record.folder("s", "unet", 0, 0)
+    path.mkdir(parents=True)
+    (path / "run.json").write_bytes(content)
+    with pytest.raises(StudyError, match=r"unet/fold_0/seed_0/run\.json is damaged .*delete its folder and run"):
+        record.listing()
+
+
+def test_a_run_file_is_utf_8_whatever_the_locale(outputs, monkeypatch):
+    path = record.folder("s", "unet", 0, 0)
+    path.mkdir(parents=True)
+    (path / "run.json").write_bytes(json.dumps(dict.fromkeys(record.NEEDED, "größe"), ensure_ascii=False).encode())
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, stacklevel=2: encoding or "ascii")  # as under LANG=C
+    assert record.read(path)["study"] == "größe"
+
+
+@pytest.mark.parametrize("name", ["/x", "a/b", "../a", "outputs/phantom-quick", "phantom-quick/"])
+def test_a_path_is_no_name_of_a_study(outputs, name):
+    with pytest.raises(StudyError, match="give the study's name, such as phantom-quick"):
+        record.scored(name)
+
+
+def test_images_of_finished_runs_are_not_replaced(source, tmp_path):
+    """A refused command with another data folder leaves what was decoded for the runs as it was."""
+    config, path = resolve("smoke"), record.folder("s", "unet", 0, 0)
+    path.mkdir(parents=True)
+    (path / "run.json").write_text(json.dumps(dict.fromkeys(record.NEEDED) | source.identity() | {
+        "config": config.model_dump()}))
+    other = shutil.copytree(source.root, tmp_path / "other")
+    image = other / Path(source.cases["image"].iloc[0]).relative_to(source.root)
+    with Image.open(image) as picture:
+        Image.eval(picture.convert("L"), lambda value: 255 - value).save(image)
+    asked = request({"data": str(other), "profile": "smoke", "study": "s", "systems": "unet"})
+    for refused in (lambda: open_source("phantom", other, None, config, "s"), lambda: workflow_study.settle(asked)):
+        with pytest.raises(StudyError, match="other holds other images or masks than the runs of study s were made"):
+            refused()
+    kept = images.read(tmp_path / "outputs" / "s" / "prepared" / "phantom_64")
+    assert kept.fingerprint == source.prepared.fingerprint
+    assert open_source("phantom", other, None, config, "t").prepared.fingerprint != kept.fingerprint

@@ -69,14 +69,14 @@ def export_nnunet(study: Annotated[str, typer.Option(help="a study that has been
                   as_json: AsJson = False) -> None:
     """Write a study's lesions and its very folds as nnU-Net (version 2) reads them."""
     import json
+    import shlex
 
     from xbuslib.runs.nnunet import export
 
     facts = export(study, out, number, data)
+    variables = " ".join(f"nnUNet_{part}={shlex.quote(facts[part])}" for part in ("raw", "preprocessed", "results"))
     typer.echo(json.dumps(facts) if as_json else
-               f"{facts['cases']} cases in {facts['folds']} folds: {facts['dataset']}\n"
-               f"export nnUNet_raw={facts['raw']} nnUNet_preprocessed={facts['preprocessed']} "
-               f"nnUNet_results={facts['results']}")
+               f"{facts['cases']} cases in {facts['folds']} folds: {facts['dataset']}\nexport {variables}")
 
 
 def publish(run: Annotated[Path, typer.Argument(metavar="RUN-OR-SYSTEM", help="a run folder; or a system's, such as "

@@ -6,7 +6,7 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -44,33 +44,57 @@ def write_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def write_folder(folder: Path, mark: str | None = None) -> Iterator[Path]:
+def write_folder(folder: Path, mark: str | None = None, holds: Iterable[str] = ("**/*",)) -> Iterator[Path]:
     """Yield an empty sibling of `folder` to write to; it takes the place of `folder` only when all went well.
 
-    `mark` is the file that shows an earlier result of the same kind, which may be replaced. What killed writes of
-    `folder` left is removed (`_remove_left`). Raises StudyError if `folder` is there without the mark (or, without
-    one, is not empty), or, naming the cause, when it cannot be written.
+    `mark` is the file that shows an earlier result of the same kind, which may be replaced, and `holds` has patterns of
+    the files that such a result may hold. A link stays; the folder that it names is replaced. What killed writes of
+    `folder` left is removed (`_remove_left`). Raises StudyError if `folder` is there and may not be replaced
+    (`_require_replaceable`), or, naming the cause, when it cannot be written.
     """
-    name = f".{folder.name}.{_machine()}.{os.getpid()}"
-    partial, old = folder.with_name(f"{name}.partial"), folder.with_name(f"{name}.old")
-    there = folder.exists() and not (folder.is_dir() and (mark is None and not any(folder.iterdir())))
-    if there and not (mark and (folder / mark).is_file()):
-        raise StudyError(f"{folder} is there and holds no earlier {mark}; nothing was overwritten. "
-                         "Give another --out, or move it away." if mark else
-                         f"{folder} is not an empty folder; give a new or empty one")
+    place = folder.resolve()
+    if place.exists():
+        _require_replaceable(place, mark, holds)
+    name = f".{place.name}.{_machine()}.{os.getpid()}"
+    partial, old = place.with_name(f"{name}.partial"), place.with_name(f"{name}.old")
     try:
         with machine_faults(f"cannot write {folder}", f"{SPACE}."):
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
             _remove_left(partial)
             partial.mkdir()
             yield partial
-            if folder.exists():
-                os.replace(folder, old)
-            os.replace(partial, folder)
-            _remove_left(old)  # not before: where `folder` is missing, it is the earlier result
+            if place.exists():
+                os.replace(place, old)
+            os.replace(partial, place)
+            _remove_left(old)  # not before: where `place` is missing, it is the earlier result
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if place.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:  # the new folder could not take the place of the earlier one
+            with suppress(OSError):
+                os.replace(old, place)
+
+
+def _require_replaceable(folder: Path, mark: str | None, holds: Iterable[str]) -> None:
+    """Raise StudyError if `folder` cannot be renamed, is no earlier result (without `mark`: not empty), or holds more.
+    """
+    if Path.cwd().is_relative_to(folder) or folder.is_mount():
+        raise StudyError(f"{folder} is the current folder, holds it, or is a mount point, so it cannot be replaced; "
+                         "give a folder inside it")
+    if mark is None:
+        if not folder.is_dir() or any(folder.iterdir()):
+            raise StudyError(f"{folder} is not an empty folder; give a new or empty one")
+        return
+    if not (folder / mark).is_file():
+        raise StudyError(f"{folder} is there and holds no earlier {mark}; nothing was overwritten. "
+                         "Give another --out, or move it away.")
+    known = {path for pattern in holds for path in folder.glob(pattern)}
+    other = sorted(str(path.relative_to(folder)) for path in folder.rglob("*")
+                   if path not in known and not path.is_dir())
+    if other:
+        raise StudyError(f"{folder} also holds files that no earlier result wrote: {', '.join(other[:3])}"
+                         f"{' …' * (len(other) > 3)}; nothing was overwritten. Give another --out, or move them away.")
 
 
 @cache

@@ -69,7 +69,7 @@ def locate(root: Path) -> tuple[Path, Path]:
              and not hidden(path.name) and not path.name.startswith("~$")]  # by which Excel locks an open table
     if not found:
         raise StudyError(f"{root}: no clinical table (expected {TABLE}); "
-                         "fetch the dataset with: xbuslib data download blu --root DIR")
+                         "fetch BLU with: xbuslib data download blu --root DIR")
     table = _only(root, found, "clinical tables")
     visible = [path for path in sorted(root.iterdir()) if not hidden(path.name)]  # not what a killed `unpack` left
     folders = [place for place in (root, *visible) if place.is_dir() and any(place.glob("case*.[pP][nN][gG]"))]

@@ -9,6 +9,7 @@ from xbuslib.errors import StudyError
 
 SHAPES = ("oval", "round", "irregular")
 MARGINS = ("circumscribed", "indistinct", "angular", "microlobulated", "spiculated", "not circumscribed")
+ATTRIBUTES = {"shape": "shape", "margin": "margin", "birads": "BI-RADS category"}  # column: name in sentences
 BIRADS = ("0", "1", "2", "3", "4", "4a", "4b", "4c", "5", "6")
 PIXEL_MM = (0.005, 1.0)  # that are accepted, of breast ultrasound
 USUAL_MM = (0.03, 0.3)  # that breast probes have, about
@@ -37,6 +38,11 @@ SCHEMA = pa.DataFrameSchema(
     checks=pa.Check(lambda t: t["mask"].notna() | (t["pathology"] == "normal"), error="lesion without a mask"),
     index=pa.Index(int), strict=False,
 )
+
+
+def attributes_given(table: pd.DataFrame) -> list[str]:
+    """The names of those attributes (ATTRIBUTES) that the table gives for at least one case."""
+    return [name for column, name in ATTRIBUTES.items() if table[column].notna().any()]
 
 
 def margin_words(margin: str) -> list[str]:

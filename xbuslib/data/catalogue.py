@@ -20,6 +20,7 @@ class Dataset(NamedTuple):
     licence: str
     source: str  # where its files come from, for people
     simulated: bool = False
+    patients: bool = True  # whether it records which images are of one patient
 
 
 DATASETS = {
@@ -30,9 +31,10 @@ DATASETS = {
                          "--scanner B --seed 2", simulated=True),
     "blu": Dataset("BLU", "blu", "CC BY 4.0", "xbuslib data download blu, or doi:10.7937/9WKK-Q141"),
     "busi": Dataset("BUSI", "busi", "CC BY 4.0",
-                    "doi:10.1016/j.dib.2019.104863; unpack the archive Dataset_BUSI_with_GT"),
+                    "doi:10.1016/j.dib.2019.104863; unpack the archive Dataset_BUSI_with_GT", patients=False),
     "busbra": Dataset("BUS-BRA", "busbra", "CC BY 4.0",
                       "doi:10.5281/zenodo.8231412; unpack the archive with bus_data.csv, Images and Masks"),
+    "own": Dataset("own data", "blu", "not stated", "files in the layout of BLU, see docs/how_to.md", patients=False),
 }
 JOIN = "+"  # "busbra+busi": both as one dataset
 SCANNER_B_SEED = 2  # other patients than those of phantom (0) and of the cross-centre notebook (1)
@@ -52,9 +54,9 @@ def dataset(name: str) -> Dataset:
         raise StudyError(f"dataset {name!r} names a dataset twice")
     if len(names) == 1:
         return DATASETS[name]
-    labels, loaders, licences, sources, simulated = zip(*(DATASETS[part] for part in names), strict=True)
+    labels, loaders, licences, sources, simulated, patients = zip(*(DATASETS[part] for part in names), strict=True)
     return Dataset(" + ".join(labels), JOIN.join(loaders), ", ".join(dict.fromkeys(licences)), "; ".join(sources),
-                   any(simulated))
+                   any(simulated), all(patients))
 
 
 def load(name: str, root: Path | str) -> "pd.DataFrame":

@@ -25,6 +25,7 @@ THREADS = 8  # decode beside each other, or as many as there are cores; more wai
 READINGS = "readings.json"  # what had to be assumed to read the sources; a folder without it is older than that rule
 FINGERPRINT = "fingerprint.txt"  # written last, so that a folder that has it is whole
 BLOCK = 256  # cases decoded ahead of the file they are written to
+METADATA = ["case_id", "patient_id", "shape", "margin", "birads", "pathology", "pixel_mm"]  # what is read of a case
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,14 @@ class Prepared:
         return pd.Index(self.case_ids)
 
 
-def prepare(cases: pd.DataFrame, size: int, folder: Path) -> Prepared:
+def prepare(cases: pd.DataFrame, size: int, folder: Path, fingerprint: str = "") -> Prepared:
     """Decode `cases` to `folder` unless it already holds just these sources at this size; return its content.
 
-    What had to be assumed about files is reported once, with counts, and kept beside the arrays. Raises StudyError that
-    lists every unreadable image, mask of another size and empty mask.
+    fingerprint: source_fingerprint of the cases, where it is known already. What had to be assumed about files is
+    reported once, with counts, and kept beside the arrays. Raises StudyError that lists every unreadable image, mask
+    of another size and empty mask.
     """
-    fingerprint = source_fingerprint(cases, size)
+    fingerprint = fingerprint or source_fingerprint(cases, size)
     whole = all((folder / name).is_file() for name in (FINGERPRINT, READINGS))
     if whole and (kept := read(folder)).fingerprint == fingerprint:
         return kept
@@ -114,6 +116,17 @@ def source_fingerprint(cases: pd.DataFrame, size: int) -> str:
             content = Path(source).read_bytes()
             digest.update(hashlib.sha256(content).digest() + _rule(content))
     return digest.hexdigest()
+
+
+def metadata_fingerprint(cases: pd.DataFrame) -> str:
+    """SHA-256 over what prompts, folds and millimetres are made of, as JSON: a list per case, null where missing."""
+    rows = [[None if pd.isna(value) else value for value in row] for row in cases[METADATA].itertuples(index=False)]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def fingerprints(cases: pd.DataFrame, size: int) -> dict[str, str]:
+    """Both fingerprints, by their names in run.json."""
+    return {"dataset_fingerprint": source_fingerprint(cases, size), "metadata_fingerprint": metadata_fingerprint(cases)}
 
 
 def _rule(content: bytes) -> bytes:

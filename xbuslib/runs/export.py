@@ -20,7 +20,12 @@ from xbuslib.runs import caveats, record
 from xbuslib.runs.study import Study, open_study
 
 COLOURS = 256  # of a picture: a third of the bytes, and no colour of our figures changes by more than 5 %
-PROMPTS = {"local_text", "local prompt", "prompt_text"}  # columns whose words repeat an expert's reading
+CASES = {"case_id", "case", "one", "other"}  # columns that name cases; others are known by their values
+SAFE = {"fold", "seed", "system", "paper_name", "policy", "attributes", "default", "drawn", *PAPER, *RELEASED,
+        *images.MEASURES, "x", "y", "quadrant", "inside", "outside", "marked"}  # what may be told of a named case
+WORDS = {"local_text", "local prompt", "prompt_text", "token", "decision"}  # columns that repeat an expert's reading
+HOLDS = ("cases.csv", "config.json", "per_image.csv", "runs.csv", "tables/*/*.csv", "tables/*/*.md", "figures/*/*.csv",
+         "figures/*/*.png", "notebooks/*.ipynb")  # files of an export
 RUN = ("system", "dataset", "fold", "seed", "commit", "dirty", "device", "precision", "peak_memory_gb", "protocol",
        "identity", "dataset_fingerprint", "folds_checksum", "trainable", "frozen")
 
@@ -34,12 +39,12 @@ def export(name: str, folder: Path, data: bool = True) -> Path:
     if the study is incomplete or `folder` holds other things.
     """
     study = open_study(name)
-    with write_folder(folder, "runs.csv") as partial:
+    with write_folder(folder, "runs.csv", HOLDS) as partial:
         _tables(study, partial, data)
         old = left_over(study)
         numbers = {*study.folder.glob("tables/*/*.csv"), *study.folder.glob("tables/*/*.md"), *_figures(study, "csv")}
         for file in numbers - old:
-            if data or not _of_cases(study, file.with_suffix(".csv")):
+            if data or _tells_nothing(study, file.with_suffix(".csv")):
                 _place(partial, study, file).write_bytes(file.read_bytes())
         if data:
             for file in set(_figures(study, "png")) - old:
@@ -63,11 +68,21 @@ def _tables(study: Study, folder: Path, data: bool) -> None:
     (folder / "config.json").write_text(json.dumps(study.facts["config"], indent=1) + "\n")
 
 
-def _of_cases(study: Study, file: Path) -> bool:
-    """Whether a CSV repeats the dataset's metadata case by case, in columns or in the words of a prompt."""
-    columns = set(pd.read_csv(file, nrows=0)) if file.is_file() else set()
-    metadata = set(study.cases) - {"case_id", "fold", *images.MEASURES}
-    return bool(columns & PROMPTS) or ("case_id" in columns and bool(columns & metadata))
+def _tells_nothing(study: Study, file: Path) -> bool:
+    """Whether a CSV has no metadata of single cases: no column of WORDS, and beside names of cases only SAFE ones."""
+    if not file.is_file():
+        return False
+    table = pd.read_csv(file, dtype=str)
+    known = set(study.cases["case_id"].astype(str)) | set(study.cases["patient_id"].astype(str))
+    named = any(column in CASES or _names(table[column], known) for column in table)
+    return not WORDS & set(table) and (not named or set(table) <= SAFE | CASES)
+
+
+def _names(column: pd.Series, known: set[str]) -> bool:
+    """Whether a cell is in `known`, or one of its parts by commas. A number is a count, though a case may be named so.
+    """
+    words = column.dropna()[pd.to_numeric(column, errors="coerce").isna()]
+    return any(part.strip() in known for cell in words for part in [cell, *cell.split(",")])
 
 
 def _place(folder: Path, study: Study, file: Path) -> Path:

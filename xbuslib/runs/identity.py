@@ -12,7 +12,8 @@ from xbuslib.errors import StudyError
 # after it then never enter one table. tests/test_protocol.py fails when numbers change and this does not.
 PROTOCOL = 2
 
-DATA = ("dataset", "dataset_fingerprint", "folds_checksum")
+METADATA = "metadata_fingerprint"  # unknown of runs of earlier versions: compared where both runs have it
+DATA = ("dataset", "dataset_fingerprint", METADATA, "folds_checksum")
 # Settings whose effect is compared where it shows: in the data and folds, in the plan, or in the weights' checksums.
 SHOWN_ELSEWHERE = {
     "phantom_cases", "folds", "folds_seed", "fold_by", "train_images", "weights", "recipe", "iterations", "batch_size",
@@ -27,9 +28,9 @@ def identity(run: dict) -> dict[str, object]:
     """Name: value of all that can change the numbers of a run (run.json, or what is known of it before training)."""
     settings = {key: value for key, value in run["config"].items() if key not in NOT_OF_THE_PROTOCOL | SHOWN_ELSEWHERE}
     if run.get("adopted"):  # nothing is known of how its predictions were made
-        return {"protocol": run["protocol"], **{key: run[key] for key in DATA}, **settings} | {
+        return {"protocol": run["protocol"], **_data(run), **settings} | {
             key: run[key] for key in ("system", "scorings", "fold", "seed")} | {"predictions": run["adopted"]["sha256"]}
-    return ({"protocol": run.get("protocol"), **{key: run[key] for key in DATA}, **settings}
+    return ({"protocol": run.get("protocol"), **_data(run), **settings}
             | {"system": run["system"], "switches": run.get("switches"), "trainable": run["trainable"],
                "scorings": run["scorings"], "train_cases": run["train_cases"]}
             | {f"plan: {key}": value for key, value in run["plan"].items()}
@@ -51,8 +52,14 @@ def digest(run: dict) -> str:
 def differences(there: dict, wanted: dict) -> list[tuple[str, object, object]]:
     """(name, value there, value wanted) of each part of the identity in which two runs differ."""
     one, other = identity(there), identity(wanted)
+    unknown = {METADATA} - (one.keys() & other.keys())
     return [(key, one.get(key), other.get(key)) for key in one | other
-            if _plain(one.get(key)) != _plain(other.get(key))]
+            if key not in unknown and _plain(one.get(key)) != _plain(other.get(key))]
+
+
+def same_data(run: dict, data: dict[str, str]) -> bool:
+    """Whether a run was made with `data` (some of DATA, by their names), as far as its run.json tells."""
+    return all(run[key] == value or (key == METADATA and run[key] is None) for key, value in data.items())
 
 
 def mixture(runs: list[tuple[Path, dict]]) -> list[str]:
@@ -98,6 +105,10 @@ def _group(key: str, run: dict) -> tuple | None:
     if key == "precision":
         return (f"plans with amp {run['plan']['amp']}",)
     return ()
+
+
+def _data(run: dict) -> dict[str, str]:
+    return {key: run[key] for key in DATA if key != METADATA or run.get(METADATA)}
 
 
 def _weights(record: dict) -> str:

@@ -16,7 +16,7 @@ from xbuslib.data import catalogue, images, originals
 from xbuslib.errors import StudyError
 from xbuslib.files import outputs_root, write_folder
 from xbuslib.progress import track
-from xbuslib.runs import record
+from xbuslib.runs import identity, record
 from xbuslib.runs.source import Source, open_source
 
 LABELS = {"background": 0, "lesion": 1}
@@ -62,9 +62,9 @@ def _source(study: str, data: str) -> Source:
     config = Config(**run["config"])
     root = catalogue.data_root(run["dataset"], data or asked["data"], config.phantom_cases)
     table = catalogue.load(run["dataset"], root)
-    if images.source_fingerprint(table, config.image_size) != run["dataset_fingerprint"]:
-        raise StudyError(f"{root} holds other images or masks than study {study} was made with; give that folder with "
-                         "--data")
+    if not identity.same_data(run, images.fingerprints(table, config.image_size)):
+        raise StudyError(f"{root} holds other images, masks or metadata than study {study} was made with; give the "
+                         "folder that it was made with (--data)")
     source = open_source(run["dataset"], root, asked["fold_lists"], config, study)
     if source.identity()["folds_checksum"] != run["folds_checksum"]:
         raise StudyError(f"the folds of study {study} were read from lists that its study.json does not name; start it "

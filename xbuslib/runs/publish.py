@@ -20,7 +20,7 @@ from xbuslib.models import registry
 from xbuslib.models.weights import sha256
 from xbuslib.runs import caveats, record
 from xbuslib.runs.ancestors import SEEN
-from xbuslib.runs.published import RUN_FILES, SUMS
+from xbuslib.runs.published import PATTERNS, RUN_FILES, SUMS
 
 CARD = Environment(loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True,  # Markdown  # nosec B701
                    lstrip_blocks=True, undefined=StrictUndefined)
@@ -44,7 +44,7 @@ def publish(folders: list[Path], out: Path) -> Path:
         if lacking := [name for name in RUN_FILES if not (folder / name).is_file()]:
             raise StudyError(f"{folder} cannot be published: it lacks {', '.join(lacking)}. Only runs that were "
                              "trained by this version of the library can; run the fold again.")
-    with write_folder(out, SUMS) as partial:
+    with write_folder(out, SUMS, PATTERNS) as partial:
         for folder, run in zip(folders, runs, strict=True):
             place = partial if len(runs) == 1 else partial / f"fold_{run['fold']}" / f"seed_{run['seed']}"
             place.mkdir(parents=True, exist_ok=True)

@@ -59,6 +59,7 @@ def push(folder: Path, name: str, private: bool = False) -> str:
         api = HfApi()
         api.create_repo(name, repo_type="model", private=private, exist_ok=True)
         done = api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=PATTERNS,
+                                 delete_patterns=PATTERNS,  # what an earlier publication had and this one has not
                                  commit_message="Publish with xbuslib")
     except Exception as error:  # the client's own errors, and those of the network
         raise StudyError(f"{name} could not be pushed ({_line(error)}). Log in with `hf auth login`, or set HF_TOKEN "

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ALL = "all"  # the fold of a run that is trained on every lesion and scored on none
 ADOPTED = "adopted"  # in place of the weights' rule: predictions that were made elsewhere (adopted.py)
+NEEDED = ("study", "system", "fold", "seed", "dataset", "identity", "config", "commit", "seconds")  # in each run.json
 FILES = ("run.json", "history.csv", "per_image.csv", "cases.csv", "probabilities.npz", "weights.safetensors")
 
 
@@ -32,12 +33,16 @@ def folder(study: str, system: str, fold: int | str, seed: int) -> Path:
 def read(path: Path) -> dict:
     """run.json of a run folder. Raises StudyError if there is none or it is damaged."""
     try:
-        run = json.loads((path / "run.json").read_text())
-    except FileNotFoundError:
+        run = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        if lacking := [key for key in NEEDED if key not in run]:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+    except (FileNotFoundError, NotADirectoryError):
         raise StudyError(f"{path} is no folder of a finished run, which ends in fold_K/seed_S; xbuslib runs lists "
                          "them") from None
-    except (OSError, json.JSONDecodeError) as error:
-        raise StudyError(f"{path} is no finished run ({error}); delete the folder and run the fold again") from None
+    except (OSError, ValueError, TypeError) as error:  # TypeError: of a number, which has no keys
+        raise StudyError(f"{path / 'run.json'} is damaged ({error}); delete its folder and run the fold again"
+                         ) from None
+    run.setdefault(identity.METADATA, None)
     if run.get("plan"):
         run["plan"].setdefault(identity.LATER, None)
     return run
@@ -93,7 +98,8 @@ def write(path: Path, partial: Path, run: dict, history: pd.DataFrame, per_image
     """
     from safetensors.torch import save_file  # here, so that reading runs does not wait for torch
 
-    with machine_faults(f"cannot write the results to {path}", f"{SPACE}; the training checkpoint is kept."):
+    kept = "; the training checkpoint is kept" if (partial / "checkpoint.pt").is_file() else ""
+    with machine_faults(f"cannot write the results to {path}", f"{SPACE}{kept}."):
         history.to_csv(partial / "history.csv", index=False)
         per_image.to_csv(partial / "per_image.csv", index=False)
         cases.to_csv(partial / "cases.csv", index=False)
@@ -102,12 +108,12 @@ def write(path: Path, partial: Path, run: dict, history: pd.DataFrame, per_image
                             probabilities=halved(probabilities, run["config"]["threshold"]))
         save_file({key: value.contiguous().cpu() for key, value in system.trainable_state().items()},
                   partial / "weights.safetensors")
-        (partial / "run.json").write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
-        (partial / "checkpoint.pt").unlink(missing_ok=True)
+        (partial / "run.json").write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir() and not (path / "run.json").exists():
             shutil.rmtree(path)  # what is left of a run whose run.json was deleted, so that it is made again
         os.replace(partial, path)
+    (path / "checkpoint.pt").unlink(missing_ok=True)  # not before: it is all that is left where the above fails
 
 
 def refuse_adopted(path: Path, run: dict) -> None:
@@ -135,9 +141,14 @@ def compared(one: Path, other: Path) -> list[dict]:
 
 
 def listing(study: str | None = None) -> pd.DataFrame:
-    """One row per finished run: study, system, fold, seed, profile, dataset, weights, commit, minutes, folder."""
+    """One row per finished run: study, system, fold, seed, profile, dataset, weights, commit, minutes, folder.
+
+    Raises StudyError if `study` is a path, or if a run.json is damaged.
+    """
+    if study and Path(study).name != study:
+        raise StudyError(f"{study!r} is not the name of a study; give the study's name, such as phantom-quick")
     rows = []
-    for file in sorted(outputs_root().glob(f"{study or '*'}/runs/*/fold_*/seed_*/run.json")):
+    for file in files_of_runs(study or None):
         run = read(file.parent)
         rows.append({key: run[key] for key in ("study", "system", "fold", "seed", "dataset", "identity")}
                     | {"profile": run["config"]["profile"],
@@ -145,6 +156,12 @@ def listing(study: str | None = None) -> pd.DataFrame:
                        "commit": (run["commit"] or "")[:8], "minutes": round(run["seconds"]["total"] / 60, 2),
                        "folder": str(file.parent)})
     return pd.DataFrame(rows)
+
+
+def files_of_runs(study: str | None = None) -> list[Path]:
+    """run.json of each finished run, of one study or of all."""
+    runs = "runs/*/fold_*/seed_*/run.json"
+    return sorted(outputs_root().glob(f"*/{runs}") if study is None else (outputs_root() / study).glob(runs))
 
 
 def scored(study: str) -> pd.DataFrame:
@@ -162,7 +179,7 @@ def scored(study: str) -> pd.DataFrame:
 
 def no_runs(study: str) -> StudyError:
     """The refusal of a study without a finished run, with the names of those that have some."""
-    there = sorted({path.parents[4].name for path in outputs_root().glob("*/runs/*/fold_*/seed_*/run.json")})
+    there = sorted({path.parents[4].name for path in files_of_runs()})
     return StudyError(f"study {study!r} has no finished run under {outputs_root()}; "
                       + (f"the studies there are {', '.join(there)}" if there else "start with ./run_all.sh"))
 

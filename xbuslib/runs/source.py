@@ -36,8 +36,9 @@ class Source:
         return table.set_index("case_id").loc[list(cases["case_id"])].reset_index()
 
     def identity(self) -> dict[str, str]:
-        """What run.json says of the data: equal identities, equal images, masks and folds."""
+        """What run.json says of the data: equal identities, equal images, masks, metadata and folds."""
         return {"dataset": self.dataset, "dataset_fingerprint": self.prepared.fingerprint,
+                "metadata_fingerprint": images.metadata_fingerprint(self.all_cases),
                 "folds_checksum": folds.checksum(self.fold_of)}
 
     def split(self, fold: int | str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -59,12 +60,17 @@ class Source:
 
 def open_source(dataset: str, data: str | Path | None, fold_lists: str | Path | None, config: Config,
                 study: str) -> Source:
-    """Load, check and decode a dataset; decoded images are kept in outputs/<study>/prepared."""
+    """Load, check and decode a dataset; decoded images are kept in outputs/<study>/prepared.
+
+    Raises StudyError, before anything is decoded, if the runs of the study were made with other images.
+    """
     root = catalogue.data_root(dataset, data, config.phantom_cases)
     table = catalogue.load(dataset, root)
     path = outputs_root() / study / "prepared" / f"{dataset}_{config.image_size}"
+    fingerprint = images.source_fingerprint(table, config.image_size)
+    _refuse_other_images(study, dataset, config, fingerprint, root)
     with lock(path):
-        prepared = images.prepare(table, config.image_size, path)
+        prepared = images.prepare(table, config.image_size, path, fingerprint)
     cases = lesions(table)
     kept = path.with_name(f"{dataset}_pictures.csv")
     pairs = repeats.within(_hashes(cases, kept, prepared.fingerprint))
@@ -83,6 +89,16 @@ def prepare(given: dict, done: Path | None) -> str:
             partial.write_text(json.dumps({"dataset": source.dataset, "fingerprint": source.prepared.fingerprint}))
     return (f"{len(source.cases)} lesions and {len(source.all_cases) - len(source.cases)} normals of "
             f"{source.dataset} are ready at {config.image_size} pixels")
+
+
+def _refuse_other_images(study: str, dataset: str, config: Config, fingerprint: str, root: Path) -> None:
+    """Raise StudyError if decoding the images in `root` would replace those of the study's finished runs."""
+    runs = (record.read(file.parent) for file in record.files_of_runs(study))
+    first = next((run for run in runs if run["dataset"] == dataset
+                  and run["config"]["image_size"] == config.image_size), None)
+    if first and first["dataset_fingerprint"] != fingerprint:
+        raise StudyError(f"{root} holds other images or masks than the runs of study {study} were made with; give the "
+                         "folder that they were made with (--data), or give this study another name with --study")
 
 
 def _hashes(cases: pd.DataFrame, kept: Path, fingerprint: str) -> pd.DataFrame:

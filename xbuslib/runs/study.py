@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from xbuslib.data import catalogue, images
+from xbuslib.data.cases import ATTRIBUTES, attributes_given
 from xbuslib.errors import StudyError
 from xbuslib.evaluation.metrics import PAPER, RELEASED
 from xbuslib.files import outputs_root
@@ -82,14 +83,14 @@ class Study:
         try:
             root = catalogue.data_root(dataset, data, config["phantom_cases"])
             table = catalogue.load(dataset, root)
-            same = images.source_fingerprint(table, config["image_size"]) == self.facts["dataset_fingerprint"]
+            same = identity.same_data(self.facts, images.fingerprints(table, config["image_size"]))
         except (OSError, StudyError) as error:
             raise StudyError(f"the files of study {self.name}'s dataset ({dataset}) are needed once more, for masks at "
                              f"original resolution and for normal images: {error}") from None
         if not same:
-            raise StudyError(f"{root} holds other images or masks than study {self.name} was made with; give the "
-                             "folder that it was made with (papermill: -p data DIR), or run the study again on this "
-                             "one")
+            raise StudyError(f"{root} holds other images, masks or metadata than study {self.name} was made with; "
+                             "give the folder that it was made with (papermill: -p data DIR), or run the study again "
+                             "on this one")
         return table
 
     def run_folder(self, system: str, fold: int, seed: int | None = None) -> Path:
@@ -152,13 +153,29 @@ def facts(study: Study) -> str:
 
 
 def _prompts(study: Study) -> list[str]:
-    """One sentence on what the prompts of the default scorings hold; none where no system reads any."""
-    rows, parts = study.default.drop_duplicates("system"), []
-    for column, value, words in (("policy", "first_pass", "size and location from the system's own first pass"),
-                                 ("attributes", "metadata", "shape, margin and BI-RADS from the metadata")):
-        if names := list(rows.loc[rows[column] == value, "paper_name"]):
-            parts.append(f"{words} ({', '.join(names)})")
-    return [f"The prompts hold {'; '.join(parts)}."] if parts else []
+    """What the prompts of the default scorings hold; nothing where no system reads any."""
+    rows, given = study.default.drop_duplicates("system"), attributes_given(study.cases)
+    spatial, described = rows[rows["policy"] == "first_pass"], rows[rows["attributes"] == "metadata"]
+    point = spatial["system"].isin([system for system in spatial["system"] if _reads_point(study, system)])
+    contents = {"size and location from the system's own first pass": spatial[~point],
+                "a location alone from the system's own first pass": spatial[point]}
+    contents |= {f"{_listed(given)} from the metadata": described} if given else {}
+    parts = [f"{words} ({', '.join(some['paper_name'])})" for words, some in contents.items() if len(some)]
+    lacking = [f"no {name}" for name in ATTRIBUTES.values() if name not in given and len(described)]
+    sentences = [f"The prompts hold {'; '.join(parts)}."] * bool(parts)
+    sentences += [f"This dataset gives {_listed(lacking)}."] * bool(lacking)
+    return [" ".join(sentences)] * bool(sentences)
+
+
+def _reads_point(study: Study, system: str) -> bool:
+    """Whether the system's prompt is a point, whose coordinates then stand beside its scores."""
+    folder = Path(study.runs.loc[study.runs["system"] == system, "folder"].iloc[0])
+    return "x" in pd.read_csv(folder / "per_image.csv", nrows=0)
+
+
+def _listed(names: list[str]) -> str:
+    """ "shape, margin and BI-RADS category" """
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def system_names(rows: pd.DataFrame) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What `xbuslib study` ends with: the mean over folds, and where to look."""
 
+import shlex
 import sys
 
 from xbuslib.display.terminal import show
@@ -18,5 +19,6 @@ def say_results(settings: Settings, worked: bool, as_json: bool) -> None:
     done = "" if worked else "Nothing to do: every run is there and current. "
     folder = outputs_root() / study
     page = "" if everything else f"Report: {folder / 'report' / 'index.html'}\n"
+    command = f"./run_all.sh --config {shlex.quote(str(folder / 'study.yaml'))}"
     print(f"{done}Results: {folder} (runs/, tables/, figures/ and executed notebooks in notebooks/)\n{page}"
-          f"Repeat it: ./run_all.sh --config {folder / 'study.yaml'}", file=sys.stderr if as_json else sys.stdout)
+          f"Repeat it: {command}", file=sys.stderr if as_json else sys.stdout)

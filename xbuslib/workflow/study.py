@@ -215,7 +215,7 @@ def _check_machine(gpus: list[str], slurm: Path | None) -> None:
             raise StudyError(f"{slurm} holds no config.yaml; copy {PROFILES / 'slurm'} and edit the copy")
         if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
             raise StudyError("--slurm needs snakemake-executor-plugin-slurm: "
-                             "pip install -c constraints.txt -e '.[slurm]'")
+                             f"{sys.executable} -m pip install -c constraints.txt -e '.[slurm]'")
         if shutil.which("sbatch") is None:
             raise StudyError("--slurm needs Slurm's sbatch, which is not here; start it where jobs are submitted from")
     elif gpus:
@@ -242,7 +242,7 @@ def _refuse_other_settings(settings: Settings, config: Config, source) -> None:
     from xbuslib.training import recipes
 
     inputs, known, lineages = source.identity(), {*source.fold_of, ALL}, {}
-    there = list((outputs_root() / settings.study / "runs").glob("*/fold_*/seed_*/run.json"))
+    there = record.files_of_runs(settings.study)
     for path in there:  # files of weights and precision need the model: they are compared where runs meet
         run = record.read(path.parent)
         if run.get("adopted"):  # its folder was never of this study's systems; only data and settings must be the same
