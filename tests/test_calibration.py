@@ -194,14 +194,16 @@ def test_what_is_said_of_calibration_by_hand():
     temperatures = pd.DataFrame({"temperature": [1.2, 1.2, 0.9]})
     assert sentences.calibrated(near, wide, temperatures) == (
         "Around the lesion, the predicted probability differs from the share of lesion pixels by **0.037 (XBusNet) to "
-        "0.041 (UNet)** on average (expected calibration error, ECE; 0 is perfect); over the whole image by 0.015 to "
-        "0.016. A temperature is one number per run, fitted to its training images, by which the logits are divided; "
-        "its mean is above 1, which means too confident on these images, for 1 of 2 systems. The division lowers the "
-        "ECE on the validation images of 1 of 2 systems around the lesion (by 0.004 in the median) and of 0 over the "
-        "whole image.")  # 0.004 = (0.010 - 0.002) / 2; over the whole image it rises
+        "0.041 (UNet)** on average (expected calibration error, ECE; 0 is perfect); over the whole image by 0.015 "
+        "(UNet) to 0.016 (XBusNet). A temperature is one number per run, fitted to its training images, by which the "
+        "logits are divided; its mean is above 1, which means too confident on these images, for 1 of 2 systems. The "
+        "division lowers the ECE on the validation images of 1 of 2 systems around the lesion (by 0.004 in the median) "
+        "and of 0 over the whole image.")  # 0.004 = (0.010 - 0.002) / 2; over the whole image it rises
     lacking = [pd.concat([region, region[:1].assign(paper_name="U-KAN", folds=1, **{"ece before": 0.9})])
                for region in (near, wide)]  # of a partial study
     assert sentences.calibrated(*lacking, temperatures) == sentences.calibrated(near, wide, temperatures)
+    assert "by **0.041 (UNet)** on average (expected calibration error, ECE; 0 is perfect); over the whole image by " \
+        "0.015 (UNet). A" in sentences.calibrated(near[:1], wide[:1], temperatures)
     assert "In 1 of 2 runs the temperature ends at the edge" in sentences.calibrated(
         near, wide, pd.DataFrame({"temperature": [1.2, RANGE]}))
 

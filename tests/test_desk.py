@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -126,6 +127,20 @@ def test_variations_compare_with_what_is_shown(desk):
     assert list(table.index) == ["not given", *widget.BIRADS]
     if desk.found.mask.any():
         assert table.loc["4a", "overlap"] == 1 and table.loc["4a", "area"] == pytest.approx(desk.report.lesion.area)
+
+
+def test_the_word_that_moves_the_outline_most():
+    swept = pd.DataFrame({"varied": ["BI-RADS", "margin"], "word": ["5", "angular"], "area": [90.4, 110.0],
+                          "overlap": [0.9, 0.8]})
+    reads, none = (SimpleNamespace(reads=fields, runs=[{"paper_name": "A"}])
+                   for fields in (("local_text",), ("point",)))
+    assert widget.effect_of_words(reads, swept, "mm") == (
+        "The word that moves the outline most is margin **angular** (overlap 0.80). Over all of these prompts the area "
+        "runs from 90 to 110 mm²; nothing is segmented under 0 of 2.")
+    assert widget.effect_of_words(reads, swept.assign(overlap=1.0), "mm") == "No word changes the mask."
+    empty = swept.assign(overlap=np.nan, area=np.nan)
+    assert widget.effect_of_words(reads, empty, "mm") == "Nothing is segmented under any of these prompts."
+    assert widget.effect_of_words(none, swept, "mm") == "A reads no attributes, so no word changes its mask."
 
 
 def test_the_reference_of_an_example(desk, examples, monkeypatch):

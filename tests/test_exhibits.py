@@ -112,7 +112,7 @@ def test_sentences_on_tests_name_each_group():
     assert "significantly better than A (+0.100, 95 % +0.050 to +0.150, adjusted p < 0.001)" in text
     assert "significantly worse than C (−0.100, 95 % −0.200 to −0.010, adjusted p = 0.005)" in text
     assert "not significantly different from B (+0.010, 95 % −0.020 to +0.040, adjusted p = 0.30)" in text
-    assert "significantly better than 1 of the 3 others, with a median |r| of 0.30" in sentences.against_paper(tests)
+    assert "significantly better than 1 of 3 other systems, with a median |r| of 0.30" in sentences.against_paper(tests)
     assert "**A −0.100 (p < 0.001); B −0.010 (p = 0.30); C +0.100 (p = 0.005)**. 2 of 3" in sentences.drops(tests)
 
 

@@ -47,16 +47,48 @@ def test_missing_bars_with_their_shares():
     assert [text.get_text() for text in axis.texts] == ["1 (25%)", "3 (75%)"]
 
 
-@pytest.mark.parametrize("several, said", [(0, "No image has a second"), (2, "The 2 images with a second annotated")])
-def test_the_answer_counts(several, said):
+def test_the_outline_is_that_of_all_masks_of_an_image(case, tmp_path):
+    """BUSI draws two lesions of one image in two files; here from column 20 to 49 and from 60 to 69."""
+    right = np.zeros((60, 80), np.uint8)
+    right[20:40, 60:70] = 255
+    Image.fromarray(right).save(tmp_path / "m_1.png")
+    figure = exploration.gallery(pd.DataFrame([case | {"more_masks": "m_1.png"}]), ["a"], "One lesion", "BUSI")
+    outline = np.concatenate([path.vertices for path in figure.axes[0].collections[0].get_paths()])
+    assert (outline[:, 0].min(), outline[:, 0].max()) == (19.5, 69.5)
+
+
+def test_an_image_with_a_second_region_and_a_reference_of_several_masks_are_counted():
+    table = pd.DataFrame({"other_masks": ["o.png", None, "p.png"], "more_masks": [None, "m_1.png", None]})
+    assert exploration._regions(table) == ("In 2 images a second region is annotated, which counts as background. In 1 "
+                                           "image the reference is the union of several masks.")
+    assert exploration._regions(table[["more_masks"]]) == "In 1 image the reference is the union of several masks."
+    assert exploration._regions(table[[]]) == "No image has a second annotated region."
+
+
+def test_the_answer_counts():
     table = pd.DataFrame({"pathology": ["benign", "benign", "malignant", "normal"], "patient_id": ["p", "p", "q", "r"]})
     sizes = pd.DataFrame({"long_side_px": [110, 111, 251], "long_side_mm": [5.0, 7.0, 12.0],
                           "fraction": [0.1, 0.2, 0.6]})
-    text = exploration.answer("BLU", table, sizes, several, "mm")
+    text = exploration.answer("blu", table, sizes, "mm")
     assert "(BLU) holds 4 images of 3 patients; the 3 with a lesion are used** (2 benign, 1 malignant)." in text
-    assert "Normal images, which have no lesion (1), are left out" in text and said in text
+    assert "The normal image, which has no lesion, is left out of training and scores. Nothing else is left out. No " \
+        "image has a second annotated region." in text
     assert "5.0 to 12.0 mm long (median 7.0 mm) and fill 30.0% of the image on average" in text
     assert "1 are at most 110 long, 1 up to 250 and 1 longer." in text
+    two = exploration.answer("blu", table.assign(pathology=["normal", "benign", "benign", "normal"]), sizes, "mm")
+    assert "The 2 normal images, which have no lesion, are left out of training and scores. Nothing else" in two
+    none = exploration.answer("blu", table[:3], sizes, "mm")
+    assert "malignant). No image is left out. No image has a second" in none
+
+
+@pytest.mark.parametrize("dataset, text", [
+    ("blu", "holds 2 images of 2 patients; the"),
+    ("busi", "of 2 patients (not recorded in BUSI, where each image counts as one); the"),
+    ("busbra+busi", "of 2 patients (not recorded in BUSI, where each image counts as one); the")])
+def test_a_dataset_without_patient_numbers_says_so(dataset, text):
+    table = pd.DataFrame({"pathology": ["benign", "benign"], "patient_id": ["p", "q"]})
+    sizes = pd.DataFrame({"long_side_px": [9.0, 9.0], "fraction": [0.5, 0.5]})
+    assert text in exploration.answer(dataset, table, sizes, "px")
 
 
 def test_several_masks_are_listed_of_each_of_several_datasets(tmp_path, phantom_root):
@@ -87,6 +119,6 @@ def test_files_that_were_left_out_of_several_datasets_are_reported_once(tmp_path
     notes = check.check("phantom+busi", tmp_path)["notes"]
     assert [note for note in notes if "left out" in note] == left_out
     sizes = pd.DataFrame({"long_side_px": [9.0], "fraction": [0.5]})
-    text = exploration.answer("both", table, sizes, 0, "px")
-    assert "; nothing else" not in text
+    text = exploration.answer("phantom+busi", table, sizes, "px")
+    assert "Nothing else" not in text
     assert text.count("Other files: busi: 2 picture file(s) are neither") == 1 and "benign/&lt;b&gt;copy" in text

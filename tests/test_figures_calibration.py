@@ -114,3 +114,12 @@ def test_false_area_draws_every_fold_and_image():
     drawn = np.concatenate([line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) == 60])
     assert sorted(drawn) == pytest.approx(sorted(rows["false_percent"]))
     assert boundaries_figures.false_area(rows.iloc[:0], LABEL) is None
+
+
+@pytest.mark.parametrize("normals, entries", [(2, ["case0", "case1", "mean"]), (133, ["normal image", "mean"])])
+def test_many_normal_images_share_an_entry_of_the_legend(normals, entries):
+    rows = made_up(1, lambda rng: pd.DataFrame({"case_id": [f"case{i}" for i in range(normals)],
+                                                "false_percent": rng.uniform(0, 8, normals)}))
+    figure = boundaries_figures.false_area(rows, LABEL)
+    assert overlaps(figure) == []
+    assert [text.get_text() for text in figure.legends[0].texts] == entries

@@ -1,6 +1,7 @@
 """Every notebook, as a smoke copy: nbval runs its cells and fails on any error; and the house style."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,15 @@ def test_house_style(notebook):
     assert not any("class " in line for cell in code for line in cell.source.splitlines() if line.startswith("class "))
     assert len(prose) >= len(code) / 2
     assert all(about["help"] for about in papermill.inspect_notebook(str(notebook)).values())
+
+
+def test_a_link_that_names_a_notebook_has_its_title():
+    """Such as [14 Do the scores hold at another hospital?](14_cross_centre.ipynb)."""
+    text = {path.name: "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells) for path in NOTEBOOKS}
+    links = [link for source in text.values()
+             for link in re.findall(r"\[\d\d (.+?)\](?:\"\s*\")?\((\d\d_\w+\.ipynb)\)", source)]
+    assert len(links) >= 14
+    assert [link for link in links if not text[link[1]].startswith(f"# {link[0]}\n")] == []
 
 
 @pytest.fixture

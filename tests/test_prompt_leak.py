@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from xbuslib.analyses.prompts import leak
+from xbuslib.analyses.prompts import figures, leak
 from xbuslib.config import resolve
 from xbuslib.data.images import read_mask
 from xbuslib.evaluation import metrics
@@ -52,6 +53,31 @@ def test_scores_of_the_phantom_are_complete(phantom_root, outputs):
     assert len(scores) == len(source.cases) * len(leak.DRAWN_FROM) and scores["dice"].between(0, 1).all()
     dice = scores.groupby("drawn")["dice"].mean()
     assert dice["released prompt: ellipse"] > 0.8 > dice["paper's words: usual location"]
+
+
+def test_the_reference_is_the_union_of_all_masks_of_an_image(phantom_root, outputs, tmp_path):
+    """As in BUSI: one case with its first mask and, as a second one, the whole upper half of the frame."""
+    source = open_source("phantom", phantom_root, None, resolve("smoke"), "test")
+    cases = source.cases.copy()
+    mask = read_mask(cases["mask"][0])
+    half = np.zeros_like(mask)
+    half[:len(half) // 2] = True
+    for name, pixels in (("m", mask), ("m_1", half)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    cases.loc[0, "mask"], cases["more_masks"] = str(tmp_path / "m.png"), None
+    cases.loc[0, "more_masks"] = "m_1.png"
+    own = leak.score(cases, source.prepared, source.fold_of).query("drawn == 'no prompt'").set_index("case_id")
+    row, train = source.prepared.rows(cases["case_id"][:1])[0], source.split(source.fold_of[cases["case_id"][0]])[0]
+    rows = source.prepared.rows(train["case_id"])
+    edges = words.size_edges(source.prepared.long_sides[rows])
+    drawn = leak.drawings(source.prepared, row, edges, leak.typical_boxes(source.prepared, rows, edges),
+                          leak.typical_places(source.prepared, rows))["no prompt"]
+    union, name = mask | half, cases["case_id"][0]
+    assert own.loc[name, "dice"] == pytest.approx(2 * (drawn & union).sum() / (drawn.sum() + union.sum()))
+    shown = pd.DataFrame({"case_id": name, "drawn": list(figures.DRAWN), "dice": 0})
+    figure = figures.drawn_shapes(cases[:1], [dict.fromkeys(figures.DRAWN, drawn)], shown, "BUSI")
+    outline = np.concatenate([path.vertices for path in figure.axes[0].collections[0].get_paths()])
+    assert np.ptp(outline[:, 0]) == mask.shape[1] - 1  # from edge to edge of the frame
 
 
 def test_figures_of_the_specification_on_the_real_data(blu_root, outputs):

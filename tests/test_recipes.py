@@ -14,7 +14,7 @@ from torch import nn
 from xbuslib.analyses.training import plan_table
 from xbuslib.config import resolve
 from xbuslib.errors import StudyError
-from xbuslib.inference.predict import Predictor, at_native_size, probability_maps, zoomed
+from xbuslib.inference.predict import Predictor, View, at_native_size, probability_maps, zoomed
 from xbuslib.models.bussam import BUSSAM
 from xbuslib.models.system import Prompts, System, count
 from xbuslib.models.ukan import UKAN
@@ -55,6 +55,9 @@ def test_what_the_paper_does_not_state_is_marked():
     assert set(marked.index[~marked]) == {"recipe", "iterations", "batch size", "learning rate", "optimiser",
                                           "schedule", "mixed precision"}
     assert {"loss", "weight decay", "augmentation"} <= set(marked.index[marked])
+    for iterations in (0, 1):  # numbers, not no and yes
+        table = plan_table(recipes.plan("unet", resolve("paper", {"iterations": iterations}), 200).record())
+        assert table.set_index("setting").loc["iterations", "this run"] == str(iterations)
 
 
 @pytest.mark.parametrize("system, n, iterations", [
@@ -360,7 +363,8 @@ def test_an_enlarged_view_is_laid_back_where_it_was():
 def test_a_run_of_an_earlier_version_predicts_as_it_was_scored(tmp_path):
     """Without the enlarged view, which its record does not name."""
     config = resolve("smoke", {"recipe": "strong"}).model_dump()
-    run = {"system": "unet", "config": config, "train_cases": 20, "plan": plan("unet", recipe="strong").record()}
+    run = dict.fromkeys(record.NEEDED) | {"system": "unet", "config": config, "train_cases": 20,
+                                          "plan": plan("unet", recipe="strong").record()}
     (tmp_path / "run.json").write_text(json.dumps(run))
     assert recipes.of_run(record.read(tmp_path)).zoom_average == 1.25
     del run["plan"]["zoom_average"]
@@ -387,6 +391,17 @@ def test_the_prompt_of_an_enlarged_view_that_does_not_show_the_lesion():
     assert words.zoomed(corner, 1.25) == words.Finding(None, None, (640, 320))
     assert words.zoomed(words.Finding(None, None, (640, 320)), 1.25).centre is None
     assert words.zoomed(words.Finding((600, 40), None, (640, 320)), 1.25).box == (640, 50)  # size without location
+
+
+def test_each_view_is_told_what_it_shows():
+    """90 pixels are small; enlarged by 1.25 they are 112.5, over the edge of 100. Mirrored, left is right."""
+    cases = pd.DataFrame({"case_id": ["a"], "shape": ["oval"], "margin": ["circumscribed"], "birads": ["3"]})
+    finding = words.Finding((90, 40), (200.0, 100.0), (640, 320), (200.5 / 640, 100.5 / 320))
+    views = [View(None, None, mirrored, zoom) for zoom in (1.0, 1.25) for mirrored in (False, True)]
+    tables = Predictor(System(), None, (100.0, 200.0), None).prompt_tables(views, cases, [finding])
+    assert [table["global_text"].iloc[0] for table in tables] == [
+        f"a {size} lesion in the upper {side} quadrant of the image"
+        for size in ("small", "medium") for side in ("left", "right")]
 
 
 def test_native_size_goes_in_and_the_common_size_comes_out():

@@ -3,6 +3,7 @@
 import csv
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -230,6 +231,13 @@ def test_edges_belong_to_the_left_bin_and_empty_bins_are_shown(smoke_study):
         paper_tables.table_2(altered, "inches")
 
 
+def test_table_2_is_binned_in_millimetres_where_a_pixel_size_is_known():
+    cases = pd.DataFrame({"long_side_px": [90.0, 120.0], "long_side_mm": np.nan})
+    assert paper_tables.measures(SimpleNamespace(cases=cases)) == ["pixels", "tertiles"]
+    some = cases.assign(long_side_mm=[np.nan, 9.0])
+    assert paper_tables.measures(SimpleNamespace(cases=some)) == ["pixels", "tertiles", "millimetres"]
+
+
 def test_equal_tertiles_have_a_bin_of_their_one_length():
     assert paper_tables.size_bins(pd.Series([100.0] * 3), "tertiles") == ((100, 100), ("≤ 100 px", "none", "> 100 px"))
     assert paper_tables.size_bins(pd.Series([10.0, 40.0, 70.0]), "tertiles")[1][1] == "31–50 px"
@@ -315,3 +323,9 @@ def test_a_partial_study_uses_what_is_there(study):
 @pytest.mark.parametrize("value, digits, text", [(0.0126, 3, "+0.013"), (-0.0126, 2, "−0.01"), (-0.0004, 3, "0.000")])
 def test_a_signed_number_has_a_minus_sign_and_zero_has_none(value, digits, text):
     assert tables.signed(value, digits) == text
+
+
+def test_a_range_names_both_ends_and_one_value_none():
+    shares = pd.Series({"A": 0.671, "B": 0.802, "C": 0.669, "D": 0.7})
+    assert tables.ranged(shares, ".0%") == "67% (A, C) to 80% (B)"  # A and C print alike
+    assert tables.ranged(shares[["A", "C"]], ".0%") == "67% (A, C)" and tables.ranged(shares[:1], ".2f") == "0.67 (A)"

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from xbuslib.data import catalogue, originals
 from xbuslib.data.catalogue import SIZE_BINS, size_bins
 from xbuslib.data.images import read_grey, read_mask
 from xbuslib.data.listing import find
@@ -127,7 +128,7 @@ def _panel(axis: Axes, case, title: str) -> int:
         axis.plot([0.04 * width, 0.04 * width + 10 / case.pixel_mm], [0.96 * height] * 2, **SCALE_BAR)
     if case.mask is None:
         return 0
-    axis.contour(read_mask(case.mask), levels=[0.5], colors=style.REFERENCE, linewidths=1.2)
+    axis.contour(originals.mask(case), levels=[0.5], colors=style.REFERENCE, linewidths=1.2)
     others = getattr(case, "other_masks", None)
     for name in others.split("&") if isinstance(others, str) else []:
         axis.contour(read_mask(find(Path(case.image).parent, name.strip())), levels=[0.5], colors=style.SECOND,
@@ -135,23 +136,34 @@ def _panel(axis: Axes, case, title: str) -> int:
     return 1 + isinstance(others, str)
 
 
-def answer(label: str, table: pd.DataFrame, sizes: pd.DataFrame, several: int, unit: str) -> str:
+def answer(dataset: str, table: pd.DataFrame, sizes: pd.DataFrame, unit: str) -> str:
     """What the dataset holds and what was left out, as Markdown.
 
     table: the case table of catalogue.load, whose attrs["left_out"] is given; sizes: long_side_<unit>, long_side_px,
-    fraction, one row per lesion; several: number of images with a second annotated region.
+    fraction, one row per lesion.
     """
     counts, sides = table["pathology"].value_counts(), sizes[f"long_side_{unit}"]
     normal = counts.get("normal", 0)
-    regions = (f"The {several} images with a second annotated region are kept." if several else
-               "No image has a second annotated region.")
+    left_out = {0: "No image is left out.",
+                1: "The normal image, which has no lesion, is left out of training and scores."}.get(
+        normal, f"The {normal} normal images, which have no lesion, are left out of training and scores.")
     files = [html.escape(sentence, quote=False) for sentence in table.attrs.get("left_out", [])]
-    rest = f". Other files: {'; '.join(files)}." if files else ", and nothing else."
+    rest = f" Other files: {'; '.join(files)}." if files else " Nothing else is left out." if normal else ""
+    unknown = [row.label for row in map(catalogue.dataset, dataset.split(catalogue.JOIN)) if not row.patients]
+    each = f" (not recorded in {' and '.join(unknown)}, where each image counts as one)" if unknown else ""
     short, middle, long = size_bins(list(sizes["long_side_px"])).values()
-    return (f"**The dataset ({label}) holds {len(table)} images of {table['patient_id'].nunique()} patients; the "
-            f"{len(sizes)} with a lesion are used** ({counts.get('benign', 0)} benign, {counts.get('malignant', 0)} "
-            f"malignant). Normal images, which have no lesion ({normal}), are left out of training and scores{rest} "
-            f"{regions} The lesions are {sides.min():.1f} to {sides.max():.1f} {unit} long (median "
-            f"{sides.median():.1f} {unit}) and fill {sizes['fraction'].mean():.1%} of the image on average; in "
-            f"original pixels {short} are at most {SIZE_BINS[0]} long, {middle} up to {SIZE_BINS[1]} and {long} "
-            "longer.")
+    return (f"**The dataset ({catalogue.label(dataset)}) holds {len(table)} images of {table['patient_id'].nunique()} "
+            f"patients{each}; the {len(sizes)} with a lesion are used** ({counts.get('benign', 0)} benign, "
+            f"{counts.get('malignant', 0)} malignant). {left_out}{rest} {_regions(table)} The lesions are "
+            f"{sides.min():.1f} to {sides.max():.1f} {unit} long (median {sides.median():.1f} {unit}) and fill "
+            f"{sizes['fraction'].mean():.1%} of the image on average; in original pixels {short} are at most "
+            f"{SIZE_BINS[0]} long, {middle} up to {SIZE_BINS[1]} and {long} longer.")
+
+
+def _regions(table: pd.DataFrame) -> str:
+    """How many images have a second annotated region, and what it is to the reference."""
+    others, more = table.reindex(columns=["other_masks", "more_masks"]).notna().sum()
+    texts = {"a second region is annotated, which counts as background": others,
+             "the reference is the union of several masks": more}
+    return " ".join(f"In {n} image{'s' * (n > 1)} {text}." for text, n in texts.items() if n) or \
+        "No image has a second annotated region."

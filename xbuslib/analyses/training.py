@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from xbuslib.data.cases import attributes_given
 from xbuslib.data.images import Prepared
 from xbuslib.display import style
 from xbuslib.display.masks import error_legend, error_overlay
@@ -24,21 +25,28 @@ POLICIES = {"first_pass": "first pass", "paper": "size from the reference", "ref
 HEAT = "cividis"
 
 
-def scoring(policy: str, attributes: str) -> str:
-    """A prompt policy in words."""
-    return POLICIES[policy] + (", with attributes" if attributes == "metadata" else "")
+def scoring(policy: str, attributes: str, scorings: list[list[str]]) -> str:
+    """One of a system's `scorings` (run.json) in words: where size and location are from, and whether attributes are
+    given, if the system reads any."""
+    if len(scorings) == 1:  # of a system that reads no prompt
+        return "no prompt"
+    described = "metadata" in (each for _, each in scorings)
+    return POLICIES[policy] + (f", with{'out' * (attributes == 'none')} attributes" if described else "")
 
 
-def prompt_source(policy: str, attributes: str) -> str:
-    """ "Size and location in the prompt are from the model's own first pass; the attributes are from the table." """
-    if policy == "none":
-        return ("The prompt has the attributes from the table alone." if attributes == "metadata" else
-                "No prompt was given.")
-    sources = {"first_pass": "Size and location in the prompt are from the model's own first pass",
-               "paper": "Size in the prompt is from the reference mask, location from the first pass",
-               "reference": "Size and location in the prompt are from the reference mask"}
-    return sources[policy] + ("; the attributes are from the table." if attributes == "metadata" else
-                              "; it has no attributes.")
+def prompt_source(policy: str, attributes: str, point: bool, given: bool) -> str:
+    """What the prompt of a default scoring holds, and from where.
+
+    point: whether the prompt is a point; given: whether the dataset gives any attribute.
+    """
+    if (policy, attributes) == ("none", "none"):
+        return "No prompt was given."
+    if point:
+        return "The prompt is a point from the model's own first pass."
+    spatial = {"first_pass": "Size and location in the prompt are from the model's own first pass",
+               "none": "The prompt has neither size nor location"}[policy]
+    described = "the attributes are those of the metadata" if given else "the dataset gives no attributes"
+    return f"{spatial}; {described}." if attributes == "metadata" else f"{spatial}."
 
 
 def plan_table(plan: dict) -> pd.DataFrame:
@@ -55,8 +63,9 @@ def plan_table(plan: dict) -> pd.DataFrame:
 def _word(value) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{number:g}" if key == "other" else f"{key} {number:g}" for key, number in value.items())
-    return {None: "none", True: "yes", False: "no"}.get(value, str(value).replace("_", " ")) \
-        if not isinstance(value, float) else f"{value:g}"
+    if isinstance(value, bool) or value is None:  # not by ==, by which 0 iterations are False
+        return {None: "none", True: "yes", False: "no"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value).replace("_", " ")
 
 
 def learning_curve(history: pd.DataFrame, title: str, others: dict[str, pd.DataFrame] | None = None) -> Figure:
@@ -130,7 +139,8 @@ def under_every_policy(folder: Path, case: pd.DataFrame, prepared: Prepared) -> 
         found, prompts = predictor.predict(views, case, prepared, policy, attributes)
         read = {name: prompts[name].iloc[0] for name in words.columns_read(predictor.system.prompts)}
         named = {"global_text": "global prompt", "local_text": "local prompt", "x": "point x", "y": "point y"}
-        rows.append({"prompt from": scoring(policy, attributes)} | {named[key]: value for key, value in read.items()}
+        rows.append({"prompt from": scoring(policy, attributes, trained.run["scorings"])}
+                    | {named[key]: value for key, value in read.items()}
                     | {"Dice": float(metrics.per_image(found >= threshold, mask)["dice"].iloc[0])})
         maps.append(found[0])
     return pd.DataFrame(rows), maps
@@ -156,8 +166,8 @@ def policy_panels(prepared: Prepared, case_id: str, table: pd.DataFrame, maps: l
     return figure
 
 
-def answer(run: dict, main: pd.DataFrame) -> str:
-    """What the run scores under its default policy; main: those rows of per_image.csv."""
+def answer(run: dict, main: pd.DataFrame, cases: pd.DataFrame) -> str:
+    """What the run scores under its default policy; main: those rows of per_image.csv, cases: the case table."""
     missed = int((main["dice"] == 0).sum())
     return (f"**{run['paper_name']} reaches a mean lesion Dice of {main['dice'].mean():.3f}** (median "
             f"{main['dice'].median():.3f}) on the {len(main)} images of fold {run['fold']}, after "
@@ -165,4 +175,4 @@ def answer(run: dict, main: pd.DataFrame) -> str:
                if run["plan"]["iterations"] else "no training on this dataset; ")
             + {0: "no lesion was missed. ", 1: "one lesion was missed. "}.get(missed, f"{missed} lesions were missed. ")
             + f"As a mean over lesion and background the same masks score {main['dice_two_class'].mean():.3f}. "
-            + prompt_source(*run["scorings"][0]))
+            + prompt_source(*run["scorings"][0], "x" in main, bool(attributes_given(cases))))

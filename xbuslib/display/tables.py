@@ -24,17 +24,18 @@ HEADERS = {
     "fpr_printed": "printed FPR", "fnr_printed": "printed FNR", "dice_two_class_printed": "printed Dice, two-class",
     "iou_two_class_printed": "printed IoU, two-class", "fnr_two_class_printed": "printed FNR, two-class",
     "ours_dice": "our Dice", "ours_iou": "our IoU", "ours_fpr": "our FPR", "ours_fnr": "our FNR",
-    "printed": "printed Dice", "dice_median": "Dice, median", "n_target": "images there", "in_domain": "in the study",
+    "printed": "printed Dice", "dice_median": "Dice, median", "n_in_domain": "images in the study",
+    "n_target": "images there", "in_domain": "in the study",
     "at_target": "there", "scanner_a": "scanner A", "scanner_b": "scanner B",
     "missed_in_domain": "share missed in the study", "missed_target": "share missed there",
     "images_before": "images before",
-    "own_images": "of the fold's",
+    "own_images": "share of the fold's images",
     "long_side_px": "longest side (px)",
     "inside": "highest probability inside", "outside": "outside", "marked": "% of the frame marked",
     "train_images": "training images", "size_right": "size right", "size_larger": "larger", "size_smaller": "smaller",
     "none": "no lesion found",
     "location_right": "quadrant right", "dice_right": "Dice, size right", "dice_wrong": "Dice, size wrong",
-    "dice_wrong_silent": "there, without size and location",
+    "dice_wrong_silent": "Dice, size wrong, prompt without size and location",
     "dice_drop": "drop in Dice", "iou_drop": "drop in IoU", "lfe": "LFE", "gfe": "GFE", "sfa": "SFA",
     "mean_difference": "mean difference", "low": "95 % from", "high": "to",
     "low_folds": "with folds, from", "high_folds": "to", "statistic": "W", "p_holm": "p (Holm)",
@@ -42,7 +43,9 @@ HEADERS = {
     "assd": "ASSD (mm)", "nsd": "NSD at 1 mm", "empty": "nothing predicted", "hd95_found": "HD95 where predicted",
     "assd_found": "ASSD where predicted", "hd95_median": "HD95, median", "assd_median": "ASSD, median",
     "false_positives": "false positives per image,", "false_percent": "% of the frame", "false_mm2": "mm²",
-    "any_prediction": "share with any prediction",
+    "any_prediction": "share with any prediction", "dice_from_rates": "Dice from FPR and FNR",
+    "implied_iou": "implied lesion IoU", "least_iou": "lowest possible IoU", "in_sd": "distance in SD",
+    "log_dice": "log: Dice", "log_lesion_dice": "log: implied lesion Dice", "log_one_minus_loss": "log: 1 − loss",
 }
 NOTE = "† The policy may take size or location from the reference mask: no candidate for bold."
 LATEX = str.maketrans({
@@ -134,6 +137,16 @@ def signed(value: float, digits: int = 3) -> str:
 def between(low: float, high: float) -> str:
     """ "95 % +0.010 to +0.071"; where there is no interval, that there is none."""
     return "no interval: too few patients" if pd.isna(low) else f"95 % {signed(low)} to {signed(high)}"
+
+
+def ranged(values: pd.Series, form: str) -> str:
+    """ "67% (UNet) to 82% (XBusNet)", of values by name (index); "67% (UNet)" of one, and where all print alike.
+
+    form: of a number, such as ".0%". Every name that prints like the lowest or the highest is listed.
+    """
+    texts = values.map(lambda value: format(value, form))
+    ends = dict.fromkeys(format(value, form) for value in (values.min(), values.max()))
+    return " to ".join(f"{end} ({', '.join(values.index[texts == end])})" for end in ends)
 
 
 def _shown(frame: pd.DataFrame) -> list[str]:

@@ -187,6 +187,21 @@ def variations(desk: Desk, attribute: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def effect_of_words(found: Segmentation, swept: pd.DataFrame, unit: str) -> str:
+    """Which word moves the outline most, and the range of the area in unit²; swept: `variations` of one or several
+    attributes (`varied`) of the image that is segmented as `found`."""
+    if "local_text" not in found.reads:
+        return f"{found.runs[0]['paper_name']} reads no attributes, so no word changes its mask."
+    if swept["overlap"].isna().all():
+        return "Nothing is segmented under any of these prompts."
+    most = swept.loc[swept["overlap"].idxmin()]
+    if most.overlap == 1:
+        return "No word changes the mask."
+    return (f"The word that moves the outline most is {most.varied} **{most.word}** (overlap {most.overlap:.2f}). Over "
+            f"all of these prompts the area runs from {swept.area.min():.0f} to {swept.area.max():.0f} {unit}²; "
+            f"nothing is segmented under {swept.area.isna().sum()} of {len(swept)}.")
+
+
 def against_reference(desk: Desk) -> dict | None:
     """Dice of the mask shown, and longest diameter and area of the reference, in words; None where none is known."""
     path = desk.choices[desk.image.value].mask

@@ -21,10 +21,9 @@ class CamLayer(NamedTuple):
     reason: str
 
 
-# Under a head of one 1×1 convolution Grad-CAM is the logit map itself (tests/test_explain.py), so a map is taken one
-# stage earlier: the last one from which a non-linear stage still leads to the logits.
-MERGED = CamLayer("fuse.0", ("fuse.1", "head"),
-                  "first of two fusion blocks, at full size: the only place where all branches have met")
+# Under a head of one 1×1 convolution Grad-CAM is the logit map itself (tests/test_explain.py), so a map is taken
+# before the last non-linear stage.
+MERGED = CamLayer("fuse.0", ("fuse.1", "head"), "first of two fusion blocks, at full size")
 
 
 class System(nn.Module):

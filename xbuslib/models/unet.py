@@ -38,7 +38,7 @@ class UNet(System):
     """
 
     cam_layer = CamLayer("decoder.1", ("decoder.2", "decoder.3", "head"),
-                         "decoder step at a quarter of the side, as in the other systems of one branch")
+                         "decoder step at a quarter of the side; two more follow up to the head")
 
     def __init__(self, size: str, weights: str):
         super().__init__()

@@ -24,7 +24,7 @@ TABLE_1_ROUNDING = 0.0015  # its third decimal, and fold means against image mea
 _LOG = ((0.8826, 0.8289, 0.1900, 0.0956, 0.2157), (0.8958, 0.8372, 0.1850, 0.0816, 0.1936),
         (0.8524, 0.7900, 0.1861, 0.1181, 0.2731), (0.8649, 0.8014, 0.1831, 0.1432, 0.2584),
         (0.8690, 0.8047, 0.1867, 0.1221, 0.2457))
-TEXT_MEANS = {"dice": 0.8766, "iou": 0.8150, "fnr": 0.0775}  # Section 3.1; Tables 3 and 4 and the abstract differ
+TEXT_MEANS = {"dice": 0.8766, "iou": 0.8150, "fnr": 0.0775}  # Sections 3.1, 3.2; Tables 3 and 4 and the abstract differ
 
 
 def log() -> pd.DataFrame:
@@ -57,7 +57,7 @@ def two_class_dice(lesion: float, fraction: float) -> float:
 
 
 def lesion_iou(two_class_iou: float, background_dice: float) -> float:
-    """Lesion IoU behind a two-class IoU; the background's IoU follows from its Dice, D / (2 − D)."""
+    """Lesion IoU behind a two-class IoU; the background's IoU follows from its Dice b, b / (2 − b)."""
     return 2 * two_class_iou - background_dice / (2 - background_dice)
 
 

@@ -13,6 +13,7 @@ from xbuslib.evaluation.boundary import TOLERANCE_MM
 from xbuslib.runs.study import system_names
 
 LEAST_MM = 0.05  # left end of the log scales: half a pixel of a breast probe
+NAMED = 10  # normal images that the legend names one by one
 
 
 def distances(rows: pd.DataFrame, label: str, system: str = "xbusnet") -> Figure | None:
@@ -55,10 +56,12 @@ def false_area(rows: pd.DataFrame, label: str) -> Figure | None:
     names, cases = system_names(rows), sorted(rows["case_id"].unique())
     figure, axis = style.subplots(size=(7.2, 0.36 * len(names) + 1.7))
     for i, case in enumerate(cases):
+        marker, colour, entry = MARKERS[i % len(MARKERS)], style.PALETTE[i % 7], case
+        if len(cases) > NAMED:
+            marker, colour, entry = ".", OTHER, None if i else "normal image"
         part = rows[rows["case_id"] == case]
-        heights = [list(names).index(name) + 0.5 * ((i + 0.5) / len(cases) - 0.5) for name in part["system"]]
-        axis.plot(part["false_percent"], heights, MARKERS[i % len(MARKERS)], color=style.PALETTE[i % 7], alpha=0.7,
-                  markersize=5, label=case)
+        heights = [list(names).index(system) + 0.5 * ((i + 0.5) / len(cases) - 0.5) for system in part["system"]]
+        axis.plot(part["false_percent"], heights, marker, color=colour, alpha=0.7, markersize=5, label=entry)
     means = rows.groupby("system")["false_percent"].mean()
     axis.plot(means[list(names)], range(len(names)), "|", color="black", markersize=15, markeredgewidth=2,
               label="mean")

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from xbuslib.display.tables import ranged
 from xbuslib.evaluation.aggregation import with_all_folds
 from xbuslib.evaluation.boundary import TOLERANCE_MM
 from xbuslib.evaluation.calibration import RANGE
@@ -16,13 +17,12 @@ def calibrated(near: pd.DataFrame, wide: pd.DataFrame, temperatures: pd.DataFram
     gain, wide_gain = (region["ece before"] - region["ece after"] for region in (near, wide))
     inside = temperatures["temperature"].between(1.01 / RANGE, RANGE / 1.01)
     text = (f"Around the lesion, the predicted probability differs from the share of lesion pixels by "
-            f"**{before.min():.3f} ({before.idxmin()}) to {before.max():.3f} ({before.idxmax()})** on average "
-            "(expected calibration error, ECE; 0 is perfect); over the whole image by "
-            f"{wide['ece before'].min():.3f} to {wide['ece before'].max():.3f}. A temperature is one number per run, "
-            "fitted to its training images, by which the logits are divided; its mean is above 1, which means too "
-            f"confident on these images, for {(near['temperature'] > 1).sum()} of {gain.count()} systems. The division "
-            f"lowers the ECE on the validation images of {(gain > 0).sum()} of {gain.count()} systems around the "
-            f"lesion (by {gain.median():.3f} in the median) and of {(wide_gain > 0).sum()} over the whole image.")
+            f"**{ranged(before, '.3f')}** on average (expected calibration error, ECE; 0 is perfect); over the whole "
+            f"image by {ranged(wide['ece before'], '.3f')}. A temperature is one number per run, fitted to its "
+            "training images, by which the logits are divided; its mean is above 1, which means too confident on these "
+            f"images, for {(near['temperature'] > 1).sum()} of {gain.count()} systems. The division lowers the ECE on "
+            f"the validation images of {(gain > 0).sum()} of {gain.count()} systems around the lesion (by "
+            f"{gain.median():.3f} in the median) and of {(wide_gain > 0).sum()} over the whole image.")
     if not inside.all():
         text += (f" In {(~inside).sum()} of {len(inside)} runs the temperature ends at the edge of the range that is "
                  "tried: the training images are not separated at all, or without an error.")

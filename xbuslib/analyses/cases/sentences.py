@@ -3,6 +3,7 @@
 import pandas as pd
 
 from xbuslib.analyses.cases.selection import UNCHANGED
+from xbuslib.display.tables import ranged
 
 MEASURES = {"gcnr": "gCNR", "long_side_px": "longest side in pixels",
             "lesion_sd": "standard deviation of the lesion's grey levels"}
@@ -23,9 +24,9 @@ def near_the_contour(errors: pd.DataFrame, n: int) -> str:
     contour = errors["missed_near"] + errors["added_near"]
     share = (contour / (contour + errors["missed_inside"] + errors["added_elsewhere"])).set_axis(errors["paper_name"])
     worst = errors.loc[errors["added_elsewhere"].idxmax()]
-    return (f"Over all {n} cases, pixels near the reference contour make up {share.min():.0%} ({share.idxmin()}) to "
-            f"{share.max():.0%} ({share.idxmax()}) of the wrong pixels; the others lie further inside the lesion "
-            f"or further outside it. {worst.paper_name} has the largest area of false positives further outside, "
+    return (f"Over all {n} cases, pixels near the reference contour make up {ranged(share, '.0%')} of the "
+            "wrong pixels; the others lie further inside the lesion or further outside it. "
+            f"{worst.paper_name} has the largest area of false positives further outside, "
             f"{worst.added_elsewhere:.0f}% of the lesions' area.")
 
 
@@ -41,9 +42,8 @@ def rules(chosen: pd.DataFrame) -> str:
 def by_case(panels: pd.DataFrame) -> str:
     """A line for each chosen case: the range of Dice over systems, and how many missed it."""
     return "\n".join(
-        f"- **{rule}**: Dice from {some.dice.min():.2f} ({some.loc[some.dice.idxmin(), 'paper_name']}) to "
-        f"{some.dice.max():.2f} ({some.loc[some.dice.idxmax(), 'paper_name']}), median {some.dice.median():.2f}; "
-        f"missed by {(some.dice < 1e-6).sum()} of {len(some)} systems."
+        f"- **{rule}**: Dice {ranged(some.set_index('paper_name').dice, '.2f')}, median {some.dice.median():.2f}; "
+        f"missed by {(some.dice < 1e-6).sum()} of {len(some)} system{'s' * (len(some) > 1)}."
         for rule, some in panels.groupby("rule", sort=False))
 
 
@@ -55,25 +55,24 @@ def on_the_lesion(summary: pd.DataFrame, table: pd.DataFrame) -> str:
         return "Most maps have no activation."
     on = (known["inside"] + known["near"]).set_axis(known["paper_name"])
     even = table.drop_duplicates("case_id")[["inside_area", "near_area"]].mean().sum()
-    return (f"Between {on.min():.0%} ({on.idxmin()}) and {on.max():.0%} ({on.idxmax()}) of the activation lies on the "
-            f"lesion or near its boundary, which take up {even:.0%} of the image.")
+    return (f"Of the activation, {ranged(on, '.0%')} lies on the lesion or near its boundary, which take up {even:.0%} "
+            "of the image.")
 
 
 def sanity(summary: pd.DataFrame) -> str:
     """How many systems' maps stay alike when the weights after the layer, or all trained weights, are random."""
     parts = []
-    for column, words in (("spearman_after", "only the weights after the layer are"),
-                          ("spearman_all", "all trained weights are")):
+    for column in ("spearman_after", "spearman_all"):
         known = summary.dropna(subset=[column])
         alike = known[known[column] >= UNCHANGED]
         names = f" ({', '.join(f'{row.paper_name} {getattr(row, column):.2f}' for row in alike.itertuples())})"
-        parts.append(f"{len(alike)} of {len(known)} systems when {words} replaced by random ones"
-                     + (names if len(alike) else ""))
+        parts.append(f"{len(alike)} of {len(known)} systems" + (names if len(alike) else ""))
     empty = summary[["empty_after", "empty_all"]].max(axis=None)
     last = ", ".join(summary.loc[summary["spearman_after"].isna() & summary["spearman_all"].notna(), "paper_name"])
     return (f"A map that stays alike without training (mean rank correlation of at least {UNCHANGED:g} over "
-            f"{summary['cases'].max()} cases) says little about what was learned: this holds for {parts[0]}, and for "
-            f"{parts[1]}."
+            f"{summary['cases'].max()} cases) says little about what was learned. The maps of {parts[0]} stay alike "
+            "when only the weights after the layer are replaced by random ones, and those of "
+            f"{parts[1]} when all trained weights are."
             + (" A map without any activation under random weights counts as correlation 0 (up to "
                f"{empty:.0%} of a system's maps)." if empty > 0 else "")
             + (f" No trained weight follows the layer in {last}." if last else ""))

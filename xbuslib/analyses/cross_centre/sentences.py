@@ -25,8 +25,8 @@ def scanner(paired: pd.DataFrame, dataset: str) -> str:
     drop.scanner_alone."""
     named = ", ".join(f"{row.paper_name} {signed(row.difference)} ({between(row.low, row.high)})"
                       for row in paired.itertuples())
-    against = "its control**, scanner A" if dataset == "phantom" else "scanner A**,"
-    return (f"**Scanner B against {against} with cases of the same words (intervals over these cases): "
+    control = "its control, " if dataset == "phantom" else ""
+    return (f"**Scanner B against {control}scanner A**, on cases of the same words (intervals over these cases): "
             f"{named}. The lesions drawn for the two differ as well (section 1).") if named else ""
 
 
@@ -39,5 +39,5 @@ def largest(groups: pd.DataFrame) -> str:
                       for row in worst.itertuples())
     if not named:
         return "No group is large enough for an interval."
-    return (f"The lowest difference of any group with an interval, by target: {named}. As the lowest of "
-            f"{len(compared)} differences it is partly chance.")
+    return (f"The group with the lowest difference at each target: {named}. Each is the lowest of several differences, "
+            "so partly chance.")

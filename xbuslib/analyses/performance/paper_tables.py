@@ -151,6 +151,11 @@ def by_bin(table: pd.DataFrame) -> pd.DataFrame:
     return wide
 
 
+def measures(study: Study) -> list[str]:
+    """Those of MEASURES that are known of at least one case."""
+    return [by for by, column in MEASURES.items() if study.cases[column].notna().any()]
+
+
 def sized(study: Study, by: str) -> pd.DataFrame:
     """Default per-image rows with size (MEASURES[by]) and bin (ordered category), joined on case_id.
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from xbuslib.data.catalogue import SIZE_BINS
-from xbuslib.display.tables import between, signed
+from xbuslib.display.tables import between, ranged, signed
 from xbuslib.evaluation.aggregation import with_all_folds
 from xbuslib.evaluation.metrics import LEAST_IOU
 from xbuslib.evaluation.statistics import compare
@@ -47,7 +47,7 @@ def tested(tests: pd.DataFrame) -> str:
              _group(dice[sure & (side == 0)], "significantly different, with opposite signs of the mean difference and "
                                               "of the rank-biserial correlation, from"),
              _group(dice[~sure], "not significantly different from")]
-    return "Paired by image, XBusNet is " + "; ".join(part for part in parts if part) + "."
+    return "In paired tests, XBusNet is " + "; ".join(part for part in parts if part) + "."
 
 
 def _direction(dice: pd.DataFrame) -> pd.Series:
@@ -70,7 +70,8 @@ def against_paper(tests: pd.DataFrame) -> str:
         return ""
     sure = ((dice["p_holm"] < SIGNIFICANT) & (_direction(dice) > 0)).sum()
     return ("The paper reports that XBusNet is significantly better than all of its baselines, with a median |r| of "
-            f"about 0.82; here it is significantly better than {sure} of the {len(dice)} others, with a median |r| of "
+            f"about 0.82; here it is significantly better than {sure} of {len(dice)} other "
+            f"system{'s' * (len(dice) > 1)}, with a median |r| of "
             f"{dice['rank_biserial'].astype(float).abs().median():.2f}.")
 
 
@@ -80,7 +81,8 @@ def spread(sds: pd.Series) -> str:
         return "With so few folds or systems, the spread between folds cannot be described."
     return (f"The mean Dice of the systems has a standard deviation of {sds.between_systems:.3f}, that of the folds "
             f"{sds.between_folds:.3f}; the remaining standard deviation of {sds.rest:.3f} is specific to one system on "
-            "one fold. Folds share training images, so these figures understate how much a new dataset would change.")
+            "one fold. Folds share training images, so these figures understate how much the means would change "
+            "on a new dataset.")
 
 
 def smallest(sized: pd.DataFrame) -> str:
@@ -113,16 +115,10 @@ def missed(bins: pd.DataFrame) -> str:
     small = bins[(bins["bin"] == bins["bin"].iloc[0]) & bins["paper_name"].isin(total.index)]
     of_small = small.sort_values("missed", kind="stable")
     each = ", ".join(f"{row.paper_name} {row.missed:g}" for row in of_small.itertuples())
-    return (f"Lesions missed altogether: of the {small['n'].iloc[0]} smallest, {each}; of all {total['n'].iloc[0]}, "
-            f"from {total['missed'].iloc[0]:g} ({_tied(total['missed'], 0)}) to {total['missed'].iloc[-1]:g} "
-            f"({_tied(total['missed'], -1)}). Over these systems, {small['missed'].sum():g} of "
+    return (f"Lesions missed altogether: of the {small['n'].iloc[0]} smallest, {each}; of all {total['n'].iloc[0]} "
+            f"lesions, {ranged(total['missed'], 'g')}. Over these systems, {small['missed'].sum():g} of "
             f"{total['missed'].sum():g} misses are of the smallest lesions, which are "
             f"{small['n'].sum() / total['n'].sum():.0%} of all.")
-
-
-def _tied(sorted_counts: pd.Series, place: int) -> str:
-    """All that have the count of the one at `place`."""
-    return ", ".join(sorted_counts.index[sorted_counts == sorted_counts.iloc[place]])
 
 
 def found(sized: pd.DataFrame) -> str:
@@ -130,8 +126,9 @@ def found(sized: pd.DataFrame) -> str:
     rows = sized[sized["bin"] == sized["bin"].cat.categories[0]]
     hits = (rows["iou"] >= LEAST_IOU).groupby([rows["paper_name"], rows["case_id"]], sort=False).mean()
     counts = hits.groupby(level=0, sort=False).agg(["sum", "size"]).sort_values("sum", ascending=False, kind="stable")
-    each = ", ".join(f"{name} {row['sum']:g} of {row['size']:g}" for name, row in counts.iterrows())
-    return f"Smallest lesions found, with an IoU of at least {LEAST_IOU:g}: {each}." if each else ""
+    each = [f"{name} {row['sum']:g} of {row['size']:g}" for name, row in counts.iterrows()]
+    return (f"**Smallest lesions found, with an IoU of at least {LEAST_IOU:g}: {each[0]}**"
+            f"{', '.join(['', *each[1:]])}." if each else "")
 
 
 def over_binnings(binned: dict[str, pd.DataFrame]) -> str:
@@ -139,8 +136,12 @@ def over_binnings(binned: dict[str, pd.DataFrame]) -> str:
     firsts = {by: table[table["bin"] == table["bin"].iloc[0]].dropna(subset="dice") for by, table in binned.items()}
     firsts = {by: part[part["n"] == part["n"].max()] for by, part in firsts.items()}
     tops = {by: table.loc[table["dice"].idxmax(), "paper_name"] for by, table in firsts.items() if len(table)}
+    *first, last = tops
+    if first and len(set(tops.values())) == 1:
+        return (f"Whether bins are in {', '.join(first)} or {last}, {tops[last]} has the highest mean Dice on the "
+                "smallest lesions.")
     return ("The highest mean Dice on the smallest lesions is that of "
-            + ", ".join(f"{name} by {' and '.join(by for by in tops if tops[by] == name)}"
+            + ", ".join(f"{name} with bins in {' and '.join(by for by in tops if tops[by] == name)}"
                         for name in dict.fromkeys(tops.values())) + ".")
 
 

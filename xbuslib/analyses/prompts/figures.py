@@ -8,7 +8,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.patheffects import withStroke
 
 from xbuslib.analyses.prompts import leak
-from xbuslib.data.images import read_grey, read_mask
+from xbuslib.data import originals
 from xbuslib.display import style
 from xbuslib.display.strips import strips
 from xbuslib.prompts.words import Finding
@@ -71,8 +71,8 @@ def drawn_shapes(cases: pd.DataFrame, drawn: list[dict], scores: pd.DataFrame, l
     """
     figure, axes = style.subplots(1, len(cases), size=(3.4 * len(cases), 4.1), squeeze=False)
     for axis, case, masks in zip(axes[0], cases.itertuples(), drawn, strict=True):
-        axis.imshow(read_grey(case.image), cmap="gray", vmin=0, vmax=255)
-        axis.contour(read_mask(case.mask), levels=[0.5], colors=OUTLINE["color"], linewidths=OUTLINE["linewidth"])
+        axis.imshow(originals.image(case), cmap="gray", vmin=0, vmax=255)
+        axis.contour(originals.mask(case), levels=[0.5], colors=OUTLINE["color"], linewidths=OUTLINE["linewidth"])
         own = scores[scores["case_id"] == case.case_id].set_index("drawn")["dice"]
         for name, (_, colour) in DRAWN.items():
             axis.contour(masks[name], levels=[0.5], colors=colour, linewidths=1.5, linestyles="--")

@@ -9,7 +9,8 @@ import re
 import numpy as np
 import pandas as pd
 
-from xbuslib.data.images import Prepared, read_mask
+from xbuslib.data import originals
+from xbuslib.data.images import Prepared
 from xbuslib.evaluation import metrics
 from xbuslib.prompts import words
 
@@ -98,7 +99,7 @@ def score(cases: pd.DataFrame, prepared: Prepared, fold_of: pd.Series) -> pd.Dat
         known = edges, typical_boxes(prepared, train, edges), typical_places(prepared, train)
         for case, row in zip(cases[assigned == fold].itertuples(), rows[assigned == fold], strict=True):
             drawn = drawings(prepared, row, *known)
-            values = metrics.per_image(list(drawn.values()), [read_mask(case.mask)] * len(drawn))
+            values = metrics.per_image(list(drawn.values()), [originals.mask(case)] * len(drawn))
             parts.append(pd.DataFrame({"case_id": case.case_id, "fold": fold, "drawn": list(drawn)}).join(values))
     return pd.concat(parts, ignore_index=True)
 

@@ -37,7 +37,7 @@ def changes(table: pd.DataFrame, label: str) -> Figure:
         axis.annotate(f"|change|\n> {FLIP}", (1.06, -1.1), xycoords=("axes fraction", "data"), va="bottom",
                       ha="right", fontsize=8)
     _widen(axes)
-    figure.legend(handles=[Line2D([], [], color=BETTER, marker="o", label="says less, or the same in other words"),
+    figure.legend(handles=[Line2D([], [], color=BETTER, marker="o", label="left out, reworded, or another source"),
                            Line2D([], [], color=WORSE, marker="o", label="wrong prompt")],
                   loc="outside lower center", ncols=2)
     return style.titled(figure, "Change of Dice per image when the prompt is varied (mean, 95 % interval)", label)
@@ -74,7 +74,7 @@ def flips(table: pd.DataFrame, label: str) -> Figure:
     figure.legend(handles=[Patch(color=WORSE, label=f"Dice falls by more than {FLIP}"),
                            Patch(color=BETTER, label=f"Dice rises by more than {FLIP}")],
                   loc="outside lower center", ncols=2)
-    return style.titled(figure, "Images that another prompt decides otherwise", label)
+    return style.titled(figure, f"Images whose Dice changes by more than {FLIP} under another prompt", label)
 
 
 def first_pass(found: pd.DataFrame, shares: pd.DataFrame, label: str) -> Figure:

@@ -5,19 +5,22 @@ import pandas as pd
 from xbuslib.analyses.robustness.robustness import FLIP
 from xbuslib.display.tables import between, signed
 
-BASELINES = {"reference": "Starting from size and location of the reference mask",
-             "first_pass": "Starting from the model's own first pass", "none": "Starting from the attributes alone"}
+BASELINES = {"first_pass": "Starting from the model's own first pass",
+             "reference": "Starting from size and location of the reference mask",
+             "none": "Starting from the attributes alone"}
 
 EMPTIEST = ("nothing given", "no attributes", "policy none")  # the first that the system's prompts can have
 
 
 def worth(table: pd.DataFrame, who: str) -> str:
-    """Mean Dice of `who` with the whole prompt and an empty one, by baseline; table: robustness.summary.
+    """Mean Dice of `who` with the whole prompt and an empty one, by baseline, first that of the study's tables, without
+    the reference mask; table: robustness.summary.
 
     A prompt of attributes alone, or of size and location alone, is empty without these.
     """
     there = set(table["variation"])
     silent = table[table["variation"] == next(name for name in EMPTIEST if name in there)]
+    silent = silent.sort_values("baseline", key=lambda names: names.map(list(BASELINES).index))
     return " ".join(
         f"{BASELINES[row.baseline]}, the mean Dice of {who} is **{row.dice - row.change:.3f} with the whole "
         f"prompt and {row.dice:.3f} with an empty prompt** ({signed(row.change)}, {between(row.low, row.high)})."

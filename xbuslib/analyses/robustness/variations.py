@@ -45,7 +45,7 @@ class Variation:
     name: str
     group: str  # heading in tables and figures
     rule: str  # in words
-    wrong: bool = False  # whether the prompt then says what is not so
+    wrong: bool = False  # whether it replaces a statement by another one
     policy: str | None = None  # who supplies size and location (xbuslib.prompts)
     cases: Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame] | None = None  # other attributes
     finding: Callable[[Finding, tuple[float, float]], Finding] | None = None  # other size or location, given the edges

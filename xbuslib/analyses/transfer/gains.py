@@ -67,6 +67,30 @@ def changes(steps: list[Step], metric: str = "dice") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def contrasts(steps: list[Step]) -> pd.DataFrame:
+    """What each of the two changes brings, among the steps that were trained on the dataset itself, by the last one of
+    a kind: images of other hospitals (one recipe, with and without them), and the recipe (the last against the first,
+    without such images).
+
+    Columns paper_name, system, change, step, compared_with, n, mean_difference, low, high, as in `changes`.
+    """
+    rows = []
+    for system in _systems(steps):
+        kinds = {}  # recipe, whether its weights had seen other hospitals: the last step
+        for step in steps:
+            runs = step.runs[(step.runs["system"] == system) & (step.runs["recipe"] != record.ADOPTED)]
+            if system in set(step.rows["system"]) and runs["train_images"].any():
+                kinds[runs["recipe"].iloc[0], bool(runs["images_before"].any())] = step
+        recipes = list(dict.fromkeys(recipe for recipe, _ in kinds))
+        pairs = [("images of other hospitals", (recipe, False), (recipe, True)) for recipe in recipes]
+        pairs += [(f"the recipe {last} instead of {recipes[0]}", (recipes[0], False), (last, False))
+                  for last in recipes[1:][-1:]]
+        rows += [_paired(system, kinds[before], kinds[after], "dice") | {"change": change}
+                 for change, before, after in pairs if before in kinds and after in kinds]
+    return pd.DataFrame(rows, columns=["paper_name", "system", "change", "step", "compared_with", "n",
+                                       "mean_difference", "low", "high"])
+
+
 def _paired(system: str, before: Step, after: Step, metric: str) -> dict:
     parts = [step.default[step.default["system"] == system].assign(system=step.label) for step in (before, after)]
     found = compare(pd.concat(parts), after.label, before.label, metric)

@@ -8,6 +8,7 @@ from xbuslib.analyses.transfer.steps import BY_DEFAULT
 from xbuslib.config import Config
 from xbuslib.errors import StudyError
 from xbuslib.files import outputs_root
+from xbuslib.runs import identity
 from xbuslib.runs.fold import run_fold
 from xbuslib.runs.record import ALL
 from xbuslib.runs.source import open_source
@@ -37,7 +38,7 @@ def _possible(study: Study, data: str) -> bool:
     if study.facts["dataset"] != "phantom" or not _systems(study) or not study.facts["plan"]["iterations"]:
         return False
     made = open_source("phantom", data, None, Config(**study.facts["config"]), f"{study.name}-strong").identity()
-    return all(study.facts[key] == value for key, value in made.items())
+    return identity.same_data(study.facts, made)
 
 
 def train_steps(study: Study, data: str = "") -> list[str]:

@@ -8,6 +8,18 @@ from xbuslib.display.tables import between, signed
 FULLEST = ("first pass, attributes", "first pass", "attributes")  # what a prompt says without the reference mask
 
 
+def brought(contrasts: pd.DataFrame) -> str:
+    """A sentence per change that two steps allow to see alone; contrasts: gains.contrasts."""
+    if contrasts.empty:
+        return "No two of these steps differ in images of other hospitals alone, or in the recipe alone."
+    sentences = []
+    for (change, step, before), rows in contrasts.groupby(["change", "step", "compared_with"], sort=False):
+        each = ", ".join(f"**{signed(row.mean_difference)} for {row.paper_name}** ({between(row.low, row.high)})"
+                         for row in rows.itertuples())
+        sentences.append(f"With {change}, the mean lesion Dice changes by {each}: *{step}* against *{before}*.")
+    return " ".join(sentences)
+
+
 def answer(overall: pd.DataFrame, changed: pd.DataFrame) -> str:
     """A line per system; overall: gains.table, changed: gains.changes."""
     lines = []
@@ -28,15 +40,16 @@ def answer(overall: pd.DataFrame, changed: pd.DataFrame) -> str:
 
 
 def misses(overall: pd.DataFrame) -> str:
-    """Lesions missed altogether at the first step and the last, and what they cost."""
+    """Lesions missed altogether at the first step and the last, and what they cost; overall: gains.table."""
     parts = []
     for _, rows in overall.groupby("system", sort=False):
         first, last = rows.iloc[0], rows.iloc[-1]
-        mean = (f", where its mean over the lesions that it finds is {last.dice_found:.3f}"
+        parts.append(f"{last.paper_name} misses {first.missed:g} of {first.n} lesions")
+        if len(rows) > 1:
+            parts[-1] += f" at the first step and {last.missed:g} at the last" + (
+                f"; its mean Dice over the lesions that it touches at all is then {last.dice_found:.3f}"
                 if pd.notna(last.dice_found) else "")
-        parts.append(f"{last.paper_name} misses {first.missed:g} of {first.n} lesions at the first step and "
-                     f"{last.missed:g} at the last{mean}")
-    return "; ".join(parts) + "."
+    return ". ".join(parts) + "."
 
 
 def lengths(steps: list[Step]) -> str:
