@@ -16,7 +16,8 @@ from xbuslib.models import registry
 FOLDER = REPOSITORY / "outputs" / "reference"
 RUNS = {"phantom-quick": 60, "blu-160": 35, "blu-160-repeat": 10, "blu-160-transfer": 10,
         "blu-160-strong": 10, "blu-160-strong-200": 2, "blu-160-strong-200-n100": 2,
-        "blu-160-strong-200-n50": 2}
+        "blu-160-strong-200-n50": 2, "blu-160-busbra-300": 1, "blu-160-busbra-600": 1,
+        "blu-160-busbra-300-alone": 2, "blu-160-busbra-600-alone": 2}
 DIRTY = {"blu-160-transfer": {"True"}}  # a test file was changed, as outputs/reference/README.md says
 ROWS = {"phantom-quick": 12, "blu-160": 8, "blu-160-transfer": 7}  # at least, of Table 1 by policy
 
@@ -154,6 +155,7 @@ def test_the_learning_curve_of_the_results_is_that_of_the_kept_scores():
     page, readme, own = (*(" ".join(text_of(name).split()) for name in ("docs/results.md", "README.md")), {})
     for study, images in {"blu-160-strong-200-n50": "0 | 50 | 200",
                           "blu-160-strong-200-n100": "0 | 100 | 200", "blu-160-strong-200": "0 | 201 | 200",
+                          "blu-160-busbra-300-alone": "300 | 0 | 0", "blu-160-busbra-600-alone": "600 | 0 | 0",
                           "blu-160-busbra-alone": "1244 | 0 | 0", "blu-160-transfer": "1244 | 201 | 200",
                           "blu-160-strong": "0 | 201 | 1000, batch 4"}.items():
         scores = pd.read_csv(FOLDER / study / "per_image.csv", keep_default_na=False)
@@ -165,7 +167,10 @@ def test_the_learning_curve_of_the_results_is_that_of_the_kept_scores():
               if row["system"] == "uresnet"}
     for step, study in {"strong (blu-160-strong-200-n50)": "blu-160-strong-200-n50",
                         "strong (blu-160-strong-200-n100)": "blu-160-strong-200-n100",
-                        "strong (blu-160-strong-200)": "blu-160-strong-200", "BUS-BRA alone": "blu-160-busbra-alone",
+                        "strong (blu-160-strong-200)": "blu-160-strong-200",
+                        "BUS-BRA alone (blu-160-busbra-alone)": "blu-160-busbra-alone",
+                        "BUS-BRA alone (blu-160-busbra-300-alone)": "blu-160-busbra-300-alone",
+                        "BUS-BRA alone (blu-160-busbra-600-alone)": "blu-160-busbra-600-alone",
                         "strong, from BUS-BRA": "blu-160-transfer"}.items():
         assert points.pop(step) == pytest.approx(own[study].groupby("fold")["dice"].mean().mean(), abs=2e-6)
     assert not points and "reaches 0.750 on folds 0 and 1, and 0.802 with it" in readme and "give 0.747" in readme
@@ -181,6 +186,36 @@ def test_the_learning_curve_of_the_results_is_that_of_the_kept_scores():
         for run in rows("runs.csv", study):
             assert (run["recipe"], run["iterations"], run["seen_before"], run["precision"]) == (
                 "strong", "200", "none", "float32") and run["commit"][:8] in text_of("docs/results.md")
+
+
+def test_fewer_images_of_the_other_hospital():
+    """Fold 0, which alone was trained after 300 and 600 images; before any training on BLU folds 0 and 1."""
+    from xbuslib.evaluation import statistics as paired
+
+    page, scores = " ".join(text_of("docs/results.md").split()), {}
+    for study in ("blu-160-strong-200", "blu-160-transfer", "blu-160-busbra-alone", "blu-160-busbra-300",
+                  "blu-160-busbra-600", "blu-160-busbra-300-alone", "blu-160-busbra-600-alone"):
+        table = pd.read_csv(FOLDER / study / "per_image.csv", keep_default_na=False)
+        scores[study] = table[table["default"] & (table["system"] == "uresnet")].assign(system=study)
+    for study, images in (("blu-160-busbra-300", 300), ("blu-160-busbra-600", 600)):
+        assert (f"| {images} | 201 | 200 | {scores[study]['dice'].mean():.3f} | – | – | "
+                f"{(scores[study]['dice'] == 0).sum()} |") in page
+    assert "(0.806 and 0.798;" in " ".join(text_of("README.md").split())
+    for one, two, folds in (("blu-160-busbra-300", "blu-160-strong-200", [0]),
+                            ("blu-160-busbra-600", "blu-160-strong-200", [0]),
+                            ("blu-160-transfer", "blu-160-strong-200", [0]),
+                            ("blu-160-transfer", "blu-160-busbra-300", [0]),
+                            ("blu-160-transfer", "blu-160-busbra-600", [0]),
+                            ("blu-160-busbra-alone", "blu-160-busbra-300-alone", [0, 1]),
+                            ("blu-160-busbra-alone", "blu-160-busbra-600-alone", [0, 1])):
+        both = pd.concat([scores[one], scores[two]])
+        pair = paired.compare(both[both["fold"].isin(folds)], one, two, "dice")
+        told = f"{signed(pair['mean_difference'])}, 95 % {signed(pair['low'])} to {signed(pair['high'])}"
+        assert pair["n"] == 51 * len(folds) and told in page, (one, two, told)
+    for study in [study for study in scores if "busbra-" in study and study != "blu-160-busbra-alone"]:
+        for run in rows("runs.csv", study):
+            assert run["seen_before"] == f"BUS-BRA, {study.split('-')[3]} images" and run["precision"] == "float32"
+            assert run["commit"].startswith("6dd4aaad") and run["iterations"] == ("0" if "alone" in study else "200")
 
 
 @pytest.mark.parametrize("study, iterations", [("blu-160-transfer", "200"), ("blu-160-transfer-400", "120"),
@@ -376,7 +411,8 @@ def test_nothing_names_a_folder_of_one_machine():
 
 @pytest.mark.parametrize("study", ["blu-160", "blu-160-fold-0", "blu-160-repeat", "blu-160-seeds", "blu-160-transfer",
                                    "blu-160-transfer-400", "blu-160-strong", "blu-160-strong-200",
-                                   "blu-160-strong-200-n100", "blu-160-strong-200-n50"])
+                                   "blu-160-strong-200-n100", "blu-160-strong-200-n50", "blu-160-busbra-300",
+                                   "blu-160-busbra-600", "blu-160-busbra-300-alone", "blu-160-busbra-600-alone"])
 def test_no_metadata_of_blu_is_kept(study):
     assert list(rows("cases.csv", study)[0]) == ["case_id", "width_px", "height_px", "long_side_px", "long_side_mm",
                                                  "lesion_fraction", "fold"]
