@@ -393,7 +393,7 @@ def test_the_prompt_of_an_enlarged_view_that_does_not_show_the_lesion():
     assert words.zoomed(words.Finding((600, 40), None, (640, 320)), 1.25).box == (640, 50)  # size without location
 
 
-def test_each_view_is_told_what_it_shows():
+def test_each_view_has_the_prompt_of_what_it_shows():
     """90 pixels are small; enlarged by 1.25 they are 112.5, over the edge of 100. Mirrored, left is right."""
     cases = pd.DataFrame({"case_id": ["a"], "shape": ["oval"], "margin": ["circumscribed"], "birads": ["3"]})
     finding = words.Finding((90, 40), (200.0, 100.0), (640, 320), (200.5 / 640, 100.5 / 320))

@@ -92,7 +92,8 @@ def test_what_each_change_brings_alone(names, tmp_path):
     assert found["mean_difference"].tolist() == pytest.approx([-0.175, 0.2])
     told = sentences.brought(found)
     assert told.startswith("With images of other hospitals, the mean lesion Dice changes by **−0.175 for UNet** (95 % ")
-    assert told.endswith(": *strong* against *uniform*.")
+    assert ": *strong, from BUS-BRA* (3 iterations) against *strong* (5)." in told
+    assert told.endswith(": *strong* (5 iterations) against *uniform* (5).")
     assert sentences.brought(gains.contrasts(open_steps(names))).startswith("No two of these steps differ")
 
 

@@ -4,7 +4,7 @@
 CPU cores, `paper` is Section 2.3 of the paper. Single values are changed with `key=value` overrides.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -50,7 +50,8 @@ class Config(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_value_as_a_number(cls, value: object, info: ValidationInfo) -> object:
-        if isinstance(value, bool) and info.field_name not in ("amp", "recompute"):
+        kind = cls.model_fields[info.field_name].annotation
+        if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
             raise ValueError("yes, no, true and false are not values of this setting")
         return value
 

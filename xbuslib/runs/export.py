@@ -22,7 +22,7 @@ from xbuslib.runs.study import Study, open_study
 COLOURS = 256  # of a picture: a third of the bytes, and no colour of our figures changes by more than 5 %
 CASES = {"case_id", "case", "one", "other"}  # columns that name cases; others are known by their values
 SAFE = {"fold", "seed", "system", "paper_name", "policy", "attributes", "default", "drawn", *PAPER, *RELEASED,
-        *images.MEASURES, "x", "y", "quadrant", "inside", "outside", "marked"}  # what may be told of a named case
+        *images.MEASURES, "x", "y", "quadrant", "inside", "outside", "marked"}  # allowed beside the name of a case
 WORDS = {"local_text", "local prompt", "prompt_text", "token", "decision"}  # columns that repeat an expert's reading
 HOLDS = ("cases.csv", "config.json", "per_image.csv", "runs.csv", "tables/*/*.csv", "tables/*/*.md", "figures/*/*.csv",
          "figures/*/*.png", "notebooks/*.ipynb")  # files of an export

@@ -58,7 +58,7 @@ def differences(there: dict, wanted: dict) -> list[tuple[str, object, object]]:
 
 
 def same_data(run: dict, data: dict[str, str]) -> bool:
-    """Whether a run was made with `data` (some of DATA, by their names), as far as its run.json tells."""
+    """Whether a run was made with `data` (some of DATA, by their names), as far as its run.json shows."""
     return all(run[key] == value or (key == METADATA and run[key] is None) for key, value in data.items())
 
 

@@ -70,9 +70,10 @@ def changes(steps: list[Step], metric: str = "dice") -> pd.DataFrame:
 def contrasts(steps: list[Step]) -> pd.DataFrame:
     """What each of the two changes brings, among the steps that were trained on the dataset itself, by the last one of
     a kind: images of other hospitals (one recipe, with and without them), and the recipe (the last against the first,
-    without such images).
+    without such images). The trainings may differ in length.
 
-    Columns paper_name, system, change, step, compared_with, n, mean_difference, low, high, as in `changes`.
+    Columns paper_name, system, change, step, iterations, compared_with, iterations_before, n, mean_difference, low,
+    high, as in `changes`.
     """
     rows = []
     for system in _systems(steps):
@@ -85,10 +86,16 @@ def contrasts(steps: list[Step]) -> pd.DataFrame:
         pairs = [("images of other hospitals", (recipe, False), (recipe, True)) for recipe in recipes]
         pairs += [(f"the recipe {last} instead of {recipes[0]}", (recipes[0], False), (last, False))
                   for last in recipes[1:][-1:]]
-        rows += [_paired(system, kinds[before], kinds[after], "dice") | {"change": change}
+        rows += [_paired(system, kinds[before], kinds[after], "dice")
+                 | {"change": change, "iterations": _iterations(kinds[after], system),
+                    "iterations_before": _iterations(kinds[before], system)}
                  for change, before, after in pairs if before in kinds and after in kinds]
-    return pd.DataFrame(rows, columns=["paper_name", "system", "change", "step", "compared_with", "n",
-                                       "mean_difference", "low", "high"])
+    return pd.DataFrame(rows, columns=["paper_name", "system", "change", "step", "iterations", "compared_with",
+                                       "iterations_before", "n", "mean_difference", "low", "high"])
+
+
+def _iterations(step: Step, system: str) -> int:
+    return int(step.runs.loc[step.runs["system"] == system, "iterations"].max())
 
 
 def _paired(system: str, before: Step, after: Step, metric: str) -> dict:

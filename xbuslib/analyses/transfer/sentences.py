@@ -9,14 +9,17 @@ FULLEST = ("first pass, attributes", "first pass", "attributes")  # what a promp
 
 
 def brought(contrasts: pd.DataFrame) -> str:
-    """A sentence per change that two steps allow to see alone; contrasts: gains.contrasts."""
+    """A sentence per change, with the length of both trainings; contrasts: gains.contrasts."""
     if contrasts.empty:
-        return "No two of these steps differ in images of other hospitals alone, or in the recipe alone."
+        return ("No two of these steps differ in images of other hospitals but not in the recipe, or in the recipe but "
+                "not in such images.")
     sentences = []
-    for (change, step, before), rows in contrasts.groupby(["change", "step", "compared_with"], sort=False):
+    pairs = ["change", "step", "iterations", "compared_with", "iterations_before"]
+    for (change, step, length, before, length_before), rows in contrasts.groupby(pairs, sort=False):
         each = ", ".join(f"**{signed(row.mean_difference)} for {row.paper_name}** ({between(row.low, row.high)})"
                          for row in rows.itertuples())
-        sentences.append(f"With {change}, the mean lesion Dice changes by {each}: *{step}* against *{before}*.")
+        sentences.append(f"With {change}, the mean lesion Dice changes by {each}: *{step}* ({length} iterations) "
+                         f"against *{before}* ({length_before}).")
     return " ".join(sentences)
 
 
