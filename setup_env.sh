@@ -156,4 +156,6 @@ set_up
 # Enter it. The environment's own kernels come before any that the user registered under the same name.
 export PATH="$ENV_DIR/bin:$PATH" JUPYTER_PATH="$ENV_DIR/share/jupyter${JUPYTER_PATH:+:$JUPYTER_PATH}"
 export PYTHONNOUSERSITE=1
+# Where this is set, every process of a study or of the tests would compile all its packages anew: three times the start.
+unset PYTHONDONTWRITEBYTECODE
 [ "$ENV_OWN" = no ] || export VIRTUAL_ENV="$ENV_DIR"

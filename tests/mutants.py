@@ -40,9 +40,10 @@ def outcome(mutant: dict, tree: Path) -> str:
     path.write_text("\n".join(mutant["fault"] if line == mutant["line"] else line for line in source.split("\n")))
     try:
         done = subprocess.run(
-            [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=line", mutant["test"]],
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=line", mutant["test"]],
             cwd=tree, capture_output=True, text=True, timeout=600, check=False,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tree)})
+            # no bytecode: that of a fault must not be read after it is gone
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"})
     finally:
         path.write_text(source, encoding="utf-8")
     return {0: SURVIVED, 1: NOTICED}.get(done.returncode, f"pytest ended with {done.returncode}: {done.stdout[-300:]}")

@@ -125,6 +125,7 @@ case "$*" in
   -V) echo "Python 3.11.0 (fake)" ;;
   "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
   "-m pip install"*) exit ${PIP_FAILS:-0} ;;
+  "-m xbuslib study"*) echo "bytecode: ${PYTHONDONTWRITEBYTECODE-kept}" ;;
 esac
 """
 
@@ -175,6 +176,12 @@ def test_set_up_makes_installs_and_then_enters_at_once(machine):
     again, calls = machine.run("run_all.sh", "--help")
     assert again.returncode == 0 and again.stderr == ""
     assert "pip" not in calls and calls.endswith(".venv: -m xbuslib study --help\n")
+
+
+def test_bytecode_of_the_packages_is_kept(machine):
+    """Without it each process of a study compiles all of them anew."""
+    done, _ = machine.run("run_all.sh", PYTHONDONTWRITEBYTECODE=1)
+    assert done.returncode == 0 and done.stdout == "bytecode: kept\n"
 
 
 def test_changed_constraints_are_installed_into_the_same_environment(machine):
