@@ -129,6 +129,50 @@ def test_a_normal_image_with_a_lesion_and_pixels_in_another_unit_are_told(phanto
     assert not any("median" in note for note in check("phantom", phantom_root)["notes"])
 
 
+def test_single_pixel_sizes_in_another_unit_are_noted_by_case(copy):
+    edit_table(copy, lambda t: t.assign(Pixel_size=[0.081, 0.002, *[0.0081] * (len(t) - 2)]))
+    one, other = catalogue.load("phantom", copy)["case_id"][:2]
+    assert [note for note in check("phantom", copy)["notes"] if "pixel size" in note] == [
+        "the pixel size of 2 image(s) is outside of what breast probes have, about 0.03 to 0.3 mm: "
+        f"{one} (0.81 mm), {other} (0.02 mm); is the unit right?"]
+
+
+def test_a_mask_of_two_lesions_is_refused(copy):
+    at = lesions(catalogue.load("phantom", copy).assign(row=range(2, 22)))[:2]  # below the header
+
+    def change(table):
+        table.loc[at["row"][1] - 2, "Mask_tumor_filename"] = Path(at["mask"][0]).name
+        return table
+
+    edit_table(copy, change)
+    words = f"rows {at['row'][0]} and {at['row'][1]}, .*both name {Path(at['mask'][0]).name}, "
+    with pytest.raises(StudyError, match=words):
+        catalogue.load("phantom", copy)
+
+
+def test_pictures_without_a_row_are_counted(copy):
+    assert catalogue.load("phantom", copy).attrs["left_out"] == []
+    case = first_lesion(copy)["case_id"]
+    edit_table(copy, lambda t: t[t["Image_filename"] != f"{case}.png"])
+    (copy / blu.IMAGES / "notes.txt").touch()
+    left = f"2 picture file(s) belong to no row of {blu.TABLE} and were left out (first: {blu.IMAGES}/{case}.png)"
+    assert left in check("phantom", copy)["notes"]
+
+
+def test_images_may_have_any_name_that_the_table_has(copy):
+    before = catalogue.load("own", copy)
+    for path in list((copy / blu.IMAGES).iterdir()):
+        path.rename(path.with_name(path.name.replace("case", "Fall ")))
+    first = before["case_id"][0]
+    with pytest.raises(StudyError, match=rf"neither this folder nor one directly in it holds .*\(first: {first}.png\)"):
+        catalogue.load("own", copy)
+    (copy / "case of the week.png").touch()
+    edit_table(copy, lambda t: t.assign(**{name: t[name].str.replace("case", "Fall ")
+                                           for name in ("Image_filename", "Mask_tumor_filename")}))
+    after = catalogue.load("own", copy)
+    assert after["case_id"].tolist() == before["case_id"].str.replace("case", "Fall ").tolist()
+
+
 def test_prepare_is_kept_until_a_source_changes(copy, tmp_path):
     table, path = catalogue.load("phantom", copy), tmp_path / "p"
     first = images.prepare(table, 64, path)
@@ -199,12 +243,12 @@ def resized_copies(root):
     for path in (root / blu.IMAGES).glob("case*.png"):
         with Image.open(path) as image:
             image.resize((256, 256)).save(root / "256x256" / path.name)
-    return f"2 folders with case.*, .*256x256 and .*{blu.IMAGES}"
+    return f"2 folders with images .*, .*256x256 and .*{blu.IMAGES}"
 
 
 def images_in_the_folder_itself(root):
     shutil.copy(first_lesion(root)["image"], root)
-    return f"2 folders with case.*, .*copy and .*{blu.IMAGES}"
+    return f"2 folders with images .*, .*copy and .*{blu.IMAGES}"
 
 
 def two_archives(root):

@@ -1,6 +1,7 @@
 """Tables as people save them: a small BUS-BRA and a small BLU in many spellings, read to the same cases."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -56,6 +57,9 @@ SPELLINGS = {
     "capitals": lines(",", changed("Pathology", ["Benign", "BENIGN", "Malignant "]),
                       [f" {name.upper()} " for name in HEADER]).encode(),
     "further columns": lines(",", [[*row, "x", ""] for row in ROWS], [*HEADER, "Mine", ""]).encode(),
+    "every cell in quotation marks": "".join(
+        ";".join(f'"{cell}"' for cell in row) + "\n" for row in [HEADER, *ROWS]).encode(),
+    "marks and line breaks in cells": lines(",", changed("Device", ['14" probe', '"two\nlines"', "Tóshiba"])).encode(),
     "another order": lines(",", [row[::-1] for row in ROWS], HEADER[::-1]).encode(),
 }
 
@@ -78,7 +82,9 @@ def test_a_table_means_the_same_however_it_was_saved(spelling, root):
      ["2 columns are called Side"]),
     (lines(",", header=["ID", "Case", "Histology", "Pathology", "Rads", "Device", "Side"]),
      ["missing column(s) BIRADS", "Rads"]),
-    ("", ["holds no rows"]), ("\0\1\2", ["no text table"]),
+    (lines(",", changed("Side", ['"left', "right", "right"])), ["lines 2 to 4", "unexpected end", "quotation mark"]),
+    (lines(",", changed("Side", ['"left', 'right"', "right"])), ["lines 2 to 3", "line breaks and the separator"]),
+    ("", ["holds no rows"]), (lines(",", []), ["holds no rows below a header"]), ("\0\1\2", ["no text table"]),
     (lines(",", changed("ID", ["bus_0001-l", "bus_0001-l", "bus_0002-r"])), ["case_id"]),
 ])
 def test_what_is_in_doubt_is_named_with_its_place(content, words, root):
@@ -86,6 +92,14 @@ def test_what_is_in_doubt_is_named_with_its_place(content, words, root):
     with pytest.raises(StudyError) as caught:
         load("busbra", root)
     assert all(word in str(caught.value) for word in ["bus_data.csv", *words]), caught.value
+
+
+def test_pictures_without_a_row_are_counted(root):
+    (root / "bus_data.csv").write_text(lines(","))
+    assert load("busbra", root).attrs["left_out"] == []
+    (root / "bus_data.csv").write_text(lines(",", ROWS[:2]))
+    assert load("busbra", root).attrs["left_out"] == [
+        "2 picture file(s) belong to no row of bus_data.csv and were left out (first: Images/bus_0002-r.png)"]
 
 
 def test_files_in_upper_case_and_those_of_macos(root):
@@ -121,6 +135,21 @@ def test_numbers_that_are_none_are_not_dropped(published):
         load("blu", root)
     for words in ("row 3, column Pixel_size: '0.0081 cm'", "row 5, column Pixel_size: '1,234.5'"):
         assert words in str(caught.value)
+
+
+def test_errors_of_excel_and_formulas_without_a_value(published):
+    root, table = published
+    table.assign(Mine="#N/A").to_excel(root / blu.TABLE, index=False)
+    assert len(load("blu", root)) == len(table)  # the further column is not read
+    table.loc[0, "Pixel_size"], table.loc[1, "Margin"], table.loc[2, "BIRADS"] = "#REF!", "#NAME?", "=3+0"
+    table.to_excel(root / blu.TABLE, index=False)
+    with pytest.raises(StudyError) as caught:
+        load("blu", root)
+    assert str(caught.value).splitlines()[1:] == [
+        "  row 2, column Pixel_size: #REF!", "  row 3, column Margin: #NAME?",
+        "  row 4, column BIRADS: a formula whose value was not saved"]
+    empty = SimpleNamespace(value=None, data_type="str")  # a formula whose value is an empty text
+    assert tables._text(empty, SimpleNamespace(data_type="f")) == ""
 
 
 def test_words_of_a_cell():

@@ -40,7 +40,7 @@ def load(root: Path) -> pd.DataFrame:
 
     Raises StudyError when files or columns are missing or values are out of vocabulary.
     """
-    images, table_file = locate(root)
+    table_file = clinical_table(root)
     raw = tables.read(table_file, list(COLUMNS))
     table = raw[list(COLUMNS)].rename(columns=COLUMNS)
     text = table.columns.difference(["case_number", "pixel_mm", "age", "birads"])
@@ -55,30 +55,47 @@ def load(root: Path) -> pd.DataFrame:
     table["age"] = tables.number(table_file, raw, "Age")
     table["pixel_mm"] = tables.number(table_file, raw, "Pixel_size") * 10.0  # published in cm
     table["birads"] = raw["BIRADS"].map(tables.birads)
+    images = image_folder(root, table_file, list(table["image"]))
     for column in ("image", "mask"):
         table[column] = table[column].map(lambda name: None if pd.isna(name) else str(find(images, name)))
-    return validate(table, table_file.name)
+    masks = table.loc[table["pathology"] != "normal", "mask"].dropna()
+    if shared := list(masks[masks.duplicated()]):
+        one, other, *_ = raw.loc[masks.index[masks == shared[0]], "row"]
+        raise StudyError(f"{table_file}, rows {one} and {other}, column Mask_tumor_filename: both name "
+                         f"{Path(shared[0]).name}, but each lesion needs a mask of its own")
+    table = validate(table, table_file.name)
+    others = [str(find(images, name.strip())) for names in table["other_masks"].dropna() for name in names.split("&")]
+    table.attrs["left_out"] = tables.without_row(
+        table_file, [*table["image"], *table["mask"].dropna(), *others], images)
+    return table
 
 
-def locate(root: Path) -> tuple[Path, Path]:
-    """(image folder, clinical table) under `root`; unpacks the downloaded archive beside it if need be.
-
-    Raises StudyError if one of them is missing or there are several.
-    """
+def clinical_table(root: Path) -> Path:
+    """The clinical table in `root`. Raises StudyError if there is none, or several."""
     found = [path for path in sorted(root.glob("*linical*")) if path.suffix.lower() in TABLES
              and not hidden(path.name) and not path.name.startswith("~$")]  # by which Excel locks an open table
     if not found:
-        raise StudyError(f"{root}: no clinical table (expected {TABLE}); "
-                         "fetch BLU with: xbuslib data download blu --root DIR")
-    table = _only(root, found, "clinical tables")
+        raise StudyError(f"{root}: no clinical table: a .xlsx or .csv file with 'clinical' in its name, such as "
+                         f"{TABLE}. xbuslib data download blu --root DIR fetches BLU; docs/how_to.md has what own data "
+                         "need.")
+    return _only(root, found, "clinical tables")
+
+
+def image_folder(root: Path, table: Path, names: list[str]) -> Path:
+    """`root` or the folder in it that holds images of these names; unpacks the downloaded archive if need be.
+
+    Raises StudyError if there is none, or several; `table` is the file that names the images.
+    """
     visible = [path for path in sorted(root.iterdir()) if not hidden(path.name)]  # not what a killed `unpack` left
-    folders = [place for place in (root, *visible) if place.is_dir() and any(place.glob("case*.[pP][nN][gG]"))]
+    folders = [place for place in (root, *visible)
+               if place.is_dir() and any(find(place, name).is_file() for name in names)]
     archives = [path for path in visible if path.suffix == ".zip"]
-    if not folders and archives:
+    if not folders and archives and not (root / IMAGES).exists():
         folders = [unpack(_only(root, archives, "archives"), root / IMAGES)]
     if not folders:
-        raise StudyError(f"{root}: no folder with case*.png images (expected {IMAGES})")
-    return _only(root, folders, "folders with case*.png images"), table
+        raise StudyError(f"{root}: neither this folder nor one directly in it holds the images that {table.name} names "
+                         f"(first: {names[0]})")
+    return _only(root, folders, f"folders with images that {table.name} names")
 
 
 def _only(root: Path, found: list[Path], what: str) -> Path:

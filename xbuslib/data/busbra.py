@@ -39,4 +39,6 @@ def load(root: Path) -> pd.DataFrame:
     table["pathology"] = table["pathology"].str.lower()
     table["birads"] = raw["BIRADS"].map(tables.birads)
     table = table.assign(pixel_mm=np.nan, shape=None, margin=None)
-    return validate(table, file.name)
+    table = validate(table, file.name)
+    table.attrs["left_out"] = tables.without_row(file, [*table["image"], *table["mask"]], images, masks)
+    return table

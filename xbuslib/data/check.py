@@ -54,7 +54,7 @@ def check(name: str, root: Path) -> dict:
         "several_regions": {row.case_id: readings.regions[row.image] for row in table.itertuples()
                             if row.image in readings.regions},
         "notes": readings.sentences() + table.attrs.get("left_out", []) + _repeated(pairs)
-        + _pixels(table["pixel_mm"].median()) + _too_small(kept),
+        + _pixels(table) + _too_small(kept),
         "repeats": pairs.drop(columns=["one_image", "other_image"]).to_dict("records"), "problems": problems,
     }
 
@@ -78,12 +78,18 @@ def _too_small(kept: dict[str, int]) -> list[str]:
     return notes
 
 
-def _pixels(median: float) -> list[str]:
-    """A doubt about the unit of the pixel sizes."""
-    low, high = USUAL_MM
-    return [] if pd.isna(median) or low <= median <= high else [
-        f"the pixel sizes have a median of {median:g} mm, and breast probes about {low} to {high}: is the unit "
-        "right? BLU's column Pixel_size is in cm"]
+def _pixels(table: pd.DataFrame) -> list[str]:
+    """A doubt about the unit of the pixel sizes: of all of them, or of single ones."""
+    (low, high), sizes = USUAL_MM, table["pixel_mm"].dropna()
+    if sizes.empty:
+        return []
+    if not low <= sizes.median() <= high:
+        return [f"the pixel sizes have a median of {sizes.median():g} mm, and breast probes about {low} to {high}: is "
+                "the unit right? BLU's column Pixel_size is in cm"]
+    unusual = [f"{table['case_id'][row]} ({size:g} mm)" for row, size in sizes.items() if not low <= size <= high]
+    shown = ", ".join(unusual[:20]) + " …" * (len(unusual) > 20)
+    return [f"the pixel size of {len(unusual)} image(s) is outside of what breast probes have, about {low} to {high} "
+            f"mm: {shown}; is the unit right?"] if unusual else []
 
 
 def _repeated(pairs: pd.DataFrame) -> list[str]:
