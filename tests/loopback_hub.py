@@ -96,13 +96,14 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         self.state.asked.append((self.command, path))
         if found := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)(?:/revision/(.+))?", path):
-            name, revision = found[1], found[2] or "main"
+            name, revision = found.groups()
             if name not in self.state.repositories:
                 return self.refuse(404, "RepoNotFound")
-            at = self.state.at(name, revision)
+            at = self.state.at(name, revision or "main") or (None if revision else ("", {}))  # new: no commit yet
             if at is None:
                 return self.refuse(404, "RevisionNotFound")
-            return self.answer(200, {"id": name, "sha": at[0], "private": False, "tags": [], "downloads": 0, "likes": 0,
+            return self.answer(200, {"id": name, "sha": at[0], "private": self.state.private.get(name, False),
+                                     "tags": [], "downloads": 0, "likes": 0,
                                      "siblings": [{"rfilename": file} for file in sorted(at[1])]})
         if found := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)/tree/([^/]+)/?", path):
             at = self.state.at(*found.groups())
@@ -161,8 +162,9 @@ class _Handler(BaseHTTPRequestHandler):
     def create(self, wanted):
         name = f"{wanted['organization']}/{wanted['name']}" if wanted.get("organization") else wanted["name"]
         there = name in self.state.repositories
-        self.state.repositories.setdefault(name, [])
-        self.state.private[name] = wanted.get("private") or wanted.get("visibility") == "private"
+        if not there:
+            self.state.repositories[name] = []
+            self.state.private[name] = wanted.get("private") or wanted.get("visibility") == "private"
         self.answer(409 if there else 200, {"url": f"{self.state.url}/{name}", "name": name, "id": name})
 
     def write(self, name, lines):

@@ -170,6 +170,7 @@ def test_maps_at_original_size():
     assert np.allclose(large[0], expected, atol=1e-6)
     fine = np.arange(16.0).reshape(1, 16) % 2 * np.ones((16, 1))
     assert np.allclose(originals.at_size(fine, 4, 4)[:, 1:-1], 0.5, atol=0.1)  # averaged, not picked
+    assert originals.at_size(np.ones((352, 352), np.float32), 100, 90).max() == 1  # not 1.0000001: a probability
 
 
 # ---- the files ------------------------------------------------------------------------------------------------

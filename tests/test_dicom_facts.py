@@ -152,38 +152,8 @@ def test_a_damaged_modality(tmp_path):
     refused(path, "cannot be read as DICOM", "Export it again")
 
 
-def test_a_window_that_cannot_be_applied_is_named(tmp_path):
-    refused(dicom(tmp_path / "a.dcm", RAMP, WindowCenter=40, WindowWidth=0),
-            "its window (centre 40, width 0) cannot be applied", "Export it again, with another window")
-
-
-@pytest.mark.parametrize("slope, intercept, kind, words", [
-    (1, 0, np.uint8, []), (2, -20, np.uint8, []), (1, 0, np.uint16, ["taken as they are"]),
-    (1, -1000, np.uint16, ["own range -990 to -912"]), (0.3, 0, np.uint8, ["own range 3 to 26.4"]),
-])
-def test_rescaled_greys_of_eight_bits_are_not_stretched(slope, intercept, kind, words, tmp_path):
-    stored = (10 + RAMP // 3).astype(kind)  # 10 to 88
-    picture = reading.read(dicom(tmp_path / "a.dcm", stored, RescaleSlope=slope, RescaleIntercept=intercept))
-    shown = RAMP / 3 * (255 / 78) if "own" in "".join(words) else slope * stored.astype(float) + intercept
-    assert np.abs(picture.grey - shown).max() <= 0.51
-    assert len(picture.notes) == len(words) and all(map(str.__contains__, picture.notes, words)), picture.notes
-
-
 def coloured(channels):
     return np.dstack([np.broadcast_to(channel, RAMP.shape) for channel in channels]).astype(np.uint8)
-
-
-def test_colour_tags_that_lie(tmp_path):
-    """Grey RGB is three equal channels; grey YBR is luminance with both others at 128 (C.7.6.3.1.2)."""
-    equal, ybr = coloured([RAMP, RAMP, RAMP]), coloured([RAMP, 128, 128])
-
-    def read(pixels, tag):
-        picture = reading.read(dicom(tmp_path / "a.dcm", pixels, PhotometricInterpretation=tag))
-        assert np.abs(picture.grey.astype(int) - RAMP).max() <= 1
-        return picture.notes
-
-    assert read(equal, "RGB") == [] and read(ybr, "YBR_FULL") == []
-    assert "says YBR_FULL" in read(equal, "YBR_FULL")[0] and "says RGB" in read(ybr, "RGB")[0]
 
 
 def test_frames_that_are_not_there(tmp_path):
@@ -229,6 +199,21 @@ def test_crop(tmp_path):
     plain = dicom(tmp_path / "b.dcm", big.astype(np.uint8))
     with pytest.raises(StudyError, match="no place of an ultrasound region"):
         reading.read(plain, crop="regions")
+
+
+def test_crop_to_regions_leaves_nothing_between_them(tmp_path):
+    """Two regions corner to corner: the upper right quarter of their box, where the text is, lies in neither."""
+    left, right = placed(0.008, 10, 5, 49, 44), placed(0.008, 50, 45, 89, 84)
+    pixels = np.full((90, 100, 3), 60, np.uint8)
+    pixels[15, 70] = 255, 0, 0  # in neither
+    pixels[15, 20] = 0, 255, 0  # in the left one; luminance 0.587 * 255
+    cut = reading.read(dicom(tmp_path / "a.dcm", pixels, SequenceOfUltrasoundRegions=[left, right]), crop="regions")
+    expected = np.kron([[60, 0], [0, 60]], np.ones((40, 40)))
+    expected[10, 10] = 150
+    assert np.array_equal(cut.grey, expected) and np.argwhere(cut.coloured).tolist() == [[10, 10]]
+    assert "in none of the ultrasound regions were set to 0" in cut.notes[-1]
+    whole = reading.read(dicom(tmp_path / "b.dcm", pixels, SequenceOfUltrasoundRegions=[left]), crop="regions")
+    assert "set to 0" not in whole.notes[-1]
 
 
 @pytest.mark.parametrize("regions, box", [
@@ -279,9 +264,10 @@ def test_nothing_of_the_patient_is_in_any_output_and_the_text_in_the_pixels_is_s
     assert "burned into its pixels" in page
     done = CliRunner().invoke(cli.app, [*arguments, "--json", "--crop", "regions"])
     row, = json.loads(done.stdout)
-    assert "burned into" in row["notes"][0] and "Cropped to x 0 to 119, y 20 to 107" in "".join(row["notes"])
+    assert "burned into" in "".join(row["notes"]) and "Cropped to x 0 to 119, y 20 to 107" in "".join(row["notes"])
     report = json.loads((tmp_path / "out" / "IM1" / "report.json").read_text("utf-8"))
-    assert report["image"]["height"] == 88 and report["image"]["notes"] == row["notes"]
+    assert report["image"]["height"] == 88
+    assert row["notes"] == [*report["model"]["caveats"], *report["image"]["notes"]]
     names = [name for name, _ in every_byte(tmp_path / "out")]
     assert {"report.json", "report.html", "overlay.png", "maps.npz", "mask.png", "members.npy"} <= set(names)
     uid = b"1.2.826.0.1.3680043.8.498"  # the root of the file's own identifiers

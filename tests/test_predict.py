@@ -279,7 +279,7 @@ def test_what_is_written_is_read_again(found, picture, tmp_path):
 def test_results_are_replaced_whole_or_not_at_all(found, picture, tmp_path, monkeypatch):
     report = structured_report.make(picture, found, UserPrompt())
     folder = page.write(tmp_path / "a", picture, found, report)
-    (folder / "extra").write_text("of the first run")
+    (folder / "report.dcm").write_text("of the first run")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with monkeypatch.context() as patch:
         patch.setattr(page, "html", lambda *arguments: (_ for _ in ()).throw(OSError(28, "No space left")))
@@ -288,7 +288,7 @@ def test_results_are_replaced_whole_or_not_at_all(found, picture, tmp_path, monk
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     page.write(tmp_path / "a", picture, found, report)
-    assert not (folder / "extra").exists() and [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert not (folder / "report.dcm").exists() and [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_folder_of_something_else_is_left_alone(found, picture, tmp_path):
@@ -297,6 +297,19 @@ def test_a_folder_of_something_else_is_left_alone(found, picture, tmp_path):
     with pytest.raises(StudyError, match="holds no earlier report"):
         page.write(tmp_path / "a", picture, found, structured_report.make(picture, found, UserPrompt()))
     assert (tmp_path / "a" / "thesis.tex").read_text() == "mine"
+
+
+def test_results_beside_which_someone_keeps_a_file_are_left_alone(found, picture, tmp_path):
+    report = structured_report.make(picture, found, UserPrompt())
+    folder = page.write(tmp_path / "a", picture, found, report, {"report.dcm": b"x"})
+    (folder / "my notes.txt").write_text("seen by two readers")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(StudyError, match="also holds files that no earlier result wrote: my notes.txt"):
+        page.write(folder, picture, found, report)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (folder / "my notes.txt").unlink()
+    page.write(folder, picture, found, report)
+    assert {path.name for path in folder.iterdir()} == FILES | {"disagreement.png"}
 
 
 def test_two_images_of_one_name(tmp_path, smoke_study):

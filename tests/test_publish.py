@@ -237,6 +237,20 @@ def test_a_revision_is_the_one_that_is_taken(hub, both, tmp_path, monkeypatch):
     assert published.local(addresses[0]) == server_is_gone  # from the cache
 
 
+def test_a_private_push_to_a_public_repository_is_refused(hub, tmp_path):
+    one = tmp_path / "one"
+    one.mkdir()
+    (one / "README.md").write_text("card")
+    published.push(one, "me/xbus", private=True)  # makes the repository
+    published.push(one, "me/xbus", private=True)
+    hub.private["me/xbus"] = False  # by its owner, on the hub's page
+    with pytest.raises(StudyError, match=r"me/xbus exists on the hub and is public, so nothing was uploaded\. Make it"):
+        published.push(one, "me/xbus", private=True)
+    assert len(hub.repositories["me/xbus"]) == 2
+    published.push(one, "me/xbus")
+    assert len(hub.repositories["me/xbus"]) == 3
+
+
 def test_a_push_of_fewer_runs_leaves_none_of_the_earlier_files(hub, system, one):
     published.push(system, "me/xbus")
     hub.commit("me/xbus", {"notes.txt": b"a person's own"})

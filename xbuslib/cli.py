@@ -29,8 +29,8 @@ Dataset = Annotated[str, choice(DATASETS, "dataset")]
 Data = Annotated[str, typer.Option(help="the dataset's folder; the phantom is made if none is given")]
 Folds = Annotated[str, typer.Option("--folds", help="folder of val_fold*.csv lists; or fold numbers: 0,1 or 0-2; or "
                                     "all: train on every lesion, score none")]
-StartFrom = Annotated[str, typer.Option("--start-from", help="run folder, or folder of a study trained with --folds "
-                                        "all, or hf://USER/NAME[@REVISION], whose weights to start from")]
+StartFrom = Annotated[str, typer.Option("--start-from", help="start from these weights: a run folder, a study trained "
+                                        "with --folds all, hf://USER/NAME or hf://USER/NAME@REVISION")]
 Profile = Annotated[str, choice(PROFILES, "how large: does it run, small encoders, or the paper's")]
 Overrides = Annotated[list[str], typer.Option("--set", help="key=value, e.g. iterations=400; repeat for more")]
 Study = Annotated[str, typer.Option("--study", help="name of the results folder; default DATASET-PROFILE")]
@@ -150,9 +150,10 @@ def report(name: Annotated[str, typer.Argument(metavar="STUDY", help="e.g. phant
 @app.command()
 def export(name: Annotated[str, typer.Argument(metavar="STUDY", help="e.g. phantom-quick")],
            out: Annotated[Path, typer.Option(help="folder to write, or an earlier export to replace")],
-           data: Annotated[bool, typer.Option(help="figures, notebooks, metadata too: they show the data")] = True,
+           data: Annotated[bool, typer.Option(help="with figures and notebooks, which show the "
+                                     "dataset's images, and with its clinical table, or without")] = True,
            as_json: AsJson = False) -> None:
-    """Copy what a finished study's tables rest on: scores, tables, figures, notebooks; no weights, maps or data."""
+    """Copy what a finished study's tables rest on: scores, tables, figures, notebooks; no weights or maps."""
     from xbuslib.runs.export import export as write
 
     folder = write(name, out, data)
@@ -186,7 +187,7 @@ def runs(name: Annotated[str, typer.Option("--study", help="only this study")] =
 @app.command()
 def predict(images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, BMP, TIFF, GIF, DICOM")],
             run: Annotated[Path, typer.Option(help="a run folder; or a system's, such as outputs/STUDY/runs/xbusnet, "
-                                              "for the ensemble over its folds; or hf://USER/NAME[@REVISION]")],
+                                              "for the ensemble over its folds; or hf://USER/NAME or hf://USER/NAME@REVISION")],
             out: Annotated[Path, typer.Option(help="folder that gets one folder of results per image")],
             shape: Annotated[str, typer.Option(help="of the lesion, e.g. irregular; none: not given")] = "",
             margin: Annotated[str, typer.Option(help="e.g. circumscribed, or spiculated,indistinct")] = "",
@@ -195,7 +196,8 @@ def predict(images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", hel
                                                   "DICOM file says")] = "",
             frame: Annotated[int | None, typer.Option(help="which of several frames in a file, from 1")] = None,
             crop: Annotated[str, typer.Option(help="LEFT,TOP,RIGHT,BOTTOM in pixels; or regions: a DICOM file's "
-                                              "ultrasound regions. What lies outside is in no result")] = "",
+                                              "ultrasound regions, black between them. What lies outside is in no "
+                                              "result")] = "",
             dicom: Annotated[bool, typer.Option("--dicom", help="for DICOM images: a Segmentation and a Structured "
                                                 "Report too, with the file's patient")] = False,
             as_json: AsJson = False) -> None:

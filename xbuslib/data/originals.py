@@ -25,4 +25,5 @@ def at_size(probabilities: np.ndarray, width: int, height: int) -> np.ndarray:
     from torch.nn.functional import interpolate
 
     small = torch.from_numpy(np.ascontiguousarray(probabilities, np.float32))[None, None]  # (1, 1, S, S)
-    return interpolate(small, size=(height, width), mode="bilinear", antialias=True)[0, 0].numpy()
+    large = interpolate(small, size=(height, width), mode="bilinear", antialias=True)[0, 0]
+    return large.clamp(0, 1).numpy()  # its rounding exceeds 1 in the last digit

@@ -136,8 +136,9 @@ def coloured(image: Image.Image) -> np.ndarray | None:
 
 
 def orientation(image: Image.Image) -> int:
-    """The Exif orientation; 1: as stored."""
-    return image.getexif().get(ORIENTATION, 1)
+    """The Exif orientation, 1 to 8; 1: as stored, also for values that Exif does not define."""
+    value = image.getexif().get(ORIENTATION)
+    return value if value in range(2, 9) else 1
 
 
 def check_sides(path: Path, width: int, height: int, smallest: int = SMALLEST) -> None:

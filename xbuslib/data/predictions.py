@@ -1,11 +1,13 @@
 """A folder of other people's predictions: one mask or one probability map per case, read at the study's size.
 
-Masks are pictures, or arrays of 0 and 1. Probability maps are arrays (.npz, .npy) or 16-bit pictures, in which 65535
-is certain. A softmax with a channel for the background is understood, as nnU-Net writes it.
+Masks are pictures, or arrays of 0 and 1. Probability maps are arrays (.npz, .npy) or pictures of more than 8 bits
+(_hold_masks), in which 65535 is certain. A softmax with a channel for the background is understood, as nnU-Net writes
+it.
 """
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +21,7 @@ from xbuslib.progress import track
 ARRAYS = (".npz", ".npy")
 KEYS = ("probabilities", "softmax")  # of nnU-Net's .npz, version 2 and 1; else the only array is taken
 SURE = 65535  # of 16-bit pictures: probability 1
+LESION = (1, 255, SURE)  # in masks of more than 8 bits
 FAINT = 0.02  # a folder of 16-bit maps that never exceed this holds values of another scale
 SUM = 0.02  # by which the two channels of a softmax may miss 1
 LISTED = 20  # faults in one message
@@ -44,19 +47,24 @@ def read(folder: Path, frames: dict[str, tuple[int, int]], side: int, as_drawn: 
     Raises StudyError that lists every case without a file or with two, and every file that cannot be used.
     """
     files, notes = _files(folder, frames, set(elsewhere))
+    drawn = [path for path in files.values() if path.suffix.lower() not in ARRAYS]
+    deep_masks = _hold_masks(drawn)
     maps, assumed, faults = [], [], []
     for case_id, path in track(files.items(), "reading predictions", len(files)):
         try:
-            values, how = _values(path, as_drawn)
+            values, how = _values(path, as_drawn, deep_masks)
             maps.append(_at_side(path, values, frames[case_id], side))
             assumed.append((path.name, how))
         except StudyError as error:
             faults.append(str(error))
     _refuse(folder, faults, "prediction(s) cannot be used")
     found = np.stack(maps)
-    if any(path.suffix.lower() not in ARRAYS for path in files.values()) and 0 < found.max() < FAINT:
+    if drawn and 0 < found.max() < FAINT:
         raise StudyError(f"{folder}: no probability exceeds {found.max():.4f}. In 16-bit pictures {SURE} is certain; "
-                         "these files seem to hold another scale: multiply their values.")
+                         "these files seem to hold another scale: multiply their values, or save masks as 0 and 255.")
+    if not deep_masks:
+        notes.append("pictures of more than 8 bits were read as probability maps, since they hold other values than "
+                     "masks do (0 and 1, 0 and 255, or 0 and 65535)")
     digest = hashlib.sha256()
     for case_id, one in sorted(zip(files, found, strict=True)):
         digest.update(case_id.encode() + one.astype(np.float16).tobytes())
@@ -97,16 +105,31 @@ def _files(folder: Path, cases: Iterable[str], elsewhere: set[str]) -> tuple[dic
     return chosen, notes
 
 
-def _values(path: Path, as_drawn: bool) -> tuple[np.ndarray, tuple]:
+def _hold_masks(paths: Iterable[Path]) -> bool:
+    """Whether each picture of more than 8 bits holds 0 and one of LESION alone. By itself a map of few values, such as
+    one that is 0 nearly everywhere, cannot be told from a mask, so the whole folder decides.
+    """
+    for path in paths:
+        with suppress(StudyError), pictures.opened(path) as image:  # _values names what cannot be read
+            if _deep(image) and not any(set(np.unique(image)) <= {0, lesion} for lesion in LESION):
+                return False
+    return True
+
+
+def _deep(image: Image.Image) -> bool:
+    return image.mode in pictures.DEEP or image.mode.startswith("I;16")
+
+
+def _values(path: Path, as_drawn: bool, deep_masks: bool) -> tuple[np.ndarray, tuple]:
     """(H, W) float32 in [0, 1], and what masks.read assumed for them."""
     if path.suffix.lower() in ARRAYS:
         return _checked(path, _lesion(path, _array(path))), ()
     with pictures.opened(path) as image:
-        deep, values = image.mode in pictures.DEEP or image.mode.startswith("I;16"), np.asarray(image)
+        deep, values = _deep(image), np.asarray(image)
         if pictures.orientation(image) != 1:
             raise StudyError(f"{path.name} has an Exif orientation, by which a viewer turns it; save it as it is shown")
         lossy = image.format == "JPEG"
-    if deep and len(np.unique(values)) > 2:
+    if deep and not deep_masks:
         return _checked(path, values if values.dtype.kind == "f" else values / np.float32(SURE)), ()
     mask = masks.read(path, as_drawn)
     if not lossy and any(kind == "soft" for kind, _ in mask.assumed):
@@ -135,6 +158,8 @@ def _array(path: Path) -> np.ndarray:
 def _lesion(path: Path, values: np.ndarray) -> np.ndarray:
     """(H, W) of the lesion from (H, W), or from (C, H, W) or (C, 1, H, W) of one or two channels."""
     shape, array = values.shape, values
+    if not array.size:
+        raise StudyError(f"{path.name} is an array of shape {shape}, which holds no value")
     if array.ndim == 4 and shape[1] == 1:  # nnU-Net's slices of a picture
         array = array[:, 0]
     if array.ndim == 3 and len(array) == 2:

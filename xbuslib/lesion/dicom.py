@@ -88,22 +88,19 @@ def _burned_in(data: Dataset) -> list[str]:
     if str(data.get("BurnedInAnnotation", "")).upper() != "YES":
         return []
     return ["The file says that text is burned into its pixels (BurnedInAnnotation YES); it may name the patient, and "
-            "results show it. Cut it off with --crop LEFT,TOP,RIGHT,BOTTOM or --crop regions before you pass them on."]
+            "results show it. Before you pass them on, cut it off with --crop LEFT,TOP,RIGHT,BOTTOM, or with --crop "
+            "regions, which leaves text inside an ultrasound region."]
 
 
 def _colours(data: Dataset, values: np.ndarray, index: int) -> tuple[np.ndarray, list[str]]:
-    """The (H, W, 3) RGB values, of a palette too, set right where the colour tag lies about uncompressed pixels; greys
-    as they are.
-    """
-    syntax = getattr(getattr(data, "file_meta", None), "TransferSyntaxUID", None)
+    """The (H, W, 3) RGB values, of a palette too, set right where the colour tag is wrong; greys as they are."""
     kind = data.PhotometricInterpretation
     if kind == "PALETTE COLOR":
         values = apply_color_lut(values, data)
         return (values if values.dtype == np.uint8 else (values >> 8).astype(np.uint8)), []
-    if values.ndim != 3 or values.dtype != np.uint8 or (syntax and syntax.is_compressed) or kind not in (
-            "RGB", "YBR_FULL"):
+    if values.ndim != 3 or values.dtype != np.uint8 or kind not in ("RGB", "YBR_FULL"):
         return values, []
-    stored = pixel_array(data, index=index, raw=True).astype(int)  # (H, W, 3) as in the file
+    stored = pixel_array(data, index=index, raw=True).astype(int)  # (H, W, 3) as decoded, unconverted
     as_rgb = (np.ptp(stored, axis=-1) <= GREY).mean()  # shares of pixels that are grey, read either way
     as_ybr = (np.abs(stored[..., 1:] - 128) <= GREY).all(axis=-1).mean()
     if kind == "YBR_FULL" and as_rgb > 0.5 and as_ybr < 0.1:

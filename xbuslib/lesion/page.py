@@ -21,6 +21,8 @@ from xbuslib.prompts.words import reads_size_and_location
 TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
                         lstrip_blocks=True, undefined=StrictUndefined)
 WHITE = 65535  # of a 16-bit PNG: probability 1
+PATTERNS = ("mask.png", "probability.png", "overlay.png", "disagreement.png", "maps.npz", "report.json", "report.html",
+            "segmentation.dcm", "probability.dcm", "report.dcm")  # what a folder of results holds
 
 
 def write(folder: Path, picture: Picture, found: Segmentation, report: Report,
@@ -31,7 +33,7 @@ def write(folder: Path, picture: Picture, found: Segmentation, report: Report,
     The folder appears whole or not at all; earlier results of the same name are replaced in one step. Raises StudyError
     if it holds anything else, or cannot be written.
     """
-    with write_folder(folder, "report.json") as partial:
+    with write_folder(folder, "report.json", PATTERNS) as partial:
         Image.fromarray(found.mask.astype(np.uint8) * 255).save(partial / "mask.png")
         Image.fromarray(np.rint(found.probability * WHITE).astype(np.uint16)).save(partial / "probability.png")
         maps = {"probability": found.members.mean(axis=0), "members": found.members}

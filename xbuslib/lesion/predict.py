@@ -66,10 +66,13 @@ def _read(images: list[Path], frame: int | None, pixel_mm: tuple[float, float] |
 
 
 def listed(done: dict[Path, Report], with_notes: bool) -> list[dict]:
-    """A row for each report; what was decided about the files stands in the rows, or goes to stderr as lines."""
-    rows = []
-    for folder, report in done.items():
-        rows.append(page.row(folder, report) | ({"notes": report.image.notes} if with_notes else {}))
-        for note in [] if with_notes else report.image.notes:
-            print(f"{report.image.file}: {note}", file=sys.stderr)
+    """A row for each report; what is to be known of the model, and what was decided about the files, stands in the rows
+    (`with_notes`) or goes to stderr as lines."""
+    rows = [page.row(folder, report) for folder, report in done.items()]
+    if with_notes:
+        return [row | {"notes": [*report.model.caveats, *report.image.notes]}
+                for row, report in zip(rows, done.values(), strict=True)]
+    lines = [note for report in done.values() for note in report.model.caveats]
+    lines += [f"{report.image.file}: {note}" for report in done.values() for note in report.image.notes]
+    print(*dict.fromkeys(lines), sep="\n", end="\n" * bool(lines), file=sys.stderr)
     return rows

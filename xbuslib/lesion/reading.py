@@ -15,7 +15,7 @@ from xbuslib.data import pictures
 from xbuslib.data.cases import PIXEL_MM, USUAL_MM
 from xbuslib.errors import StudyError
 from xbuslib.lesion import dicom
-from xbuslib.lesion.regions import REGION, Region, of_lesion
+from xbuslib.lesion.regions import REGION, Region, inside, of_lesion
 
 COLOUR_SHARE = 0.01  # of the segmented pixels, from which on colours over them are mentioned
 
@@ -47,8 +47,8 @@ def read(path: Path | str, frame: int | None = None, pixel_mm: tuple[float, floa
     """The image in a file. `pixel_mm` (width, height of a pixel) goes before what the file says.
 
     `frame` counts from 1 and chooses one of several images in a file, which is refused without it. `crop`: "LEFT,TOP,
-    RIGHT,BOTTOM" in pixels, the last two excluded, or "regions": what a DICOM file's ultrasound regions enclose. Raises
-    StudyError, naming the file, for whatever is no single, complete, plausibly sized image.
+    RIGHT,BOTTOM" in pixels, the last two excluded, or "regions": the box around a DICOM file's ultrasound regions, 0
+    between them. Raises StudyError, naming the file, for whatever is no single, complete, plausibly sized image.
     """
     path = Path(path)
     content = _content(path)
@@ -64,7 +64,7 @@ def read(path: Path | str, frame: int | None = None, pixel_mm: tuple[float, floa
     sized = () if pixel_mm else tuple(region for region in regions if region.pixel_mm)
     picture = Picture(name_of(path), path, hashlib.sha256(content).hexdigest(), kind, found.grey, size, source, notes,
                       sized, found.coloured)
-    return _cropped(picture, _box(picture, crop, regions)) if crop else picture
+    return _cropped(picture, _boxes(picture, crop, regions)) if crop else picture
 
 
 def name_of(path: Path) -> str:
@@ -124,7 +124,7 @@ def _of_decoded(name: Path, found: pictures.Decoded, content: bytes, pixel_mm: t
     picture = Picture(name_of(name), name, hashlib.sha256(content).hexdigest(), found.kind, found.grey, pixel_mm,
                       "given" if pixel_mm else "unknown", [sentence for _, sentence in found.notes],
                       coloured=found.coloured)
-    return _cropped(picture, _box(picture, crop, ())) if crop else picture
+    return _cropped(picture, _boxes(picture, crop, ())) if crop else picture
 
 
 def with_pixel_size(picture: Picture, pixel_mm: tuple[float, float] | None) -> Picture:
@@ -177,8 +177,8 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _box(picture: Picture, crop: str, regions: tuple[Region, ...]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom that `crop` stands for, within the picture."""
+def _boxes(picture: Picture, crop: str, regions: tuple[Region, ...]) -> np.ndarray:
+    """(R, 4) left, top, right and bottom of what `crop` leaves, within the picture."""
     width, height = picture.frame
     if crop.strip().lower() == "regions":
         boxes = [region.box for region in regions if region.box]
@@ -190,26 +190,28 @@ def _box(picture: Picture, crop: str, regions: tuple[Region, ...]) -> tuple[int,
         if not len(boxes):
             raise StudyError(f"{picture.path}: its ultrasound regions lie outside the image of {width}×{height} "
                              "pixels; give --crop LEFT,TOP,RIGHT,BOTTOM in pixels")
-        box = (*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0))
-    else:
-        try:
-            box = tuple(int(side) for side in crop.split(","))
-        except ValueError:
-            box = ()
+        return boxes
+    try:
+        box = tuple(int(side) for side in crop.split(","))
+    except ValueError:
+        box = ()
     if len(box) != 4 or not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
         raise StudyError(f"--crop takes LEFT,TOP,RIGHT,BOTTOM in pixels within {width}×{height}, or regions; "
                          f"{crop!r} is not that")
-    return tuple(map(int, box))
+    return np.array([box])
 
 
-def _cropped(picture: Picture, box: tuple[int, int, int, int]) -> Picture:
-    left, top, right, bottom = box
+def _cropped(picture: Picture, boxes: np.ndarray) -> Picture:
+    """The box around (R, 4) boxes, with 0 where none of them lies: text is often burned in between two regions."""
+    left, top, right, bottom = map(int, (*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0)))
     pictures.check_sides(picture.path, right - left, bottom - top)
     moved = tuple(Region((max(region.box[0] - left, 0), max(region.box[1] - top, 0), max(region.box[2] - left, 0),
                           max(region.box[3] - top, 0)) if region.box else None, region.pixel_mm)
                   for region in picture.regions)
     width, height = picture.frame
-    return replace(picture, grey=picture.grey[top:bottom, left:right].copy(), regions=moved, origin=(left, top),
-                   coloured=None if picture.coloured is None else picture.coloured[top:bottom, left:right],
+    kept = inside(boxes, picture.grey.shape)[top:bottom, left:right]  # (h, w)
+    black = "" if kept.all() else " Pixels of this box that lie in none of the ultrasound regions were set to 0."
+    return replace(picture, grey=picture.grey[top:bottom, left:right] * kept, regions=moved, origin=(left, top),
+                   coloured=None if picture.coloured is None else picture.coloured[top:bottom, left:right] & kept,
                    notes=[*picture.notes, f"Cropped to x {left} to {right - 1}, y {top} to {bottom - 1} of its "
-                          f"{width}×{height} pixels; the rest is in no result."])
+                          f"{width}×{height} pixels; the rest is in no result.{black}"])

@@ -82,6 +82,14 @@ def of_lesion(regions: tuple[Region, ...], mask: np.ndarray) -> tuple[tuple[floa
     return None, f"The lesion {why}, so no pixel size is used."
 
 
+def inside(boxes: Sequence[Sequence[int]], shape: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool: the pixels that lie in any of the boxes (left, top, right, bottom)."""
+    found = np.zeros(shape, bool)
+    for left, top, right, bottom in boxes:
+        found[top:bottom, left:right] = True
+    return found
+
+
 def _items(data: Dataset, notes: list[str]) -> list[Dataset]:
     """The regions of any kind (C.8.5.5)."""
     with suppress(Exception):  # a damaged attribute makes the parser raise nearly anything
@@ -151,11 +159,8 @@ def _pair(data: Dataset, name: str, notes: list[str]) -> tuple[float, ...] | Non
 
 def _share(regions: list[Region], lesion: np.ndarray) -> float:
     """Share of the lesion's pixels that lie in any of the regions."""
-    inside = np.zeros_like(lesion)
-    for region in regions:
-        left, top, right, bottom = region.box or (0, 0, *lesion.shape[::-1])
-        inside[top:bottom, left:right] = True
-    return float((lesion & inside).sum() / lesion.sum())
+    reached = inside([region.box or (0, 0, *lesion.shape[::-1]) for region in regions], lesion.shape)
+    return float((lesion & reached).sum() / lesion.sum())
 
 
 def _aspect(data: Dataset, size: tuple[float, float] | None) -> list[str]:

@@ -172,7 +172,8 @@ class Desk:
 def variations(desk: Desk, attribute: str) -> pd.DataFrame:
     """The desk's image under every word of one attribute, all else as the desk has it.
 
-    Columns: word, longest, area (lesion.unit), and overlap: Dice of the mask with the one that the desk shows.
+    Columns: word; longest, area (mm and mm², px and px² where no pixel size is known); overlap: Dice of the mask with
+    the one that the desk shows.
     """
     rows = []
     shown = desk.found.mask

@@ -49,7 +49,8 @@ def verify(folder: Path) -> None:
 def push(folder: Path, name: str, private: bool = False) -> str:
     """Upload a published folder to the hub as USER/NAME, which is made if need be; returns its hf:// address.
 
-    Raises StudyError if the name is none, nobody is logged in, or the hub refuses.
+    Raises StudyError if the name is none, nobody is logged in, the hub refuses, or `private` is asked for and a public
+    repository of that name exists.
     """
     from huggingface_hub import HfApi
 
@@ -58,9 +59,14 @@ def push(folder: Path, name: str, private: bool = False) -> str:
     try:
         api = HfApi()
         api.create_repo(name, repo_type="model", private=private, exist_ok=True)
+        if private and not api.repo_info(name).private:  # of a repository that exists, create_repo ignores it
+            raise StudyError(f"{name} exists on the hub and is public, so nothing was uploaded. Make it private in its "
+                             "settings there, or give --push another name.")
         done = api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=PATTERNS,
                                  delete_patterns=PATTERNS,  # what an earlier publication had and this one has not
                                  commit_message="Publish with xbuslib")
+    except StudyError:
+        raise
     except Exception as error:  # the client's own errors, and those of the network
         raise StudyError(f"{name} could not be pushed ({_line(error)}). Log in with `hf auth login`, or set HF_TOKEN "
                          f"to a token that may write there. The folder {folder} is complete: push it again.") from None
