@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -63,6 +64,34 @@ def test_masks_are_scored_as_by_hand_under_no_policy(study, smoke_study, tmp_pat
     assert min(expected.values()) > 0 and max(expected.values()) < 1  # a swap of the two would show
     assert "reference masks" not in done.stdout + done.stderr
     assert record.read(path)["adopted"]["kind"] == "masks" and not (path / "weights.safetensors").exists()
+
+
+def test_each_takes_the_folds_of_all_systems(study, smoke_study, tmp_path, run_command):
+    """Of one system fold 0 alone is there, of the others fold 1 alone."""
+    for path in (tmp_path / "outputs" / study / "runs").glob("*/fold_*"):
+        if (path.parent.name == "unet") != (path.name == "fold_0"):
+            shutil.rmtree(path)
+    folder = write_masks(tmp_path / "theirs", smoke_study)
+    done = run_command("adopt", "--name", "theirs", "--study", study, "--fold", "each", "--predictions", folder)
+    assert done.returncode == 0, done.stderr
+    read = [record.read(record.folder(study, "theirs", fold, 0)) for fold in (0, 1)]
+    assert [run["fold"] for run in read] == [0, 1]
+
+
+def test_maps_are_scored_at_a_threshold_that_half_precision_rounds(tmp_path, monkeypatch):
+    """0.4 is 0.3999 in half precision, and so is what lies just below it."""
+    mask = np.zeros((1, 32, 32), bool)
+    mask[0, 8:16, 8:16] = True
+    maps = np.where(mask, np.float32(0.9), np.float32(0.39995))
+    beside = dict.fromkeys(adopted.SHARED) | {"config": {"threshold": 0.4, "image_size": 32}, "seed": 0}
+    monkeypatch.setattr(adopted.record, "read", lambda _: beside)
+    monkeypatch.setattr(adopted.predictions, "read",
+                        lambda *_: SimpleNamespace(maps=maps, notes=[], kind="maps", sha256=""))
+    (tmp_path / "cases.csv").write_text("case_id\na\n")
+    trained = SimpleNamespace(prepared=SimpleNamespace(rows=lambda ids: [0], original_sizes=np.array([[32, 32]]),
+                                                       masks=mask))
+    _, files = adopted._adopted(trained, tmp_path, "theirs", tmp_path, "", False, ())
+    assert files["per_image"][["dice", "fpr"]].to_numpy().tolist() == [[pytest.approx(1), 0]]
 
 
 @pytest.mark.parametrize("form", ["npy", "npz", "softmax", "softmax without a key", "png16", "mask of the image",

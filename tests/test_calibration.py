@@ -189,7 +189,7 @@ def test_scores_of_a_study_are_those_of_its_maps(smoke_study):
 
 def test_what_is_said_of_calibration_by_hand():
     near = pd.DataFrame({"paper_name": ["UNet", "XBusNet"], "ece before": [0.041, 0.037], "ece after": [0.031, 0.039],
-                         "temperature": [1.2, 0.9], "folds": 5})
+                         "temperature": [1.2, 0.9], "fold_list": "0, 1"})
     wide = near.assign(**{"ece before": [0.0151, 0.0162], "ece after": [0.0152, 0.0163]})
     temperatures = pd.DataFrame({"temperature": [1.2, 1.2, 0.9]})
     assert sentences.calibrated(near, wide, temperatures) == (
@@ -199,7 +199,7 @@ def test_what_is_said_of_calibration_by_hand():
         "logits are divided; its mean is above 1, which means too confident on these images, for 1 of 2 systems. The "
         "division lowers the ECE on the validation images of 1 of 2 systems around the lesion (by 0.004 in the median) "
         "and of 0 over the whole image.")  # 0.004 = (0.010 - 0.002) / 2; over the whole image it rises
-    lacking = [pd.concat([region, region[:1].assign(paper_name="U-KAN", folds=1, **{"ece before": 0.9})])
+    lacking = [pd.concat([region, region[:1].assign(paper_name="U-KAN", fold_list="0", **{"ece before": 0.9})])
                for region in (near, wide)]  # of a partial study
     assert sentences.calibrated(*lacking, temperatures) == sentences.calibrated(near, wide, temperatures)
     assert "by **0.041 (UNet)** on average (expected calibration error, ECE; 0 is perfect); over the whole image by " \
@@ -210,11 +210,11 @@ def test_what_is_said_of_calibration_by_hand():
 
 def test_what_is_said_of_other_thresholds_and_of_normal_images():
     peaks = pd.DataFrame({"paper_name": ["UNet", "XBusNet", "U-KAN"], "gain_there": [0.0099, 0.01, 0.0421],
-                          "highest_at": [0.4, 0.6, 0.35], "folds": 5})
+                          "highest_at": [0.4, 0.6, 0.35], "fold_list": "0, 1"})
     assert sentences.thresholds(peaks, 0.5) == (
         "Another threshold than 0.5 would raise Dice by at least 0.01 for 2 of 3 systems; the largest gain is that of "
         "U-KAN (0.042 at 0.35).")
-    lacking = pd.concat([peaks, peaks[:1].assign(paper_name="D", gain_there=0.5, folds=1)])  # of a partial study
+    lacking = pd.concat([peaks, peaks[:1].assign(paper_name="D", gain_there=0.5, fold_list="0")])  # of a partial study
     assert sentences.thresholds(lacking, 0.5) == sentences.thresholds(peaks, 0.5)
     for normals, where in ((1, "the normal image"), (7, "at least one of the 7 normal images")):
         areas = pd.DataFrame({"any_prediction": [0.0, 0.5], "normals": [normals, normals]})

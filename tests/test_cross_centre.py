@@ -278,6 +278,17 @@ def test_targets_that_are_available(study, tmp_path, monkeypatch):
     assert "The dataset is own data, not the paper's BLU." in own.caveats
 
 
+def test_ensembles_are_cut_at_a_threshold_that_half_precision_rounds():
+    """0.4 is 0.3999 in half precision, and so is what lies just below it."""
+    mask = np.zeros((1, 32, 32), bool)
+    mask[0, 8:16, 8:16] = True
+    target = SimpleNamespace(prepared=SimpleNamespace(masks=mask, rows=lambda ids: [0]),
+                             cases=pd.DataFrame({"case_id": ["a"]}))
+    maps = record.halved(np.where(mask, np.float32(0.9), np.float32(0.39995)), 0.4)
+    found = predictions.score_ensembles(SimpleNamespace(facts={"config": {"threshold": 0.4}}), target, {"unet": maps})
+    assert found[["dice", "fpr"]].to_numpy().tolist() == [[pytest.approx(1), 0]]
+
+
 # ---- drops ----------------------------------------------------------------------------------------------------
 
 
@@ -340,13 +351,14 @@ def test_folds_are_drawn_together_on_both_sides():
 def test_drops_join_a_system_and_a_scoring_with_its_own_kind():
     key = {"system": "xbusnet", "paper_name": "XBusNet", "policy": "first_pass"}
     source = pd.concat([table([0.8] * 5, attributes="metadata", default=True, **key),
-                        table([0.6] * 5, attributes="none", default=False, **key)])
+                        table([0.75] * 4 + [0.0], attributes="none", default=False, **key)])
     target = pd.concat([table([0.5] * 4 + [0.0], attributes="metadata", default=True, target="X", **key),
                         table([0.5] * 5, attributes="none", default=False, target="X", **key)])
     found = cd.drops(source, target).set_index("attributes")
     assert found.loc["metadata", "difference"] == pytest.approx(-0.4)
     assert found.loc["none", "difference"] == pytest.approx(-0.1)
-    assert found.loc["metadata", "missed_target"] == pytest.approx(0.2) and found["missed_in_domain"].eq(0).all()
+    assert found["missed_target"].to_dict() == pytest.approx({"metadata": 0.2, "none": 0})
+    assert found["missed_in_domain"].to_dict() == pytest.approx({"metadata": 0, "none": 0.2})
     assert list(found["default"]) == [True, False] and list(found["n_target"]) == [5, 5]
 
 
@@ -386,6 +398,8 @@ def test_ensemble_gain_and_the_cases_at_the_quartiles():
     ensembles = rows[rows["fold"] == 0].assign(dice=lambda t: t["dice"] + 0.05)  # 0.03 over the mean of the folds
     gain = cd.ensemble_gain(rows, ensembles).iloc[0]
     assert gain["gain"] == pytest.approx(0.03) and gain["folds_mean"] == pytest.approx(0.45)
+    lost = ensembles.assign(dice=ensembles["dice"].where(ensembles["case_id"] != "8", 0.0))  # one of nine
+    assert gain["missed_ensemble"] == 0 and cd.ensemble_gain(rows, lost)["missed_ensemble"][0] == pytest.approx(1 / 9)
     assert list(cd.quartile_cases(rows)["case_id"]) == ["2", "4", "6"]
 
 

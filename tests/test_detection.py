@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -189,6 +190,17 @@ def test_false_area_of_normal_images(smoke_study, table):
     assert unknown["false_mm2"].isna().all() and unknown["false_percent"].notna().all()
     row = detection.false_area_summary(rows).iloc[0]
     assert (row["normals"], row["any_prediction"], row["false_percent"]) == (1, 1.0, pytest.approx(12.5))
+
+
+def test_false_area_at_a_threshold_that_half_precision_rounds():
+    """0.4 is 0.3999 in half precision, and so is what lies just below it."""
+    maps = np.full((1, 8, 8), 0.39995, np.float32)
+    maps[0, :2] = 0.4  # a quarter
+    predicted = NewPredictions("unet", "UNet", 0, 0, [], maps[:0], ["n"], record.halved(maps, 0.4))
+    study = SimpleNamespace(facts={"config": {"threshold": 0.4}}, prepared=SimpleNamespace(
+        original_sizes=np.array([[100, 100]]), rows=lambda ids: [0]))
+    rows = detection.false_area(study, [predicted], pd.DataFrame({"case_id": ["n"], "pixel_mm": [0.1]}))
+    assert rows[["false_percent", "false_mm2"]].to_numpy().tolist() == [[25, pytest.approx(25)]]
 
 
 def test_a_dataset_without_normal_images(smoke_study):

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from xbuslib.data import images
 from xbuslib.errors import StudyError
 from xbuslib.runs import export, record
 
@@ -113,6 +114,17 @@ def test_without_data_no_image_and_no_metadata_leave(study, tmp_path):
     assert files(out) == sorted(SCORES + NUMBERS)
     assert list(pd.read_csv(out / "cases.csv")) == ["case_id", "width_px", "height_px", "long_side_px", "long_side_mm",
                                                     "lesion_fraction", "fold"]
+
+
+def test_without_data_patients_with_several_images_are_numbered_anew():
+    """In the order of the exported table, whatever the dataset's own numbers are."""
+    cases = pd.DataFrame({"case_id": ["c", "a", "d", "b"], "patient_id": ["7", "9", "7", "2"], "birads": "4", "fold": 0}
+                         | dict.fromkeys(images.MEASURES, 1.0))
+    kept = export._cases(cases, data=False)
+    assert list(kept) == ["case_id", *images.MEASURES, "fold", "patient"]
+    assert dict(zip(kept["case_id"], kept["patient"], strict=True)) == {"a": 1, "b": 2, "c": 3, "d": 3}
+    assert "patient" not in export._cases(cases.iloc[:2], data=False)
+    assert export._cases(cases, data=True)["patient_id"].tolist() == ["9", "2", "7", "7"]
 
 
 def test_of_what_the_notebooks_write_only_scores_sizes_and_places_of_named_cases_leave(tmp_path):

@@ -1,13 +1,17 @@
 """Figures of notebook 12: what is drawn is what was computed, and twelve long names stay readable."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from tests.test_figures_study import LABEL, overlaps
-from xbuslib.analyses.calibration import boundaries_figures, detection, figures, reliability
+from xbuslib.analyses.calibration import boundaries_figures, detection, figures, pictures, reliability
 from xbuslib.evaluation import calibration
 from xbuslib.models import registry
+from xbuslib.runs import record
+from xbuslib.runs.trained import NewPredictions
 
 NAMES = {name: entry.paper for name, entry in registry.REGISTRY.items()}
 
@@ -123,3 +127,15 @@ def test_many_normal_images_share_an_entry_of_the_legend(normals, entries):
     figure = boundaries_figures.false_area(rows, LABEL)
     assert overlaps(figure) == []
     assert [text.get_text() for text in figure.legends[0].texts] == entries
+
+
+def test_normal_images_are_marked_at_a_threshold_that_half_precision_rounds():
+    """0.4 is 0.3999 in half precision, and so is what lies just below it."""
+    maps = np.full((1, 8, 8), 0.39995, np.float32)
+    maps[0, :2] = 0.4  # a quarter
+    run = NewPredictions("unet", "UNet", 0, 0, [], maps[:0], ["n"], record.halved(maps, 0.4))
+    study = SimpleNamespace(
+        facts={"config": {"threshold": 0.4}}, default=pd.DataFrame({"system": ["unet"], "paper_name": ["UNet"]}),
+        prepared=SimpleNamespace(masks=np.zeros((1, 8, 8), bool), images=np.zeros((1, 8, 8), np.uint8),
+                                 rows=lambda ids: [0]), label_of_maps=LABEL)
+    assert pictures.on_normal_images(study, [run]).axes[1].get_xlabel() == "25.0% of the frame"

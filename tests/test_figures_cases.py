@@ -9,6 +9,7 @@ from xbuslib.analyses.cases import figures
 from xbuslib.data.images import Prepared
 from xbuslib.display.masks import FALSE_NEGATIVE, FALSE_POSITIVE
 from xbuslib.models import registry
+from xbuslib.runs import record
 
 SIDE = 32
 RULES = ("high contrast", "small", "low contrast, heterogeneous", "irregular echotexture")
@@ -96,6 +97,15 @@ def test_panels_show_the_errors_of_their_own_system_and_case(prepared):
         wrong = {(1, 1): prepared.masks[1], (2, 2): ~prepared.masks[2]}.get((row, column), np.zeros((SIDE, SIDE), bool))
         assert (difference == wrong).all()
     assert pictures[1, 1][15, 15].argmax() == 0 and pictures[2, 2][0, 0].argmax() == 2  # red missed, blue added
+
+
+def test_panels_at_a_threshold_that_half_precision_rounds(prepared):
+    """0.4 is 0.3999 in half precision, and so is what lies just below it around the lesions."""
+    table = rows(1)
+    found = {(row.system, row.case_id): record.halved(np.where(prepared.masks[0], np.float32(0.9), np.float32(0.39995)),
+                                                      0.4) for row in table.itertuples()}
+    shown = figures.error_grid(prepared, table, found, 0.4, TITLE).axes[2].images[0].get_array()
+    assert np.abs(shown - prepared.images[0][..., None] / 255).max() < 1e-6  # no error
 
 
 @pytest.mark.parametrize("count", [6, 12])

@@ -124,6 +124,25 @@ def test_the_band_holds_the_curve_and_stays_within_the_scale():
     assert (high - low).max() < 0.8
 
 
+def test_the_band_resamples_patients_with_all_of_their_images():
+    """Of one patient with forty images every resample is the same; forty patients spread."""
+    rng = np.random.default_rng(0)
+    size, score = pd.Series(rng.uniform(50, 500, 40)), pd.Series(rng.integers(0, 2, 40) * 1.0)
+    grid = np.geomspace(60, 400, 5)
+    middle, low, high = figures.curve(size, score, grid, pd.Series(["one"] * 40))
+    assert low == pytest.approx(middle, abs=1e-9) and high == pytest.approx(middle, abs=1e-9)
+    _, low, high = figures.curve(size, score, grid, pd.Series(range(40)))
+    assert (high - low > 0.1).all()
+
+
+def test_size_curves_draw_the_band_of_patients(rows):
+    """The same sizes and scores, once of one patient."""
+    own = sized(rows[rows["system"] == "unet"])
+    widths = [np.ptp(figures.size_curves(table, LABEL).axes[0].collections[0].get_paths()[0].vertices[:, 1])
+              for table in (own, own.assign(patient_id="one"))]
+    assert widths[0] > widths[1]
+
+
 def test_size_curves_have_a_panel_per_system(rows):
     figure = figures.size_curves(sized(rows), LABEL)
     titles = [axis.get_title().replace("\n", " ") for axis in figure.axes]

@@ -6,6 +6,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import nbformat
@@ -15,7 +16,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from xbuslib.errors import StudyError
-from xbuslib.report.page import Item, build
+from xbuslib.report import notebooks
+from xbuslib.report.page import TEMPLATES, Item, build
 from xbuslib.runs import record
 
 TABLE = """Systems compared, *{label}*
@@ -242,6 +244,22 @@ def test_the_short_answer_leads_its_section_and_the_page(study, smoke_study):
     assert "XBusNet leads, 0.81 by" in short and "A second sentence" not in short
     copy = (study / "report" / "notebooks" / "05_overall_performance.html").read_text()
     assert "hidden_source" not in copy and "other()" in re.sub("<[^>]+>", "", copy)
+
+
+def test_an_unreadable_notebook_leaves_the_pages_of_an_earlier_report(tmp_path):
+    target, study = tmp_path / "report" / "notebooks", SimpleNamespace(folder=tmp_path, label="L", caveats=[], name="s")
+    for name in ("03_model_anatomy", "05_overall_performance", "06_size_stratified"):
+        executed(tmp_path, name, "Which?")
+    notebooks.convert(study, target, TEMPLATES)
+    before = {path.name: path.read_text() for path in target.iterdir()}
+    executed(tmp_path, "05_overall_performance", "Another question?")
+    (tmp_path / "notebooks" / "06_size_stratified.ipynb").write_text('{"cells": [')  # half copied
+    with pytest.raises(StudyError, match="cannot read the executed notebook .*06_size_stratified"):
+        notebooks.convert(study, target, TEMPLATES)
+    assert len(before) == 3 and {path.name: path.read_text() for path in target.iterdir()} == before
+    (tmp_path / "notebooks" / "06_size_stratified.ipynb").unlink()
+    notebooks.convert(study, target, TEMPLATES)
+    assert {path.name for path in target.iterdir()} == {"03_model_anatomy.html", "05_overall_performance.html"}
 
 
 def test_a_notebook_that_failed_and_one_that_never_ran_are_named(study):

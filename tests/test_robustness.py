@@ -367,6 +367,45 @@ def test_figures_name_what_they_show(evaluated):
     assert [text.get_text() for text in figure.axes[0].texts] == [str(n) for n in (2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 1)]
 
 
+def drawn_at(axis, y):
+    """The name of the row nearest to a height."""
+    rows = {tick: label.get_text() for tick, label in zip(axis.get_yticks(), axis.get_yticklabels(), strict=True)}
+    return rows[min(rows, key=lambda tick: abs(tick - y))]
+
+
+def marks(axis):
+    """{(row, marker): value} of the single marks of an axis."""
+    return {(drawn_at(axis, line.get_ydata()[0]), line.get_marker()): line.get_xdata()[0] for line in axis.lines
+            if line.get_marker() != "None"}
+
+
+def intervals(axis):
+    """The (low, high) of each row, from top to bottom."""
+    return [tuple(line.get_xdata()) for line in axis.lines
+            if line.get_marker() == "None" and np.ptp(line.get_ydata()) == 0 and line.get_linewidth() > 1]
+
+
+def test_figures_draw_the_changes_by_hand():
+    table = robustness.summary(rows_by_hand()).assign(worse=[0.1, 0.25, 0.5], better=[0, 0.125, 0.25])
+    axis, = figures.changes(table, "").axes
+    means = {("no shape", "o"): 0.005, ("shuffled", "o"): 0, ("size opposite", "o"): -0.025}
+    assert marks(axis) == pytest.approx(means)
+    assert intervals(axis) == [pytest.approx(ends) for ends in [(0, 0.01), (-0.04, 0.04), (-0.04, -0.01)]]
+    shares = {drawn_at(axis, text.xy[1]): text.get_text() for text in axis.texts if text.get_text().endswith("%")}
+    assert shares == {"no shape": "10%", "shuffled": "38%", "size opposite": "75%"}
+    axis, = figures.flips(table, "").axes
+    bars = [(drawn_at(axis, bar.get_y() + bar.get_height() / 2), bar.get_width()) for bar in axis.patches]
+    names = ["no shape", "shuffled", "size opposite"]
+    assert bars == [*zip(names, [-10, -25, -50], strict=True), *zip(names, [0, 12.5, 25], strict=True)]
+    by_size = robustness.summary(rows_by_hand(), ("size",)).assign(low=lambda t: t["change"] - 0.01,
+                                                                   high=lambda t: t["change"] + 0.02)
+    axis, = figures.changes_by_size(by_size, "").axes
+    assert marks(axis) == pytest.approx({
+        ("no shape", "o"): 0.01, ("no shape", "D"): 0, ("shuffled", "o"): -0.04, ("shuffled", "D"): 0.04,
+        ("size opposite", "o"): -0.04, ("size opposite", "D"): -0.01})  # o: small lesions, D: large ones
+    assert intervals(axis) == [pytest.approx((change - 0.01, change + 0.02)) for change in marks(axis).values()]
+
+
 @pytest.mark.parametrize("systems,chosen", [
     (["unet", "bussam", "xbusnet"], "xbusnet"), (["unet", "cliptnseg", "bussam"], "cliptnseg"), (["unet", "ukan"], "")])
 def test_a_study_varies_a_system_that_reads_prompts(systems, chosen):

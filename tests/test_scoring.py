@@ -35,7 +35,9 @@ def test_scores_of_a_folder_by_hand(tmp_path):
         f"{prediction}: 1 file(s) are no pictures and were left out (first: notes.txt)",
         "1 of 3 reference masks hold several lesions, scored together: a (2)",
         "1 reference(s) hold no lesion: Dice, IoU and FNR are undefined there, and their means are over "
-        "2 of the 3 images"]
+        "2 of the 3 images. Two-class Dice and IoU, means over all images, are at most 0.5 there, as the released code "
+        "computes them."]
+    assert table["dice_two_class"].iloc[2] == table["iou_two_class"].iloc[2] == 0.5
     kept = pd.read_csv(tmp_path / "out" / "scores.csv")
     pd.testing.assert_frame_equal(kept, pd.DataFrame(table.to_dict("list")), check_dtype=False)
 

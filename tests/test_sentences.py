@@ -81,6 +81,10 @@ def test_who_finds_most_lesions_with_fewest_false_positives():
     assert contours.found(rates[:2]).endswith("with 0.50 false positives per image, the lowest rate of all systems.")
     assert contours.found(rates[:1]) == "**A finds the most lesions, 9 of 10**, with 2.00 false positives per image."
     assert contours.found(rates.assign(found=0)) == "No system finds a lesion."
+    adopted = rates.assign(**{"false_positives all": np.nan})
+    assert contours.found(adopted) == (
+        "**A finds the most lesions, 9 of 10 (as many as 1 other)**, with 1.00 false positives per image with a lesion "
+        "(normal images were not adopted).")
 
 
 def scored(system, dice, folds=0):
@@ -131,7 +135,8 @@ def test_three_digits_where_they_decide(p, text):
 def test_which_systems_find_the_smallest_lesions():
     """IoU of at least 0.1, as in notebook 13; two seeds of C count half each."""
     bins = pd.Categorical(["s"] * 8 + ["l"], categories=["s", "l"], ordered=True)
-    sized = pd.DataFrame({"paper_name": list("AABBCCCCA"), "case_id": list("121211221"), "bin": bins,
+    sized = pd.DataFrame({"system": list("AABBCCCCA"), "paper_name": list("AABBCCCCA"), "fold": 0,
+                          "case_id": list("121211221"), "bin": bins,
                           "iou": [0.1, 0.0999, 0.5, 0.5, 0.2, 0.0, 0.9, 0.9, 0.9]})
     assert performance.found(sized) == \
         "**Smallest lesions found, with an IoU of at least 0.1: B 2 of 2**, C 1.5 of 2, A 1 of 2."
@@ -186,14 +191,16 @@ def test_every_system_without_a_prediction_is_named():
     text = contours.distances(table)
     assert "**B has the lowest mean HD95, 2.0 mm**" in text and "60% of the contour length lies within 1 mm" in text
     assert text.endswith("Nothing was predicted in 2 of the 15 pairs of a system and a lesion, most often by A, C (1).")
-    lacking = pd.concat([table, table[:1].assign(paper_name="D", hd95=1.0, folds=1)])  # of a partial study
+    lacking = pd.concat([table.assign(fold_list="0, 1"), table[:1].assign(paper_name="D", hd95=1.0, fold_list="0")])
     assert contours.distances(lacking) == text
 
 
-def test_of_a_partial_study_only_systems_with_all_folds_are_compared():
-    rates = pd.DataFrame({"paper_name": ["UNet", "XBusNet"], "folds": [1, 5], "found": [50.0, 240.0],
-                          "lesions": [51, 252], "false_positives all": [0.1, 0.2]})
-    assert contours.found(rates).startswith("**XBusNet finds the most lesions, 240 of 252**")
+def test_of_a_partial_study_only_systems_over_the_same_folds_are_compared():
+    rates = pd.DataFrame({"paper_name": ["UNet", "XBusNet", "U-ResNet"], "fold_list": ["0", "0, 1", "0, 1"],
+                          "found": [50.0, 90.0, 80.0], "lesions": [51, 102, 102],
+                          "false_positives all": [0.1, 0.2, 0.3]})
+    assert contours.found(rates) == ("**XBusNet finds the most lesions, 90 of 102**, with 0.20 false positives per "
+                                     "image, the lowest rate of all systems.")
 
 
 @pytest.mark.parametrize(("n", "words"), [(4, "With 4 systems, a rank correlation"), (5, "1.00 for ECE")])

@@ -126,6 +126,7 @@ def test_a_fold_that_only_one_has_is_left_out():
     (lambda rows: rows.assign(case_id=["x", "y", "x", "z"]), "different images: 2 are without a partner"),
     (lambda rows: rows.assign(case_id=["x", "x", "x", "y"]), "more than one score of case x"),
     (lambda rows: rows.assign(fold=[0, 0, 1, 1]), "no fold in common"),
+    (lambda rows: rows.assign(patient_id=["p", None] * 2), "patient_id is missing for 1 .* of a, such as case001"),
     (lambda rows: rows[rows["system"] == "a"], "no scores of b"),
 ])
 def test_what_cannot_be_paired_is_refused(change, said):

@@ -97,6 +97,8 @@ def test_signs_switches_metrics_and_gaps():
     assert tables.markdown(frame, "c").splitlines()[4] == "| Dice | yes | −0.013 | 0.000 | 12.5 | – | – |"
     assert "| Dice fold 0 |" in tables.markdown(frame, "c")
     assert r"& $-$0.013 &" in tables.latex(frame, "c", "n")
+    ranks = pd.DataFrame({"statistic": [1234567.5, 40.0]})
+    assert tables.markdown(ranks, "c").splitlines()[4:] == ["| 1234567.5 |", "| 40 |"]
 
 
 def test_a_bar_in_a_name_and_a_table_without_rows():

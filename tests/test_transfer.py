@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import copied
 from xbuslib.analyses.transfer import elsewhere, figures, first_pass, gains, rehearsal, sentences
-from xbuslib.analyses.transfer.steps import described, facts, open_steps
+from xbuslib.analyses.transfer.steps import described, facts, open_steps, units
 from xbuslib.config import resolve
 from xbuslib.errors import StudyError
 from xbuslib.evaluation.metrics import PAPER, RELEASED
@@ -44,6 +44,18 @@ def exported(folder: Path, dice: list[float], system: str = "unet", nothing: flo
     return str(folder)
 
 
+def with_column(name: str, file: str, **columns) -> None:
+    """Change columns of a table of an export."""
+    table = pd.read_csv(f"{name}/{file}.csv", keep_default_na=False)
+    table.assign(**columns).to_csv(f"{name}/{file}.csv", index=False)
+
+
+def uneven(name: str) -> str:
+    """An export whose folds have three images (a, b, c) and one (d)."""
+    with_column(name, "per_image", fold=lambda table: (table["case_id"] == "d").astype(int))
+    return name
+
+
 @pytest.fixture
 def names(tmp_path, outputs):
     last = {"recipe": "strong", "iterations": 3, "images_before": 30, "seen_before": "BUS-BRA, 30 images"}
@@ -69,6 +81,20 @@ def test_means_and_paired_differences_by_hand(names):
     assert sentences.lengths(steps).endswith("uniform 5 iterations; strong, from BUS-BRA 3 iterations.")
     assert sentences.lengths(steps[:1]) == ""
     assert "maps of the last step are not here" in sentences.traces(gains.missed_lesions(steps[1]), steps[1])
+
+
+@pytest.mark.parametrize("column", ["patient", "patient_id"])  # of an export with --no-data, and of an ordinary one
+def test_images_of_one_patient_count_once(names, column):
+    """Differences .3 .3 and -.6 .1: two patients, who may stand for both, once in four draws each."""
+    steps = open_steps(names)
+    change, = gains.changes(steps).itertuples()
+    assert units(steps) == "images" and change.low < -0.25 and change.high == pytest.approx(0.3)
+    with_column(names[1], "cases", **{column: [1, 1, 2, 2]})
+    steps = open_steps(names)
+    change, = gains.changes(steps).itertuples()
+    assert (change.n, change.mean_difference) == (4, pytest.approx(0.025)) and units(steps) == "patients"
+    assert (change.low, change.high) == pytest.approx((-0.25, 0.3))
+    assert change.rank_biserial == pytest.approx((2 - 1) / 3)  # of the means .3 and -.25
 
 
 def test_three_steps_are_compared_in_order_and_the_last_with_the_first(names, tmp_path):
@@ -103,6 +129,13 @@ def test_sizes_are_those_of_table_2(names):
     assert first["n"].to_dict() == {"≤ 110": 2, "111–250": 1, "> 250": 1}  # 110 belongs to the lower bin
     assert first["dice"].to_dict() == pytest.approx({"≤ 110": 0.1, "111–250": 0.6, "> 250": 0.8})
     assert first["missed"].to_dict() == {"≤ 110": 1, "111–250": 0, "> 250": 0}
+
+
+def test_an_image_of_unknown_size_is_in_no_bin(names):
+    for name in names:
+        CASES.query("case_id != 'b'").to_csv(f"{name}/cases.csv", index=False)
+    with pytest.raises(StudyError, match="the lesion's size of 1 image.s. of first, such as b; export the study again"):
+        gains.by_size(open_steps(names))
 
 
 def test_several_seeds_count_as_parts_of_a_lesion(names):
@@ -142,6 +175,47 @@ def test_what_the_prompt_adds_at_each_step(names):
         rows = pd.read_csv(f"{name}/per_image.csv", keep_default_na=False).query("attributes == 'none'")
         rows.assign(default=True).to_csv(f"{name}/per_image.csv", index=False)
     assert sentences.prompt(gains.by_prompt(open_steps(names))) == "No system of these steps reads a prompt."
+
+
+def test_prompts_from_the_reference_mask_are_marked(names):
+    rows = pd.read_csv(f"{names[0]}/per_image.csv", keep_default_na=False)
+    best = rows[rows["default"]].assign(policy="reference", attributes="metadata", default=False, dice=1.0)
+    pd.concat([rows, best]).to_csv(f"{names[0]}/per_image.csv", index=False)
+    found = gains.by_prompt(open_steps(names))
+    assert found.loc[found["uses_reference"], ["step", "prompt", "dice"]].to_numpy().tolist() == [
+        ["uniform", "reference mask, attributes", 1.0]]
+
+
+def test_means_are_taken_over_folds_of_unequal_size(names, tmp_path):
+    """a, b, c and d: .3 .6 .9 and .4 have the fold means .6 and .4, and .55 over images."""
+    own = exported(tmp_path / "own", [0.3, 0.6, 0.9, 0.4], recipe="strong")
+    steps = open_steps([uneven(own), uneven(names[1])])
+    means = pytest.approx([(0.6 + 0.4) / 2, (0.8 / 3 + 0.9) / 2])
+    assert gains.curve(steps, "strong")["dice"].tolist() == means
+    assert gains.table(steps, gains.distances(steps, ""))["dice"].tolist() == means
+
+
+def test_the_figure_of_the_steps_draws_folds_means_and_differences(names):
+    steps = open_steps([uneven(name) for name in names])
+    changed = gains.changes(steps).assign(low=-0.1, high=0.2)
+    left, right = figures.steps_figure(steps, changed, "").axes
+    drawn = [(value, line.get_ydata()[0]) for line in left.lines for value in line.get_xdata()]
+    first, last = (0.8 / 3, 0.8), (0.8 / 3, 0.9)
+    assert drawn == [pytest.approx(point) for point in [
+        (first[0], 0), (first[1], 0), (sum(first) / 2, 0), (last[0], 1), (last[1], 1), (sum(last) / 2, 1)]]
+    interval, mark = right.lines[:2]  # the third is the line at zero
+    assert list(interval.get_xdata()) == [-0.1, 0.2] and list(interval.get_ydata()) == [1, 1]
+    assert (list(mark.get_xdata()), list(mark.get_ydata())) == ([pytest.approx((0.3 + 0.3 - 0.6 + 0.1) / 4)], [1])
+
+
+def test_the_figure_of_sizes_draws_means_and_numbers_of_missed_lesions(names):
+    axes = figures.size_figure(gains.by_size(open_steps(names)), "").axes
+    assert [axis.get_title().split(" px")[0] for axis in axes] == ["≤ 110", "111–250", "> 250"]
+    assert [[line.get_xdata()[0] for line in axis.lines] for axis in axes] == [
+        [pytest.approx(0.1), pytest.approx(0.4)], [0.6, 0.0], [0.8, 0.9]]
+    assert [[line.get_ydata()[0] for line in axis.lines] for axis in axes] == [[0, 1]] * 3
+    assert [[text.get_text() for text in axis.texts] for axis in axes] == [
+        ["1 missed", "0 missed"], ["0 missed", "1 missed"], ["0 missed", "0 missed"]]
 
 
 def test_the_learning_curve_has_one_recipe(names, tmp_path):

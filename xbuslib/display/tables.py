@@ -2,7 +2,8 @@
 
 Conventions of a frame: `<column>_sd` is shown in the cell of `<column>`; the first word of a column says which metric
 it holds ("dice", "dice fold 0"); `uses_reference`, where there is one, marks rows whose prompt policy may use the
-reference mask. These rows carry † and no bold: they answer another question.
+reference mask. These rows carry † and no bold: they answer another question. `fold_list`, where there is one, says
+which folds a row is over, and is shown in place of their number (`folds`).
 """
 
 import re
@@ -18,13 +19,15 @@ HIGHER = {"dice", "iou", "dice_two_class", "iou_two_class", "nsd", "sensitivity"
 LOWER = {"fpr", "fnr", "fnr_two_class", "missed", "ece", "brier", "nll", "hd95", "assd", "false_positives",
          "false_percent", "false_mm2"}  # not fpr_released: 1/6 … 1/5 for any error, good or bad
 HEADERS = {
-    "paper_name": "system", "against_name": "compared with", "dice": "Dice", "iou": "IoU", "fpr": "FPR", "fnr": "FNR",
+    "paper_name": "system", "against_name": "compared with", "fold_list": "folds",
+    "dice": "Dice", "iou": "IoU", "fpr": "FPR", "fnr": "FNR",
     "dice_two_class": "Dice, two-class", "iou_two_class": "IoU, two-class", "fpr_released": "FPR, released",
     "fnr_two_class": "FNR, two-class", "dice_printed": "printed Dice", "iou_printed": "printed IoU",
     "fpr_printed": "printed FPR", "fnr_printed": "printed FNR", "dice_two_class_printed": "printed Dice, two-class",
     "iou_two_class_printed": "printed IoU, two-class", "fnr_two_class_printed": "printed FNR, two-class",
     "ours_dice": "our Dice", "ours_iou": "our IoU", "ours_fpr": "our FPR", "ours_fnr": "our FNR",
-    "printed": "printed Dice", "dice_median": "Dice, median", "n_in_domain": "images in the study",
+    "printed": "printed Dice", "dice_median": "Dice, median", "dice_found": "Dice, lesions found",
+    "n_in_domain": "images in the study",
     "n_target": "images there", "in_domain": "in the study",
     "at_target": "there", "scanner_a": "scanner A", "scanner_b": "scanner B",
     "missed_in_domain": "share missed in the study", "missed_target": "share missed there",
@@ -47,6 +50,7 @@ HEADERS = {
     "implied_iou": "implied lesion IoU", "least_iou": "lowest possible IoU", "in_sd": "distance in SD",
     "log_dice": "log: Dice", "log_lesion_dice": "log: implied lesion Dice", "log_one_minus_loss": "log: 1 − loss",
 }
+APART = "No two systems have the same folds, so their {} is not compared."  # what a sentence then says of a score
 NOTE = "† The policy may take size or location from the reference mask: no candidate for bold."
 LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -84,8 +88,9 @@ def markdown(frame: pd.DataFrame, caption: str, within: str | None = None, bold:
     """The table as Markdown below its caption.
 
     The best value of a metric's column is bold, among all rows or among those of one value of `within`; equal as
-    printed is equally good, and there is no best of one. Rows over fewer folds or images (`folds`, `n`) than others of
-    their group, as in a partial study, take no part. ↓ marks columns in which lower is better.
+    printed is equally good, and there is no best of one. Rows over other folds (`comparable`), or over fewer folds or
+    images (`folds`, `n`), than others of their group, as in a partial study, take no part. ↓ marks columns in which
+    lower is better.
     """
     columns, rows = _shown(frame), _cells(frame, within, bold)
     lines = ["| " + " | ".join(_header(column).replace("|", r"\|") for column in columns) + " |",
@@ -128,6 +133,18 @@ def latex(frame: pd.DataFrame, caption: str, name: str, within: str | None = Non
         *([rf"\par\footnotesize {NOTE.translate(LATEX)}"] if _marked(frame).any() else []), r"\end{table}"]) + "\n"
 
 
+def comparable(frame: pd.DataFrame) -> np.ndarray:
+    """(n,) bool: the rows over the same folds, which without a `fold_list` are all.
+
+    Of several lists it is the longest that two rows share, or the longest if no two share one.
+    """
+    if "fold_list" not in frame:
+        return np.ones(len(frame), bool)
+    times = frame["fold_list"].value_counts()
+    chosen = max(frame["fold_list"], key=lambda folds: (times[folds] > 1, folds.count(","), times[folds]), default="")
+    return (frame["fold_list"] == chosen).to_numpy()
+
+
 def signed(value: float, digits: int = 3) -> str:
     """ "+0.012" or "−0.012", with a minus sign; "0.000" without one."""
     rounded = round(value, digits)
@@ -152,7 +169,7 @@ def ranged(values: pd.Series, form: str) -> str:
 def _shown(frame: pd.DataFrame) -> list[str]:
     """Columns with a place of their own: a registry name gives way to the paper's, an SD goes into its mean's cell."""
     hidden = {"uses_reference", "default", *(["system"] if "paper_name" in frame or "against_name" in frame else []),
-              *(["against"] if "against_name" in frame else [])}
+              *(["against"] if "against_name" in frame else []), *(["folds"] if "fold_list" in frame else [])}
     return [c for c in frame.columns if c not in hidden and not (c.endswith("_sd") and c[:-3] in frame)]
 
 
@@ -183,6 +200,7 @@ def _best(frame: pd.DataFrame, column: str, within: str | None) -> np.ndarray:
     groups = frame[within].to_numpy() if within else np.zeros(len(frame))
     for group in pd.unique(groups):
         inside = groups == group
+        inside[inside] = comparable(frame[inside])
         whole = np.logical_and.reduce([frame[c] == frame.loc[inside, c].max() for c in ("folds", "n") if c in frame])
         candidates = np.flatnonzero(inside & ~_marked(frame) & whole & ~np.isnan(values))
         if len(candidates) > 1:
@@ -203,7 +221,9 @@ def _text(value, column: str, sd: float) -> str:
         return HEADERS.get(value, value) if column == "metric" else str(value)
     if column in ("p", "p_holm"):
         return "< 0.001" if value < 0.001 else f"{value:.3f}"
-    if column == "statistic" or column.partition(" ")[0] in ("missed", "empty"):
+    if column == "statistic":  # a multiple of 0.5, which may be large
+        return f"{value:.1f}".removesuffix(".0")
+    if column.partition(" ")[0] in ("missed", "empty"):
         return f"{value:g}"
     text = f"{value:.3f}".replace("-", "−") if round(value, 3) else "0.000"
     return text if pd.isna(sd) else f"{text} ± {sd:.3f}"

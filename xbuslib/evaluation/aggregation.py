@@ -17,15 +17,22 @@ def fold_means(rows: pd.DataFrame, by: list[str] = KEYS, metrics: list[str] = PA
 
 
 def over_folds(rows: pd.DataFrame, by: list[str] = KEYS, metrics: list[str] = PAPER + RELEASED) -> pd.DataFrame:
-    """Mean and sample SD over folds (Table 1): columns <metric>, <metric>_sd and folds; SD is nan with one fold."""
-    grouped = fold_means(rows, by, metrics).groupby(by, sort=False, dropna=False)
+    """Mean and sample SD over folds (Table 1): columns <metric>, <metric>_sd and folds; SD is nan with one fold.
+
+    Where rows are over different folds, as in a partial study, `fold_list` says which (`tables.comparable`).
+    """
+    each = fold_means(rows, by, metrics)
+    grouped = each.groupby(by, sort=False, dropna=False)
     means, deviations = grouped[metrics].mean(), grouped[metrics].std(ddof=1)
     table = pd.concat([pd.concat([means[m], deviations[m].rename(f"{m}_sd")], axis=1) for m in metrics], axis=1)
     table.insert(0, "folds", grouped["fold"].nunique())
+    lists = fold_lists(each, by)
+    if lists.nunique() > 1:
+        table.insert(1, "fold_list", lists)
     return table.reset_index()
 
 
-def with_all_folds(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the most folds (column folds of `over_folds`): in a partial study, systems that lack some are not
-    compared with the others."""
-    return table[table["folds"] == table["folds"].max()]
+def fold_lists(rows: pd.DataFrame, by: list[str]) -> pd.Series:
+    """The folds of each `by` as text, such as "0, 1, 3"."""
+    folds = rows.groupby(by, sort=False, dropna=False)["fold"]
+    return folds.agg(lambda numbers: ", ".join(map(str, sorted(numbers.unique())))).rename("fold_list")

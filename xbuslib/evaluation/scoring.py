@@ -63,6 +63,7 @@ def _notes(read: dict[Path, list], several: list[str], table: pd.DataFrame) -> l
         notes.append(f"{len(several)} of {len(table)} reference masks hold several lesions, scored together: "
                      + ", ".join(several[:5]) + (", …" if len(several) > 5 else ""))
     if undefined := int(table["dice"].isna().sum()):
-        notes.append(f"{undefined} reference(s) hold no lesion: Dice, IoU and FNR are undefined there, and "
-                     f"their means are over {len(table) - undefined} of the {len(table)} images")
+        notes.append(f"{undefined} reference(s) hold no lesion: Dice, IoU and FNR are undefined there, and their "
+                     f"means are over {len(table) - undefined} of the {len(table)} images. Two-class Dice and IoU, "
+                     "means over all images, are at most 0.5 there, as the released code computes them.")
     return notes

@@ -33,8 +33,8 @@ def compare(rows: pd.DataFrame, system: str, against: str, metric: str) -> dict:
     bootstrap 95 % interval low … high, statistic (the smaller rank sum), two-sided p, and rank_biserial in [-1, 1],
     positive where `system` has the higher values. A fold that only one of the two has, as in a partial study, is left
     out.
-    Raises StudyError for an unknown metric, undefined (nan) scores, more than one policy of a system, or folds in
-    which the two scored different cases.
+    Raises StudyError for an unknown metric, undefined (nan) scores, missing patients, more than one policy of a system,
+    or folds in which the two scored different cases.
     """
     difference = _difference(rows, system, against, metric)
     patients = difference.index.get_level_values("patient_id")
@@ -138,19 +138,25 @@ def interaction(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
 
     Columns effect, n, mean, low, high (bootstrap 95 %, over patients). Without LFE the only SFA left is the global
     branch's, so the last row, "interaction", is above zero where SFA brings more in the company of LFE. An effect whose
-    systems are not in `rows` is not in the table.
+    systems are not in `rows`, or share no fold there, is not in the table.
     """
-    there, effects = set(rows["system"]), {}
+    effects = {}
     for name, (with_sfa, without) in SFA_BY_LFE.items():
-        if {with_sfa, without} <= there:
+        if share_a_fold(rows, with_sfa, without):
             effects[name] = _difference(rows, with_sfa, without, metric)
     if len(effects) == 2:
         with_lfe, without_lfe = effects.values()
         effects["interaction"] = (with_lfe - without_lfe).dropna()  # in a partial study one may lack a fold
     return pd.DataFrame([(name, len(values), values.mean(),
                           *interval(values, values.index.get_level_values("patient_id")))
-                         for name, values in effects.items()],
+                         for name, values in effects.items() if len(values)],
                         columns=["effect", "n", "mean", "low", "high"])
+
+
+def share_a_fold(rows: pd.DataFrame, system: str, against: str) -> bool:
+    """Whether there are scores of both on one fold at least; of a partial study there may be none to pair."""
+    first, second = (set(rows.loc[rows["system"] == name, "fold"]) for name in (system, against))
+    return not first.isdisjoint(second)
 
 
 def _scores(rows: pd.DataFrame, system: str, metric: str) -> pd.Series:
@@ -174,6 +180,10 @@ def _scores(rows: pd.DataFrame, system: str, metric: str) -> pd.Series:
                          f"{undefined[0]}; leave out images without a lesion")
     if "patient_id" not in own:
         own = own.assign(patient_id=own["case_id"])
+    nobodys = own.loc[own["patient_id"].isna(), "case_id"].unique()
+    if len(nobodys):
+        raise StudyError(f"patient_id is missing for {len(nobodys)} image(s) of {system}, such as {nobodys[0]}; give "
+                         "every image one in cases.csv")
     return own.groupby(["fold", "patient_id", "case_id"])[metric].mean()
 
 

@@ -53,10 +53,9 @@ class Page(NamedTuple):
 def convert(study: Study, target: Path, templates: Environment) -> dict[str, Page]:
     """Every .ipynb under outputs/<study>/notebooks as HTML under `target`, code visible, figures inside.
 
-    Keys are names without suffix, such as 04_train_fold/unet_fold_0_seed_0; older pages are removed.
+    Keys are names without suffix, such as 04_train_fold/unet_fold_0_seed_0; older pages are removed once all are made.
     """
-    shutil.rmtree(target, ignore_errors=True)
-    source, pages = study.folder / "notebooks", {}
+    source, pages, texts = study.folder / "notebooks", {}, {}
     names = {path.stem for path in source.glob("[0-9][0-9]_*.ipynb")}
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True,
                             exclude_anchor_links=True,  # the other templates load scripts from the network
@@ -75,12 +74,15 @@ def convert(study: Study, target: Path, templates: Environment) -> dict[str, Pag
             without_progress(notebook)  # the notebook beside the page keeps it
         body, _ = exporter.from_notebook_node(notebook)
         report, no_images = target.parent, name.startswith(WITHOUT_IMAGES)
-        with write_whole(html) as unfinished:
-            unfinished.write_text(templates.get_template("notebook.html.jinja").render(
-                study=study, page=page, name=name, body=body, about=ABOUT[WITHOUT_IMAGES] if no_images else study.label,
-                caveats=[] if no_images else study.caveats, home=href(report / "index.html", html.parent),
-                style=href(report / "style.css", html.parent), notebook=href(path, html.parent)), encoding="utf-8")
+        texts[html] = templates.get_template("notebook.html.jinja").render(
+            study=study, page=page, name=name, body=body, about=ABOUT[WITHOUT_IMAGES] if no_images else study.label,
+            caveats=[] if no_images else study.caveats, home=href(report / "index.html", html.parent),
+            style=href(report / "style.css", html.parent), notebook=href(path, html.parent))
         pages[name] = page
+    shutil.rmtree(target, ignore_errors=True)  # not before: where a notebook cannot be read, the earlier pages stay
+    for html, text in texts.items():
+        with write_whole(html) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
     return pages
 
 

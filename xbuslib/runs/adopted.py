@@ -43,9 +43,11 @@ def adopt(name: str, study: str, fold: str | int, folder: Path, label: str = "",
         raise StudyError(f"--name {name} is a system of this library; give these predictions a name of their own")
     trained = _trained(study)
     _refuse_label(label or name, name, study)
-    seed, made, notes = int(trained.runs["seed"].min()), [], {}
+    made, notes = [], {}
     for number in _folds(trained, fold):
-        pattern = trained.run_folder(trained.systems[0], number, seed)
+        first = trained.runs[trained.runs["fold"] == number].sort_values(["seed", "system"]).iloc[0]
+        seed = int(first["seed"])
+        pattern = trained.run_folder(first["system"], number, seed)
         run, files = _adopted(trained, pattern, name, folder, label, as_drawn,
                               trained.cases["case_id"] if fold == EACH else ())
         path = record.folder(study, name, number, seed)
@@ -66,14 +68,13 @@ def files(folder: Path) -> list[str]:
 
 
 def _trained(study: str) -> Study:
-    """The trained runs of a study: a system and seed that has every fold comes first."""
+    """The trained runs of a study; systems may have different folds."""
     listed = record.scored(study)
     trained = listed[listed["weights"] != record.ADOPTED]
     if trained.empty:
         raise StudyError(f"study {study!r} has no trained run, whose validation images the predictions would be scored "
                          "on")
-    folds = trained.groupby("system")["fold"].nunique()
-    return open_study(study, [folds.idxmax()], partial=True)
+    return open_study(study, sorted(set(trained["system"])), partial=True)
 
 
 def _folds(trained: Study, fold: str | int) -> list[int]:
@@ -96,7 +97,7 @@ def _adopted(trained: Study, pattern: Path, name: str, folder: Path, label: str,
               for case, row in zip(ids, rows, strict=True)}
     found = predictions.read(folder, frames, config["image_size"], as_drawn, elsewhere)
     maps, masks = record.halved(found.maps, config["threshold"]), trained.prepared.masks[rows]
-    drawn = maps >= config["threshold"]
+    drawn = found.maps >= config["threshold"]
     scores = metrics.per_image(drawn, masks)
     notes = found.notes + [REFERENCE] * bool((drawn == masks).all())
     for place, (column, values) in enumerate({"case_id": ids, "policy": SCORING[0], "attributes": SCORING[1]}.items()):

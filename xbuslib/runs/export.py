@@ -35,8 +35,8 @@ def export(name: str, folder: Path, data: bool = True) -> Path:
 
     Always: `tables/` and the numbers behind `figures/`, `per_image.csv` (every score, from which all tables follow),
     `cases.csv`, `runs.csv`, `config.json`. With `data` also what shows images of the dataset or repeats its metadata:
-    figures, executed notebooks, and more columns of `cases.csv`; the dataset's licence must allow it. Raises StudyError
-    if the study is incomplete or `folder` holds other things.
+    figures, executed notebooks, and all columns of `cases.csv` (`_cases`); the dataset's licence must allow it. Raises
+    StudyError if the study is incomplete or `folder` holds other things.
     """
     study = open_study(name)
     with write_folder(folder, "runs.csv", HOLDS) as partial:
@@ -58,14 +58,28 @@ def _tables(study: Study, folder: Path, data: bool) -> None:
     rows = study.per_image[["case_id", "policy", "attributes", *PAPER, *RELEASED, "system", "fold", "seed", "default"]]
     keys = ["system", "fold", "seed", "policy", "attributes", "case_id"]
     rows.round(6).sort_values(keys).to_csv(folder / "per_image.csv", index=False)
-    columns = list(study.cases) if data else ["case_id", *images.MEASURES, "fold"]
-    study.cases[columns].sort_values("case_id").to_csv(folder / "cases.csv", index=False)
+    _cases(study.cases, data).to_csv(folder / "cases.csv", index=False)
     pd.DataFrame([{key: run[key] for key in RUN} | {
         **caveats.training(run), "val_cases": run["val_cases"], "val_divided": run.get("val_divided", 0),
         "train_s": run["seconds"]["train"], "total_s": run["seconds"]["total"],
         "weights": registry.encoder_label(run["weights"]), "created": run["created"],
     } for run in study.records]).to_csv(folder / "runs.csv", index=False)
     (folder / "config.json").write_text(json.dumps(study.facts["config"], indent=1) + "\n")
+
+
+def _cases(cases: pd.DataFrame, data: bool) -> pd.DataFrame:
+    """What cases.csv holds. Without `data`: measures, fold and, where a patient has several images, `patient`.
+
+    That is a number in the order of this table: it says which images are of one patient, so that intervals still count
+    patients, and nothing of the dataset's own patient_id.
+    """
+    cases = cases.sort_values("case_id")
+    if data:
+        return cases
+    kept = cases[["case_id", *images.MEASURES, "fold"]]
+    if cases["patient_id"].is_unique:
+        return kept
+    return kept.assign(patient=1 + pd.factorize(cases["patient_id"])[0])
 
 
 def _tells_nothing(study: Study, file: Path) -> bool:

@@ -124,7 +124,10 @@ def refuse_adopted(path: Path, run: dict) -> None:
 
 
 def halved(probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """Probabilities in half precision (off by 0.0003 at most), each on its own side of `threshold`."""
+    """Probabilities in half precision (off by 0.0003 at most), each on its own side of `threshold`.
+
+    Make them float32 again before comparing: numpy would round the threshold to half precision as well.
+    """
     half = probabilities.astype(np.float16)
     below, edge = probabilities < threshold, np.float16(threshold)
     if float(edge) < threshold:  # 0.4 is 0.39990 in half precision: a map that holds it would lie below the threshold

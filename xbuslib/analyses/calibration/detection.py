@@ -127,7 +127,7 @@ def false_area(study: Study, normals: list[NewPredictions], table: pd.DataFrame)
     pixel, threshold = table.set_index("case_id")["pixel_mm"].astype(float), study.facts["config"]["threshold"]
     rows = []
     for predicted in normals:
-        for case_id, probabilities in zip(predicted.normal_ids, predicted.normals, strict=True):
+        for case_id, probabilities in zip(predicted.normal_ids, predicted.normals.astype(np.float32), strict=True):
             share = float((probabilities >= threshold).mean())  # the same of the stretched frame as of the original
             frame = study.prepared.original_sizes[study.prepared.rows([case_id])[0]].prod() * pixel[case_id]**2
             rows.append({key: getattr(predicted, key) for key in (*WHO, "fold", "seed")}

@@ -100,7 +100,7 @@ def sweep_summary(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
         close = curve["dice"] >= best["dice"] - 0.01
         stretch = close.ne(close.shift()).cumsum()  # the number of each run of equal values
         near = curve.loc[stretch == stretch[best.name], "threshold"]
-        table.append({"system": system, "paper_name": name, "folds": here["folds"], "dice": here["dice"],
+        table.append({"system": system, "paper_name": name, **here.filter(like="fold"), "dice": here["dice"],
                       "dice_sd": here["dice_sd"], "highest_at": best["threshold"],
                       "gain_there": best["dice"] - here["dice"], "flat_from": near.min(), "flat_to": near.max()})
     return pd.DataFrame(table)

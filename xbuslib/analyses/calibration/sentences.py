@@ -2,8 +2,7 @@
 
 import pandas as pd
 
-from xbuslib.display.tables import ranged
-from xbuslib.evaluation.aggregation import with_all_folds
+from xbuslib.display.tables import APART, comparable, ranged
 from xbuslib.evaluation.boundary import TOLERANCE_MM
 from xbuslib.evaluation.calibration import RANGE
 
@@ -12,7 +11,7 @@ FEWEST = 5  # systems whose order is compared: with two, the rank correlation is
 
 def calibrated(near: pd.DataFrame, wide: pd.DataFrame, temperatures: pd.DataFrame) -> str:
     """Who is best calibrated, and what a temperature brings; near, wide: reliability.summary of both regions."""
-    near, wide = (with_all_folds(region).set_index("paper_name") for region in (near, wide))
+    near, wide = (region[comparable(region)].set_index("paper_name") for region in (near, wide))
     before = near["ece before"]
     gain, wide_gain = (region["ece before"] - region["ece after"] for region in (near, wide))
     inside = temperatures["temperature"].between(1.01 / RANGE, RANGE / 1.01)
@@ -31,7 +30,7 @@ def calibrated(near: pd.DataFrame, wide: pd.DataFrame, temperatures: pd.DataFram
 
 def thresholds(peaks: pd.DataFrame, threshold: float) -> str:
     """Whether another threshold would have given more Dice; peaks: reliability.sweep_summary."""
-    peaks = with_all_folds(peaks)
+    peaks = peaks[comparable(peaks)]
     better, most = (peaks["gain_there"] >= 0.01).sum(), peaks.loc[peaks["gain_there"].idxmax()]
     return (f"Another threshold than {threshold:g} would raise Dice by at least 0.01 for {better or 'none'} of "
             f"{len(peaks)} systems; the largest gain is that of {most['paper_name']} ({most['gain_there']:.3f} at "
@@ -42,7 +41,9 @@ def distances(millimetres: pd.DataFrame) -> str:
     """Who is closest in millimetres, and how often nothing was predicted; boundaries.summary."""
     if millimetres.empty:
         return "The pixel size of no case is known, so no distance can be given in millimetres."
-    millimetres = with_all_folds(millimetres)
+    everyone, millimetres = len(millimetres), millimetres[comparable(millimetres)]
+    if len(millimetres) == 1 < everyone:
+        return APART.format("distance to the reference")
     best = millimetres.loc[millimetres["hd95"].idxmin()]
     empty, most = millimetres["empty"].sum(), millimetres["empty"].max()
     return (f"**{best.paper_name} has the lowest mean HD95, {best.hd95:.1f} mm** (median {best.hd95_median:.1f} mm); "
@@ -55,17 +56,20 @@ def found(rates: pd.DataFrame) -> str:
     """Lesions found against false positives; rates: detection.summary."""
     if not rates["found"].any():
         return "No system finds a lesion."
-    rates = with_all_folds(rates)
+    everyone, rates = len(rates), rates[comparable(rates)]
+    if len(rates) == 1 < everyone:
+        return APART.format("share of lesions found")
     shares = rates["found"] / rates["lesions"]
     first = rates[shares > shares.max() - 1e-9]
-    top, quiet = first.sort_values("false_positives all").iloc[0], rates.loc[rates["false_positives all"].idxmin()]
+    top, known = first.sort_values("false_positives all").iloc[0], rates.dropna(subset="false_positives all")
     text = (f"**{top.paper_name} finds the most lesions, {top.found:g} of {top.lesions:g}"
             + (f" (as many as {len(first) - 1} other{'s' * (len(first) > 2)})" if len(first) > 1 else "") + "**, with "
             + (f"{top['false_positives all']:.2f} false positives per image" if top["false_positives all"] >= 0 else
                f"{top['false_positives with lesion']:.2f} false positives per image with a lesion (normal images were "
                "not adopted)"))
-    if len(rates) == 1:
+    if len(rates) == 1 or known.empty:
         return text + "."
+    quiet = known.loc[known["false_positives all"].idxmin()]
     if quiet.paper_name == top.paper_name:
         return text + ", the lowest rate of all systems."
     return (f"{text}; {quiet.paper_name} has the fewest false positives, {quiet['false_positives all']:.2f} per image, "

@@ -38,7 +38,8 @@ def error_grid(prepared: Prepared, panels: pd.DataFrame, maps: dict[tuple[str, s
     probabilities; `title`: what is drawn and, on a line of its own, of which study.
     """
     def draw(axis: Axes, panel, image: np.ndarray, mask: np.ndarray) -> None:
-        axis.imshow(error_overlay(image, maps[panel.system, panel.case_id] >= threshold, mask))
+        found = maps[panel.system, panel.case_id].astype(np.float32)  # those of notebook 14 are in half precision
+        axis.imshow(error_overlay(image, found >= threshold, mask))
         axis.text(0.04, 0.05, f"Dice {panel.dice:.2f}", transform=axis.transAxes, fontsize=SMALL, color="white",
                   path_effects=OUTLINED)
 

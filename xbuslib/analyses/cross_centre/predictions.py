@@ -105,7 +105,7 @@ def score_ensembles(study: Study, target: Target, ensembles: dict[str, np.ndarra
     """system, paper_name, case_id and both metric families of the fold ensembles."""
     masks = target.prepared.masks[target.prepared.rows(target.cases["case_id"])]
     threshold = study.facts["config"]["threshold"]
-    return pd.concat([_score(maps, masks, target.cases, threshold).assign(
+    return pd.concat([_score(maps.astype(np.float32), masks, target.cases, threshold).assign(
         system=system, paper_name=registry.entry(system).paper) for system, maps in ensembles.items()],
         ignore_index=True)
 

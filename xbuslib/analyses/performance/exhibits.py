@@ -20,8 +20,8 @@ def table_1(study: Study) -> pd.DataFrame:
     """The systems: mean and SD over folds of four metrics, and the printed Dice beside ours of its family.
 
     A printed Dice that is a two-class mean is followed by ours of that kind (`printed.FAMILY`). Where runs started from
-    others, a last column says what had been seen before. Here and in Tables 2 and 4 a column says how many folds (n
-    images) each row has, if they differ, as in a partial study.
+    others, a last column says what had been seen before. Here and in Tables 2 and 4 a column says which folds (n: how
+    many images) each row has, if they differ, as in a partial study.
     """
     table = over_folds(_rows(study, [*printed.FAMILY, *_brought(study)]), WHO)
     figures = printed.table_1().set_index("system")["dice"]
@@ -29,7 +29,7 @@ def table_1(study: Study) -> pd.DataFrame:
     dice = ["–" if row.system not in figures else
             f"{figures[row.system]:.3f}" if printed.FAMILY[row.system] == "lesion" else
             f"{figures[row.system]:.3f}, two-class (ours {row.dice_two_class:.3f})" for row in table.itertuples()]
-    table = table[[*WHO, *_unequal(table, "folds"), *_with_sd([], PAPER)]].assign(printed=dice)
+    table = table[[*WHO, *_unequal(table, "folds", "fold_list"), *_with_sd([], PAPER)]].assign(printed=dice)
     return table.assign(seen_before=table["system"].map(study.seen_before)) if study.seen_before else table
 
 
@@ -38,8 +38,8 @@ def table_2(study: Study) -> pd.DataFrame:
     bins = paper_tables.table_2(study, "pixels")
     order = [*printed.FAMILY, *_brought(study)]
     bins = bins[bins["system"].isin(order)]
-    wide = bins.groupby(WHO, sort=False)["n"].sum().reset_index()
-    wide = wide[[*WHO, *_unequal(wide, "n")]]
+    wide = bins.groupby([name for name in (*WHO, "fold_list") if name in bins], sort=False)["n"].sum().reset_index()
+    wide = wide[[*WHO, *_unequal(wide, "fold_list", "n")]]
     for name in bins["bin"].unique():
         part = bins[bins["bin"] == name].set_index("system")
         for metric in ("dice", "iou"):
@@ -61,7 +61,7 @@ def table_4(study: Study) -> pd.DataFrame:
     table = _ordered(table, ABLATION_ROWS)
     parts = {part.upper(): ["No" if f"no-{part}" in name else "Yes" for name in table["system"]]
              for part in ("lfe", "gfe", "sfa")}
-    return pd.DataFrame(parts).join(table[[*_unequal(table, "folds"), *_with_sd([], ["dice", "iou"])]])
+    return pd.DataFrame(parts).join(table[[*_unequal(table, "folds", "fold_list"), *_with_sd([], ["dice", "iou"])]])
 
 
 def _brought(study: Study) -> list[str]:
@@ -78,9 +78,9 @@ def _ordered(table: pd.DataFrame, systems) -> pd.DataFrame:
     return table.sort_values("system", key=lambda names: names.map(list(systems).index), ignore_index=True)
 
 
-def _unequal(table: pd.DataFrame, column: str) -> list[str]:
-    """The column, if its numbers differ: rows over fewer folds or images are then not compared (tables.markdown)."""
-    return [column] if table[column].nunique() > 1 else []
+def _unequal(table: pd.DataFrame, *columns: str) -> list[str]:
+    """Those columns that differ: rows over other folds or fewer images are then not compared (tables.markdown)."""
+    return [column for column in columns if column in table and table[column].nunique() > 1]
 
 
 def _with_sd(first: list[str], metrics: list[str]) -> list[str]:

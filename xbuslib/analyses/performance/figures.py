@@ -64,7 +64,7 @@ def fold_spread(rows: pd.DataFrame, label: str, metric: str = "dice", system: st
     figure, axes = style.subplots(1, len(panels), size=(9.0 if len(panels) > 1 else 6.5, 0.38 * len(names) + 1.6),
                                   sharey=True, squeeze=False)
     for axis, (xlabel, table) in zip(axes[0], panels.items(), strict=True):
-        _spread(axis, table, names, metric, "fold")
+        _spread(axis, table, names, metric, means["fold"])
         axis.set(xlabel=xlabel)
     for axis in axes[0, 1:]:
         axis.axvline(0, color="0.3", linewidth=1)
@@ -80,20 +80,21 @@ def seed_spread(rows: pd.DataFrame, label: str, metric: str = "dice") -> Figure 
     names = system_names(rows)
     means = rows.groupby(["system", "seed", "fold"])[metric].mean().groupby(["system", "seed"]).mean().reset_index()
     figure, axis = style.subplots(size=(6.5, 0.38 * len(names) + 1.5))
-    _spread(axis, means, names, metric, "seed")
+    _spread(axis, means, names, metric, means["seed"])
     axis.set(xlabel=f"mean {HEADERS[metric]} over folds")
     _spread_legend(figure, axis, means["seed"])
     return style.titled(figure, "Spread between seeds", label)
 
 
-def _spread(axis: Axes, table: pd.DataFrame, names: dict[str, str], metric: str, each: str) -> None:
-    """By system a bar at the mean, and a mark for `each` fold or seed."""
+def _spread(axis: Axes, table: pd.DataFrame, names: dict[str, str], metric: str, each: pd.Series) -> None:
+    """By system a bar at the mean, and a mark for each fold or seed: `each`, those of the whole figure."""
     shared = {"data": table, "x": metric, "y": "system", "order": list(names), "linestyle": "none", "errorbar": None,
               "legend": False, "ax": axis}
     sns.pointplot(**shared, color="black", marker="|", markersize=15, markeredgewidth=2)
-    places = range(table[each].nunique())
-    sns.pointplot(**shared, hue=each, palette=[style.PALETTE[i % 7] for i in places], markersize=6, markeredgewidth=0,
-                  markers=[style.MARKERS[i % len(style.MARKERS)] for i in places], alpha=0.85)
+    values = sorted(each.unique())
+    sns.pointplot(**shared, hue=each.name, hue_order=values, markersize=6, markeredgewidth=0, alpha=0.85,
+                  palette=[style.PALETTE[i % 7] for i in range(len(values))],
+                  markers=[style.MARKERS[i % len(style.MARKERS)] for i in range(len(values))])
     axis.grid(axis="both")
     axis.set(ylabel="")
     style.name_rows(axis, names.values())
@@ -188,7 +189,8 @@ def missed_map(table: pd.DataFrame, label: str) -> Figure:
 def ablations(rows: pd.DataFrame, label: str, metric: str = "dice") -> Figure:
     """Left: fold means of the full model and its ablations. Right: what removing SFA does with and without LFE.
 
-    Lines that are not parallel are an interaction. Thin lines are folds. What is not in `rows` is not drawn.
+    Lines that are not parallel are an interaction. Thin lines are folds, those that both ends have. What is not in
+    `rows` is not drawn.
     """
     names = system_names(rows)
     table = fold_means(rows, ["system"], [metric]).pivot(index="system", columns="fold", values=metric)
@@ -203,9 +205,9 @@ def ablations(rows: pd.DataFrame, label: str, metric: str = "dice") -> Figure:
     for suffix, company, colour, marker in (("", "with LFE", OWN, "o"), ("-no-lfe", "without LFE", OTHER, "s")):
         pair = [f"xbusnet{suffix}", f"xbusnet{suffix}-no-sfa"]
         at = [x for x in (0, 1) if pair[x] in table.index]
-        there = [pair[x] for x in at]
-        right.plot(at, table.loc[there], color=colour, linewidth=0.7, alpha=0.5)
-        right.plot(at, table.loc[there].mean(axis=1), color=colour, marker=marker, linewidth=2.2,
+        there = table.loc[[pair[x] for x in at]].dropna(axis=1)
+        right.plot(at, there, color=colour, linewidth=0.7, alpha=0.5)
+        right.plot(at, there.mean(axis=1), color=colour, marker=marker, linewidth=2.2,
                    label=company + (" (not complete)" if len(at) < 2 else ""))
     right.set_xticks((0, 1), ("with SFA", "without SFA"))
     right.set(xlim=(-0.25, 1.25), ylabel=f"{HEADERS[metric]}: mean over folds (thin: one fold)")

@@ -11,7 +11,7 @@ from xbuslib.analyses.performance import printed
 from xbuslib.analyses.performance.comparisons import compare_all
 from xbuslib.data.catalogue import SIZE_BINS
 from xbuslib.errors import StudyError
-from xbuslib.evaluation.aggregation import fold_means, over_folds
+from xbuslib.evaluation.aggregation import fold_lists, fold_means, over_folds
 from xbuslib.evaluation.metrics import PAPER, RELEASED
 from xbuslib.models import registry
 from xbuslib.runs.study import Study
@@ -100,12 +100,12 @@ def table_3(study: Study, system: str = "xbusnet") -> pd.DataFrame:
 
 
 def per_fold(study: Study, metric: str = "dice") -> pd.DataFrame:
-    """Every system by fold: columns "<metric> fold k", and <metric> with its SD over folds; their number, if it
-    differs between systems."""
+    """Every system by fold: columns "<metric> fold k", and <metric> with its SD over folds; which these are, if systems
+    differ in them."""
     means = fold_means(study.default, WHO, [metric])
     table = means.pivot(index=WHO, columns="fold", values=metric).add_prefix(f"{metric} fold ").reset_index()
     overall = over_folds(study.default, WHO, [metric])
-    overall = overall if overall["folds"].nunique() > 1 else overall.drop(columns="folds")
+    overall = overall if "fold_list" in overall else overall.drop(columns="folds")
     table = table.rename_axis(columns=None).merge(overall, on=WHO)
     return _registry_order(table, study)
 
@@ -129,6 +129,9 @@ def table_2(study: Study, by: str = "pixels") -> pd.DataFrame:
     table = pd.DataFrame({"bin": rows["bin"].cat.categories.astype(str)}).merge(who, how="cross")  # empty bins too
     table = table.merge(bins, on=[*WHO, "bin"], how="left")
     table["n"], table["missed"] = table["n"].fillna(0).astype(int), table["missed"].fillna(0)
+    lists = fold_lists(study.default, ["system"])
+    if lists.nunique() > 1:
+        _after(table, "attributes", "fold_list", table["system"].map(lists))
     if by == "pixels":
         figures = printed.table_2().set_index(["system", "bin"])
         keys = pd.MultiIndex.from_frame(table[["system", "bin"]])
@@ -142,7 +145,8 @@ def by_bin(table: pd.DataFrame) -> pd.DataFrame:
 
     table: `table_2`'s.
     """
-    wide = table.groupby(["paper_name", "system"], sort=False)["n"].sum().reset_index()
+    who = [name for name in ("paper_name", "system", "fold_list") if name in table]
+    wide = table.groupby(who, sort=False)["n"].sum().reset_index()
     for metric in ("dice", "iou", "missed"):
         for name in table["bin"].unique():
             part = table[table["bin"] == name].set_index("system")

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 
 from xbuslib.data.catalogue import SIZE_BINS
-from xbuslib.display.tables import between, ranged, signed
-from xbuslib.evaluation.aggregation import with_all_folds
+from xbuslib.display.tables import APART, between, comparable, ranged, signed
+from xbuslib.evaluation.aggregation import fold_lists
 from xbuslib.evaluation.metrics import LEAST_IOU
 from xbuslib.evaluation.statistics import compare
 
@@ -21,7 +21,9 @@ def p_value(p: float) -> str:
 
 def ranking(overall: pd.DataFrame) -> str:
     """Which system has the highest mean Dice, which the lowest; overall: default rows of paper_tables.table_1."""
-    ranked = with_all_folds(overall).sort_values("dice", ascending=False, ignore_index=True)
+    ranked = overall[comparable(overall)].sort_values("dice", ascending=False, ignore_index=True)
+    if len(ranked) == 1 < len(overall):
+        return APART.format("mean lesion Dice")
     best, low = ranked.iloc[0], ranked.iloc[-1]
     text = f"**{best.paper_name} has the highest mean lesion Dice, {best.dice:.3f}**"
     if len(ranked) > 1:
@@ -87,11 +89,12 @@ def spread(sds: pd.Series) -> str:
 
 def smallest(sized: pd.DataFrame) -> str:
     """XBusNet against every other system on the lesions of the smallest bin; sized: paper_tables.sized."""
-    rows = sized[sized["bin"] == sized["bin"].cat.categories[0]]
-    if rows.empty:
+    small = sized[sized["bin"] == sized["bin"].cat.categories[0]]
+    if small.empty:
         return "The study has no lesion in the smallest bin."
-    counts = rows.groupby("system")["case_id"].transform("nunique")
-    rows = rows[counts == counts.max()]  # in a partial study some have fewer folds
+    rows = _over_the_same_folds(small)
+    if rows["system"].nunique() == 1 < small["system"].nunique():
+        return APART.format("Dice on the smallest lesions")
     means = rows.groupby("system")["dice"].mean().sort_values(ascending=False)
     names = rows.drop_duplicates("system").set_index("system")["paper_name"]
     n = rows["case_id"].nunique()
@@ -108,11 +111,18 @@ def smallest(sized: pd.DataFrame) -> str:
             "adjusted).")
 
 
+def _over_the_same_folds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of scores per image, those of the systems that can be compared."""
+    lists = fold_lists(rows, ["system"]).to_frame()
+    return rows[rows["system"].isin(lists.index[comparable(lists)])]
+
+
 def missed(bins: pd.DataFrame) -> str:
     """Who misses fewest and most lesions, and the share of the smallest bin; bins: paper_tables.table_2."""
-    total = bins.groupby("paper_name", sort=False)[["missed", "n"]].sum().sort_values("missed")
-    total = total[total["n"] == total["n"].max()]
-    small = bins[(bins["bin"] == bins["bin"].iloc[0]) & bins["paper_name"].isin(total.index)]
+    small = bins[bins["bin"] == bins["bin"].iloc[0]]
+    small = small[comparable(small)]
+    compared = bins[bins["paper_name"].isin(small["paper_name"])]
+    total = compared.groupby("paper_name", sort=False)[["missed", "n"]].sum().sort_values("missed")
     of_small = small.sort_values("missed", kind="stable")
     each = ", ".join(f"{row.paper_name} {row.missed:g}" for row in of_small.itertuples())
     return (f"Lesions missed altogether: of the {small['n'].iloc[0]} smallest, {each}; of all {total['n'].iloc[0]} "
@@ -123,7 +133,7 @@ def missed(bins: pd.DataFrame) -> str:
 
 def found(sized: pd.DataFrame) -> str:
     """How many of the smallest lesions are found; mean over seeds. sized: paper_tables.sized."""
-    rows = sized[sized["bin"] == sized["bin"].cat.categories[0]]
+    rows = _over_the_same_folds(sized[sized["bin"] == sized["bin"].cat.categories[0]])
     hits = (rows["iou"] >= LEAST_IOU).groupby([rows["paper_name"], rows["case_id"]], sort=False).mean()
     counts = hits.groupby(level=0, sort=False).agg(["sum", "size"]).sort_values("sum", ascending=False, kind="stable")
     each = [f"{name} {row['sum']:g} of {row['size']:g}" for name, row in counts.iterrows()]
@@ -134,8 +144,10 @@ def found(sized: pd.DataFrame) -> str:
 def over_binnings(binned: dict[str, pd.DataFrame]) -> str:
     """Whose mean Dice is highest in the smallest bin, by each way to bin; binned: measure: paper_tables.table_2."""
     firsts = {by: table[table["bin"] == table["bin"].iloc[0]].dropna(subset="dice") for by, table in binned.items()}
-    firsts = {by: part[part["n"] == part["n"].max()] for by, part in firsts.items()}
-    tops = {by: table.loc[table["dice"].idxmax(), "paper_name"] for by, table in firsts.items() if len(table)}
+    same = {by: part[comparable(part)] for by, part in firsts.items()}
+    if any(len(part) == 1 < len(firsts[by]) for by, part in same.items()):
+        return APART.format("mean Dice on the smallest lesions")
+    tops = {by: table.loc[table["dice"].idxmax(), "paper_name"] for by, table in same.items() if len(table)}
     *first, last = tops
     if first and len(set(tops.values())) == 1:
         return (f"Whether bins are in {', '.join(first)} or {last}, {tops[last]} has the highest mean Dice on the "

@@ -16,10 +16,17 @@ def smallest_lesions(study: Study, systems: tuple[str, ...] = SHOWN, n: int = 6)
     """The `n` lesions with the shortest longest side, a column each: image, then errors of each system of the study.
 
     Squares around the lesion, three times its longest side, of the images as the systems see them. Of a partial study
-    the lesions are those of the folds that all these systems have. Raises StudyError if there is none.
+    the lesions are those of the folds that all these systems have; a system without a fold of those before it is left
+    out.
     """
-    names = system_names(study.default[study.default["system"].isin(systems)])
-    known = study.cases[study.cases["fold"].isin(study.shared_folds(names))] if names else study.cases
+    names, folds = system_names(study.default[study.default["system"].isin(systems)]), set(study.cases["fold"])
+    for name in list(names):
+        own = set(study.runs.loc[study.runs["system"] == name, "fold"])
+        if folds & own:
+            folds &= own
+        else:
+            del names[name]
+    known = study.cases[study.cases["fold"].isin(folds)]
     cases = known.nsmallest(n, "long_side_px", keep="first")
     maps = _maps(study, cases, list(names))
     size = 1.5 * len(cases) + 0.4, 1.55 * (1 + len(names)) + 0.8

@@ -108,12 +108,15 @@ def _paired(system: str, before: Step, after: Step, metric: str) -> dict:
 def by_size(steps: list[Step]) -> pd.DataFrame:
     """Dice and misses by the size bins of Table 2, in pixels.
 
-    Columns paper_name, system, step, bin, n, dice, dice_sd, missed.
+    Columns paper_name, system, step, bin, n, dice, dice_sd, missed. Raises StudyError for an image of unknown size.
     """
     sides = pd.concat([step.cases for step in steps]).drop_duplicates("case_id").set_index("case_id")["long_side_px"]
     (edges, labels), rows = size_bins(sides, "pixels"), []
     for step in steps:
         images = _images(step, ["paper_name", "system", "case_id"]).reset_index()
+        if len(unknown := images.loc[images["case_id"].map(sides).isna(), "case_id"]):
+            raise StudyError(f"no cases.csv has the lesion's size of {unknown.nunique()} image(s) of {step.name}, such "
+                             f"as {unknown.iloc[0]}; export the study again")
         codes = np.searchsorted(edges, images["case_id"].map(sides), side="left")  # an edge is of the lower bin
         images["bin"] = pd.Categorical.from_codes(codes, labels, ordered=True)
         by = images.groupby(["paper_name", "system", "bin"], sort=False, observed=True)

@@ -31,7 +31,7 @@ class Step:
     label: str  # "uniform", "strong, from BUS-BRA"
     runs: pd.DataFrame  # RUN
     rows: pd.DataFrame  # ROW, paper_name, patient_id: scores per image
-    cases: pd.DataFrame  # case_id, patient_id where it is known, long_side_px
+    cases: pd.DataFrame  # case_id, long_side_px; where patients are known patient_id, or `patient` of an export
     config: dict
     study: Study | None  # None for an export, which has neither weights nor probability maps
 
@@ -119,6 +119,12 @@ def facts(steps: list[Step]) -> str:
             f"{named_seeds(runs['seed'])}" + "".join(divided))
 
 
+def units(steps: list[Step]) -> str:
+    """What tests and intervals count: "patients" if a step knows of one with several images, else "images"."""
+    several = any(step.rows["patient_id"].nunique() < step.rows["case_id"].nunique() for step in steps)
+    return "patients" if several else "images"
+
+
 def _encoders(steps: list[Step]) -> str:
     """The encoders of the system with most of them: in a step all systems have their weights by one rule."""
     labels = pd.concat([step.own["weights"] for step in steps])
@@ -139,8 +145,8 @@ def _open(name: str) -> Step:
 def _exported(folder: Path) -> Step:
     """What `xbuslib export` wrote, such as the reference runs."""
     try:
-        texts = dict.fromkeys(["case_id", "patient_id", "commit", "dataset_fingerprint", "folds_checksum", "weights",
-                               "seen_before"], str)  # a checksum may be of digits alone
+        texts = dict.fromkeys(["case_id", "patient_id", "patient", "commit", "dataset_fingerprint", "folds_checksum",
+                               "weights", "seen_before"], str)  # a checksum may be of digits alone
         runs, rows, cases = (pd.read_csv(folder / f"{name}.csv", dtype=texts, keep_default_na=False, na_values=[""])
                              for name in ("runs", "per_image", "cases"))
         config = json.loads((folder / "config.json").read_text())
@@ -179,9 +185,10 @@ def _shared(steps: list[Step], rows: pd.DataFrame, chosen: set[str]) -> pd.DataF
 
 
 def _patients(steps: list[Step]) -> dict[str, str]:
-    """{case_id: patient_id} of the first step that knows them; none where all are exports without metadata."""
-    known = next((step.cases for step in steps if "patient_id" in step.cases), None)
-    return {} if known is None else dict(zip(known["case_id"], known["patient_id"], strict=True))
+    """{case_id: patient} of the step that knows most of them; none where no step says which images are of one."""
+    known = [dict(zip(step.cases["case_id"], step.cases[column], strict=True)) for step in steps
+             for column in ("patient_id", "patient") if column in step.cases]
+    return max(known, key=len, default={})
 
 
 def _label(runs: pd.DataFrame) -> str:
