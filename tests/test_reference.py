@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import statistics
+import subprocess
 from collections import defaultdict
 
 import pandas as pd
@@ -14,9 +15,11 @@ from tests.conftest import REPOSITORY
 from xbuslib.models import registry
 
 FOLDER = REPOSITORY / "outputs" / "reference"
+DOCS = REPOSITORY / "docs"
 RUNS = {"phantom-quick": 60, "blu-160": 35, "blu-160-repeat": 10, "blu-160-transfer": 10,
         "blu-160-strong": 10, "blu-160-strong-200": 2, "blu-160-strong-200-n100": 2,
-        "blu-160-strong-200-n50": 2, "blu-160-busbra-300": 1, "blu-160-busbra-600": 1,
+        "blu-160-strong-200-n50": 2, "blu-160-busbra-300": 2, "blu-160-busbra-600": 2,
+        "blu-160-busbra-600-n100": 2, "blu-160-busbra-600-n50": 2,
         "blu-160-busbra-300-alone": 2, "blu-160-busbra-600-alone": 2}
 DIRTY = {"blu-160-transfer": {"True"}}  # a test file was changed, as outputs/reference/README.md says
 ROWS = {"phantom-quick": 12, "blu-160": 8, "blu-160-transfer": 7}  # at least, of Table 1 by policy
@@ -156,7 +159,9 @@ def test_the_learning_curve_of_the_results_is_that_of_the_kept_scores():
     for study, images in {"blu-160-strong-200-n50": "0 | 50 | 200",
                           "blu-160-strong-200-n100": "0 | 100 | 200", "blu-160-strong-200": "0 | 201 | 200",
                           "blu-160-busbra-300-alone": "300 | 0 | 0", "blu-160-busbra-600-alone": "600 | 0 | 0",
-                          "blu-160-busbra-alone": "1244 | 0 | 0", "blu-160-transfer": "1244 | 201 | 200",
+                          "blu-160-busbra-alone": "1244 | 0 | 0", "blu-160-busbra-600-n50": "600 | 50 | 200",
+                          "blu-160-busbra-600-n100": "600 | 100 | 200", "blu-160-busbra-300": "300 | 201 | 200",
+                          "blu-160-busbra-600": "600 | 201 | 200", "blu-160-transfer": "1244 | 201 | 200",
                           "blu-160-strong": "0 | 201 | 1000, batch 4"}.items():
         scores = pd.read_csv(FOLDER / study / "per_image.csv", keep_default_na=False)
         own[study] = scores[scores["default"] & (scores["system"] == "uresnet") & scores["fold"].isin([0, 1])]
@@ -171,51 +176,49 @@ def test_the_learning_curve_of_the_results_is_that_of_the_kept_scores():
                         "BUS-BRA alone (blu-160-busbra-alone)": "blu-160-busbra-alone",
                         "BUS-BRA alone (blu-160-busbra-300-alone)": "blu-160-busbra-300-alone",
                         "BUS-BRA alone (blu-160-busbra-600-alone)": "blu-160-busbra-600-alone",
-                        "strong, from BUS-BRA": "blu-160-transfer"}.items():
+                        "strong, from BUS-BRA (blu-160-busbra-600-n50)": "blu-160-busbra-600-n50",
+                        "strong, from BUS-BRA (blu-160-busbra-600-n100)": "blu-160-busbra-600-n100",
+                        "strong, from BUS-BRA (blu-160-busbra-300)": "blu-160-busbra-300",
+                        "strong, from BUS-BRA (blu-160-busbra-600)": "blu-160-busbra-600",
+                        "strong, from BUS-BRA (blu-160-transfer)": "blu-160-transfer"}.items():
         assert points.pop(step) == pytest.approx(own[study].groupby("fold")["dice"].mean().mean(), abs=2e-6)
-    assert not points and "reaches 0.750 on folds 0 and 1, and 0.802 with it" in readme and "give 0.747" in readme
+    means = {study: f"{table.groupby('fold')['dice'].mean().mean():.3f}" for study, table in own.items()}
+    assert not points and (
+        "reaches {blu-160-strong-200} on folds 0 and 1, and {blu-160-busbra-300}, {blu-160-busbra-600} and "
+        "{blu-160-transfer} after 300, 600 and 1244 images of it; 50 images of BLU after 600 of BUS-BRA give "
+        "{blu-160-busbra-600-n50} ".format(**means)) in readme
     for one, two in (("blu-160-transfer", "blu-160-strong-200"), ("blu-160-strong-200", "blu-160-strong-200-n100"),
                      ("blu-160-strong-200", "blu-160-strong-200-n50"),
-                     ("blu-160-strong", "blu-160-transfer")):
+                     ("blu-160-strong", "blu-160-transfer"), ("blu-160-strong", "blu-160-busbra-600"),
+                     ("blu-160-busbra-300", "blu-160-strong-200"), ("blu-160-busbra-600", "blu-160-strong-200"),
+                     ("blu-160-transfer", "blu-160-busbra-300"), ("blu-160-transfer", "blu-160-busbra-600"),
+                     ("blu-160-busbra-alone", "blu-160-busbra-300-alone"),
+                     ("blu-160-busbra-alone", "blu-160-busbra-600-alone"),
+                     ("blu-160-busbra-600-n100", "blu-160-strong-200-n100"),
+                     ("blu-160-busbra-600-n50", "blu-160-strong-200-n50"),
+                     ("blu-160-busbra-600", "blu-160-busbra-600-n100"),
+                     ("blu-160-busbra-600", "blu-160-busbra-600-n50"),
+                     ("blu-160-busbra-600-n50", "blu-160-strong-200")):
         pair = paired.compare(pd.concat([own[one].assign(system=one), own[two].assign(system=two)]), one, two, "dice")
         ends = f"95 % {signed(pair['low'])} to {signed(pair['high'])}"
         assert pair["n"] == 102 and f"{signed(pair['mean_difference'])}, {ends}" in page
-        assert two != "blu-160-strong-200" or (f"add {pair['mean_difference']:.3f} to U-ResNet (two folds, {ends})"
-                                               in readme)
+        if (one, two) == ("blu-160-transfer", "blu-160-strong-200"):
+            assert f"adds {pair['mean_difference']:.3f} to U-ResNet (two folds, {ends})" in readme
     for study in ("blu-160-strong-200", "blu-160-strong-200-n100", "blu-160-strong-200-n50"):
         for run in rows("runs.csv", study):
             assert (run["recipe"], run["iterations"], run["seen_before"], run["precision"]) == (
                 "strong", "200", "none", "float32") and run["commit"][:8] in text_of("docs/results.md")
 
 
-def test_fewer_images_of_the_other_hospital():
-    """Fold 0, which alone was trained after 300 and 600 images; before any training on BLU folds 0 and 1."""
-    from xbuslib.evaluation import statistics as paired
-
-    page, scores = " ".join(text_of("docs/results.md").split()), {}
-    for study in ("blu-160-strong-200", "blu-160-transfer", "blu-160-busbra-alone", "blu-160-busbra-300",
-                  "blu-160-busbra-600", "blu-160-busbra-300-alone", "blu-160-busbra-600-alone"):
-        table = pd.read_csv(FOLDER / study / "per_image.csv", keep_default_na=False)
-        scores[study] = table[table["default"] & (table["system"] == "uresnet")].assign(system=study)
-    for study, images in (("blu-160-busbra-300", 300), ("blu-160-busbra-600", 600)):
-        assert (f"| {images} | 201 | 200 | {scores[study]['dice'].mean():.3f} | – | – | "
-                f"{(scores[study]['dice'] == 0).sum()} |") in page
-    assert "(0.806 and 0.798;" in " ".join(text_of("README.md").split())
-    for one, two, folds in (("blu-160-busbra-300", "blu-160-strong-200", [0]),
-                            ("blu-160-busbra-600", "blu-160-strong-200", [0]),
-                            ("blu-160-transfer", "blu-160-strong-200", [0]),
-                            ("blu-160-transfer", "blu-160-busbra-300", [0]),
-                            ("blu-160-transfer", "blu-160-busbra-600", [0]),
-                            ("blu-160-busbra-alone", "blu-160-busbra-300-alone", [0, 1]),
-                            ("blu-160-busbra-alone", "blu-160-busbra-600-alone", [0, 1])):
-        both = pd.concat([scores[one], scores[two]])
-        pair = paired.compare(both[both["fold"].isin(folds)], one, two, "dice")
-        told = f"{signed(pair['mean_difference'])}, 95 % {signed(pair['low'])} to {signed(pair['high'])}"
-        assert pair["n"] == 51 * len(folds) and told in page, (one, two, told)
-    for study in [study for study in scores if "busbra-" in study and study != "blu-160-busbra-alone"]:
-        for run in rows("runs.csv", study):
-            assert run["seen_before"] == f"BUS-BRA, {study.split('-')[3]} images" and run["precision"] == "float32"
-            assert run["commit"].startswith("6dd4aaad") and run["iterations"] == ("0" if "alone" in study else "200")
+@pytest.mark.parametrize("study, seen, images, iterations", [
+    ("blu-160-busbra-300", 300, 201, 200), ("blu-160-busbra-600", 600, 201, 200),
+    ("blu-160-busbra-600-n100", 600, 100, 200), ("blu-160-busbra-600-n50", 600, 50, 200),
+    ("blu-160-busbra-300-alone", 300, 0, 0), ("blu-160-busbra-600-alone", 600, 0, 0)])
+def test_what_the_runs_from_fewer_images_were(study, seen, images, iterations):
+    for run in rows("runs.csv", study):
+        assert run["seen_before"] == f"BUS-BRA, {seen} images" and run["precision"] == "float32"
+        assert (run["train_images"], run["iterations"]) == (str(images), str(iterations))
+        assert run["commit"].startswith("6dd4aaad") and "6dd4aaad" in text_of("docs/results.md")
 
 
 @pytest.mark.parametrize("study, iterations", [("blu-160-transfer", "200"), ("blu-160-transfer-400", "120"),
@@ -274,7 +277,7 @@ def test_the_findings_of_the_readme_are_those_of_blu():
     scores = pd.DataFrame(rows("per_image.csv", "blu-160")).astype({"dice": float, "fold": int, "seed": int})
     sides = {row["case_id"]: float(row["long_side_px"]) for row in rows("cases.csv", "blu-160")}
     own, size = scores[scores["default"] == "True"], scores["case_id"].map(sides)
-    for low, high, words in ((0, 110, "on the {n} lesions of up to 110 pixels"), (110, 250, "on the {n} of up to 250"),
+    for low, high, words in ((0, 110, "on the {n} lesions of up to 110 pixels"), (110, 250, "on the {n} of 111 to 250"),
                              (250, 1e9, "on the {n} larger ones")):
         pair = paired.compare(own[(size > low) & (size <= high)], "xbusnet", "uresnet", "dice")
         assert (f"{signed(pair['mean_difference'])} (95 % {signed(pair['low'])} to {signed(pair['high'])}) "
@@ -392,6 +395,19 @@ def test_readme_and_documentation_lead_somewhere():
                 assert heading in slugs, f"{page}: {target}"
 
 
+def test_the_commits_that_are_named_are_there():
+    """A shallow clone does not have them."""
+    def git(*command):
+        return subprocess.run(["git", *command], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+    if git("rev-parse", "--is-shallow-repository").stdout.strip() != "false":
+        pytest.skip("no history here")
+    pages = ["README.md", "outputs/reference/README.md", *(f"docs/{path.name}" for path in DOCS.glob("*.md"))]
+    named = {commit for page in pages for commit in re.findall(r"(?<![-\w])[0-9a-f]{8}\b", text_of(page))}
+    named -= {commit for commit in named if commit.isdigit()}  # dates and numbers
+    assert len(named) > 8 and [commit for commit in sorted(named) if git("cat-file", "-e", commit).returncode] == []
+
+
 def test_every_kept_notebook_was_executed_to_its_end():
     for file in FOLDER.glob("*/notebooks/*.ipynb"):
         code = [cell for cell in json.loads(file.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
@@ -412,7 +428,8 @@ def test_nothing_names_a_folder_of_one_machine():
 @pytest.mark.parametrize("study", ["blu-160", "blu-160-fold-0", "blu-160-repeat", "blu-160-seeds", "blu-160-transfer",
                                    "blu-160-transfer-400", "blu-160-strong", "blu-160-strong-200",
                                    "blu-160-strong-200-n100", "blu-160-strong-200-n50", "blu-160-busbra-300",
-                                   "blu-160-busbra-600", "blu-160-busbra-300-alone", "blu-160-busbra-600-alone"])
+                                   "blu-160-busbra-600", "blu-160-busbra-600-n100", "blu-160-busbra-600-n50",
+                                   "blu-160-busbra-300-alone", "blu-160-busbra-600-alone"])
 def test_no_metadata_of_blu_is_kept(study):
     assert list(rows("cases.csv", study)[0]) == ["case_id", "width_px", "height_px", "long_side_px", "long_side_mm",
                                                  "lesion_fraction", "fold"]
