@@ -29,8 +29,8 @@ def test_a_run_trained_on_all_and_files_named_by_uids(run, run_command, tmp_path
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*names[:2], "scan"]
     assert done.stderr.count("trained on a simulated phantom, not on patients") == 1  # of three files
-    told = run_command("predict", files[2], "--run", run, "--out", tmp_path / "out", "--json")
-    assert "trained on a simulated phantom, not on patients" in json.loads(told.stdout)[0]["notes"][0]
+    printed = run_command("predict", files[2], "--run", run, "--out", tmp_path / "out", "--json")
+    assert "trained on a simulated phantom, not on patients" in json.loads(printed.stdout)[0]["notes"][0]
     for name in names:
         folder = tmp_path / "out" / name.removesuffix(".DCM")
         report = json.loads((folder / "report.json").read_text())

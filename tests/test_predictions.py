@@ -1,4 +1,4 @@
-"""Masks and probability maps in pictures of more than 8 bits, told apart by the whole folder; arrays of no value."""
+"""Masks and probability maps in pictures of more than 8 bits, distinguished by the whole folder; arrays of no value."""
 
 import numpy as np
 import pytest

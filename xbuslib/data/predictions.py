@@ -107,7 +107,7 @@ def _files(folder: Path, cases: Iterable[str], elsewhere: set[str]) -> tuple[dic
 
 def _hold_masks(paths: Iterable[Path]) -> bool:
     """Whether each picture of more than 8 bits holds 0 and one of LESION alone. By itself a map of few values, such as
-    one that is 0 nearly everywhere, cannot be told from a mask, so the whole folder decides.
+    one that is 0 nearly everywhere, cannot be distinguished from a mask, so the whole folder decides.
     """
     for path in paths:
         with suppress(StudyError), pictures.opened(path) as image:  # _values names what cannot be read

@@ -180,9 +180,9 @@ def _scores(rows: pd.DataFrame, system: str, metric: str) -> pd.Series:
                          f"{undefined[0]}; leave out images without a lesion")
     if "patient_id" not in own:
         own = own.assign(patient_id=own["case_id"])
-    nobodys = own.loc[own["patient_id"].isna(), "case_id"].unique()
-    if len(nobodys):
-        raise StudyError(f"patient_id is missing for {len(nobodys)} image(s) of {system}, such as {nobodys[0]}; give "
+    unknown = own.loc[own["patient_id"].isna(), "case_id"].unique()
+    if len(unknown):
+        raise StudyError(f"patient_id is missing for {len(unknown)} image(s) of {system}, such as {unknown[0]}; give "
                          "every image one in cases.csv")
     return own.groupby(["fold", "patient_id", "case_id"])[metric].mean()
 
