@@ -54,6 +54,26 @@ def blu_root():
     return REAL_DATA / "BLU"
 
 
+@pytest.fixture(scope="session")
+def samples(shared_folder):
+    """{dataset: folder} with 40 real images each of BUSI and BUS-BRA; tests that need them skip where they are not."""
+    import pandas as pd
+
+    for name in ("BUSI-sample", "BUS-BRA"):
+        if not (REAL_DATA / name).is_dir():
+            pytest.skip(f"{name} is not beside this checkout")
+    whole = REAL_DATA / "BUS-BRA"
+    with shared_folder("BUS-BRA-sample") as (folder, new):
+        if new:
+            table = pd.read_csv(whole / "bus_data.csv", dtype=str, keep_default_na=False)[::31][:40]  # as many patients
+            for part, prefix in (("Images", "bus_"), ("Masks", "mask_")):
+                (folder / part).mkdir(parents=True)
+                for name in table["ID"]:
+                    shutil.copy(whole / part / f"{name.replace('bus_', prefix, 1)}.png", folder / part)
+            table.to_csv(folder / "bus_data.csv", index=False)
+    return {"busi": REAL_DATA / "BUSI-sample", "busbra": folder}
+
+
 @pytest.fixture
 def outputs(tmp_path, monkeypatch):
     """An outputs folder of this test's own."""

@@ -14,7 +14,6 @@ from PIL import Image
 from scipy import stats
 from typer.testing import CliRunner
 
-from tests.conftest import REAL_DATA
 from tests.test_figures_study import overlaps
 from tests.test_repeats import PLANTED, dataset
 from xbuslib.analyses.cross_centre import datasets, figures, predictions, targets
@@ -420,18 +419,10 @@ def test_figures_draw_the_table_and_no_words_overlap():
     assert overlaps(figures.groups(cd.by_group(source, there), label)) == []
 
 
-@pytest.fixture
-def samples():
-    for name in ("BUSI-sample", "BUS-BRA-sample"):
-        if not (REAL_DATA / name).is_dir():
-            pytest.skip(f"{name} is not beside this checkout")
-    return REAL_DATA
-
-
 def test_real_samples_as_targets(study, samples):
-    busi, busbra = targets.open_targets(study, "busi,busbra", f"{samples / 'BUSI-sample'},{samples / 'BUS-BRA-sample'}")
+    busi, busbra = targets.open_targets(study, "busi,busbra", f"{samples['busi']},{samples['busbra']}")
     assert busi.scale is busbra.scale is None
-    published = pd.read_csv(samples / "BUS-BRA-sample" / "bus_data.csv").set_index("ID")
+    published = pd.read_csv(samples["busbra"] / "bus_data.csv").set_index("ID")
     for case, box in zip(busbra.prepared.case_ids, busbra.prepared.boxes, strict=True):  # [x, y, width, height]
         sides = published.loc[case, "BBOX"].strip("[]").split(",")[2:]
         assert list(box) == pytest.approx([int(side) for side in sides], abs=1)
@@ -443,13 +434,13 @@ def test_real_samples_as_targets(study, samples):
     assert len(rows) == 2 * 35 and rows["dice"].between(0, 1).all()
 
 
-@pytest.mark.parametrize(("name", "folder"), [("busi", "BUSI-sample"), ("busbra", "BUS-BRA-sample")])
-def test_real_samples_are_trained_on_too(samples, outputs, name, folder):
+@pytest.mark.parametrize("name", ["busi", "busbra"])
+def test_real_samples_are_trained_on_too(samples, outputs, name):
     from xbuslib.config import resolve
     from xbuslib.runs.fold import run_fold
     from xbuslib.runs.source import open_source
 
-    source = open_source(name, samples / folder, None, resolve("smoke", ["iterations=1"]), f"{name}-smoke")
+    source = open_source(name, samples[name], None, resolve("smoke", ["iterations=1"]), f"{name}-smoke")
     train, val = source.split(0)
     assert not set(train["patient_id"]) & set(val["patient_id"]) and len(train) + len(val) == len(source.cases)
     path = run_fold("unet", 0, resolve("smoke", ["iterations=1"]), source, study=f"{name}-smoke")

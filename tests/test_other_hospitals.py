@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.conftest import REAL_DATA
 from xbuslib.data import catalogue, folds, images
 from xbuslib.data.cases import lesions
 from xbuslib.data.check import check
@@ -103,10 +102,8 @@ def test_busbra_faults_are_named(busbra):
         catalogue.load("busbra", busbra)
 
 
-@pytest.mark.parametrize(("name", "folder"), [("busi", "BUSI-sample"), ("busbra", "BUS-BRA-sample")])
-def test_the_real_samples(name, folder):
-    if not (REAL_DATA / folder).is_dir():
-        pytest.skip(f"the {folder} is not beside this checkout")
-    report = check(name, REAL_DATA / folder)
+@pytest.mark.parametrize("name", ["busi", "busbra"])
+def test_the_real_samples(name, samples):
+    report = check(name, samples[name])
     assert report["images"] == 40 and not report["problems"]
     assert report["benign"] + report["malignant"] == report["lesions"]
