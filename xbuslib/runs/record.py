@@ -124,10 +124,7 @@ def refuse_adopted(path: Path, run: dict) -> None:
 
 
 def halved(probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """Probabilities in half precision (off by 0.0003 at most), each on its own side of `threshold`.
-
-    Make them float32 again before comparing: numpy would round the threshold to half precision as well.
-    """
+    """Probabilities in half precision (off by 0.0003 at most), each on its own side of `threshold` (`marked`)."""
     half = probabilities.astype(np.float16)
     below, edge = probabilities < threshold, np.float16(threshold)
     if float(edge) < threshold:  # 0.4 is 0.39990 in half precision: a map that holds it would lie below the threshold
@@ -135,6 +132,11 @@ def halved(probabilities: np.ndarray, threshold: float) -> np.ndarray:
     half[below & (half >= edge)] = np.nextafter(edge, np.float16(0))
     half[~below & (half < edge)] = edge
     return half
+
+
+def marked(maps: np.ndarray, threshold: float) -> np.ndarray:
+    """Where maps reach `threshold`, of their shape; of those in half precision numpy would round the threshold too."""
+    return maps.astype(np.float32) >= threshold
 
 
 def compared(one: Path, other: Path) -> list[dict]:

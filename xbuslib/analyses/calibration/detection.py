@@ -20,6 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from xbuslib.analyses.calibration.reliability import validated
 from xbuslib.evaluation.aggregation import over_folds
 from xbuslib.evaluation.metrics import LEAST_IOU
+from xbuslib.runs import record
 from xbuslib.runs.study import Study
 from xbuslib.runs.trained import NewPredictions
 
@@ -127,8 +128,8 @@ def false_area(study: Study, normals: list[NewPredictions], table: pd.DataFrame)
     pixel, threshold = table.set_index("case_id")["pixel_mm"].astype(float), study.facts["config"]["threshold"]
     rows = []
     for predicted in normals:
-        for case_id, probabilities in zip(predicted.normal_ids, predicted.normals.astype(np.float32), strict=True):
-            share = float((probabilities >= threshold).mean())  # the same of the stretched frame as of the original
+        for case_id, probabilities in zip(predicted.normal_ids, predicted.normals, strict=True):
+            share = float(record.marked(probabilities, threshold).mean())  # of the stretched frame as of the original
             frame = study.prepared.original_sizes[study.prepared.rows([case_id])[0]].prod() * pixel[case_id]**2
             rows.append({key: getattr(predicted, key) for key in (*WHO, "fold", "seed")}
                         | {"case_id": case_id, "false_percent": 100 * share, "false_mm2": share * frame})

@@ -99,7 +99,7 @@ def on_normal_images(study: Study, normals: list[NewPredictions]) -> Figure | No
         axes[0, column].imshow(image, cmap="gray", vmin=0, vmax=255)
         axes[0, column].set_title(case, fontsize=8.5)
         for axis, run in zip(axes[1:, column], runs, strict=True):
-            marked = run.normals[column].astype(np.float32) >= threshold
+            marked = record.marked(run.normals[column], threshold)
             axis.imshow(error_overlay(image, marked, empty))
             axis.set_xlabel(f"{marked.mean():.1%} of the frame", fontsize=8)
     for axis, text in zip(axes[:, 0], ["image", *(run.paper_name for run in runs)], strict=True):

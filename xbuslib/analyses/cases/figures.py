@@ -15,6 +15,7 @@ from xbuslib.analyses.cases.selection import UNCHANGED
 from xbuslib.data.images import Prepared
 from xbuslib.display import style
 from xbuslib.display.masks import FALSE_NEGATIVE, FALSE_POSITIVE, error_legend, error_overlay
+from xbuslib.runs import record
 
 WIDTH = 7.2  # inches: a printed page between its margins
 PANEL = 1.45  # inches, of a panel of Figures 2 and 3: 145 pixels in a notebook
@@ -38,8 +39,7 @@ def error_grid(prepared: Prepared, panels: pd.DataFrame, maps: dict[tuple[str, s
     probabilities; `title`: what is drawn and, on a line of its own, of which study.
     """
     def draw(axis: Axes, panel, image: np.ndarray, mask: np.ndarray) -> None:
-        found = maps[panel.system, panel.case_id].astype(np.float32)  # those of notebook 14 are in half precision
-        axis.imshow(error_overlay(image, found >= threshold, mask))
+        axis.imshow(error_overlay(image, record.marked(maps[panel.system, panel.case_id], threshold), mask))
         axis.text(0.04, 0.05, f"Dice {panel.dice:.2f}", transform=axis.transAxes, fontsize=SMALL, color="white",
                   path_effects=OUTLINED)
 

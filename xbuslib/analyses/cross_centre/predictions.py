@@ -105,7 +105,7 @@ def score_ensembles(study: Study, target: Target, ensembles: dict[str, np.ndarra
     """system, paper_name, case_id and both metric families of the fold ensembles."""
     masks = target.prepared.masks[target.prepared.rows(target.cases["case_id"])]
     threshold = study.facts["config"]["threshold"]
-    return pd.concat([_score(maps.astype(np.float32), masks, target.cases, threshold).assign(
+    return pd.concat([_score(maps, masks, target.cases, threshold).assign(
         system=system, paper_name=registry.entry(system).paper) for system, maps in ensembles.items()],
         ignore_index=True)
 
@@ -127,6 +127,6 @@ def _described(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def _score(maps: np.ndarray, masks: np.ndarray, cases: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    values = metrics.per_image(maps >= threshold, masks)
+    values = metrics.per_image(record.marked(maps, threshold), masks)
     values.insert(0, "case_id", cases["case_id"].to_numpy())
     return values
