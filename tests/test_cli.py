@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from tests.conftest import REPOSITORY
 from xbuslib import cli
 from xbuslib.display import terminal
 from xbuslib.models import overview
-from xbuslib.workflow import outcome
+from xbuslib.runs import record
 
 TINY = ["--profile", "smoke", "--set", "iterations=2"]
 
@@ -51,26 +50,21 @@ def test_a_number_that_is_not_there_is_null_in_json(capsys):
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == [{"dice": 0.5, "dice_sd": None}]
 
 
-def test_a_table_shows_every_difference(capsys):
+def test_a_comparison_shows_every_difference(capsys, monkeypatch):
     """Three decimals of 0.00001 and of 0.0001 are 0.000 both."""
-    terminal.show([{"what": "amp", "A": False, "B": True}, {"what": "weight_decay", "A": 1e-5, "B": 1e-4},
-                   {"what": "learning_rate", "A": 0.0012, "B": 0.001}, {"what": "seconds", "A": 0.5, "B": 2.0},
-                   {"what": "train_cases", "A": 1500, "B": 200}], False, "what differs")
+    monkeypatch.setattr(record, "compared", lambda one, other: [
+        {"what": "amp", "A": False, "B": True}, {"what": "weight_decay", "A": 1e-5, "B": 1e-4},
+        {"what": "learning_rate", "A": 0.0012, "B": 0.001}, {"what": "train_cases", "A": 1500, "B": 200}])
+    cli.runs(compare=("one", "other"))
     shown = [[cell.strip() for cell in line.strip("│").split("│")] for line in capsys.readouterr().out.splitlines()
              if "│" in line]
     assert shown == [["amp", "no", "yes"], ["weight_decay", "1e-05", "0.0001"], ["learning_rate", "0.0012", "0.001"],
-                     ["seconds", "0.500", "2.000"], ["train_cases", "1,500", "200"]]
+                     ["train_cases", "1,500", "200"]]
 
 
-def test_a_study_ends_with_means_to_three_decimals(capsys, outputs, monkeypatch):
-    means = pd.DataFrame([{"system": "unet", "folds": 2, "dice": 0.7123456, "dice_sd": 0.0345678}])
-    monkeypatch.setattr(outcome, "study_summary", lambda study: means)
-    settings = SimpleNamespace(study="s", folds=["0"])
-    outcome.say_results(settings, True, False)
-    line = next(line for line in capsys.readouterr().out.splitlines() if "unet" in line)
-    assert [cell.strip() for cell in line.strip("│").split("│")] == ["unet", "2", "0.712", "0.035"]
-    outcome.say_results(settings, True, True)
-    assert json.loads(capsys.readouterr().out) == means.to_dict("records")
+def test_a_score_has_three_decimals(capsys):
+    terminal.show([{"dice": 0.7123456}], False, "")
+    assert "0.712 " in capsys.readouterr().out
 
 
 def test_fold_trains_scores_and_is_not_repeated(phantom_root, outputs, run_command):

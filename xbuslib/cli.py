@@ -150,8 +150,8 @@ def report(name: Annotated[str, typer.Argument(metavar="STUDY", help="e.g. phant
 @app.command()
 def export(name: Annotated[str, typer.Argument(metavar="STUDY", help="e.g. phantom-quick")],
            out: Annotated[Path, typer.Option(help="folder to write, or an earlier export to replace")],
-           data: Annotated[bool, typer.Option(help="with figures and notebooks, which show the "
-                                     "dataset's images, and with its clinical table, or without")] = True,
+           data: Annotated[bool, typer.Option(help="with the dataset's clinical table, and with figures and notebooks, "
+                                                "which show its images; or without")] = True,
            as_json: AsJson = False) -> None:
     """Copy what a finished study's tables rest on: scores, tables, figures, notebooks; no weights or maps."""
     from xbuslib.runs.export import export as write
@@ -177,7 +177,11 @@ def runs(name: Annotated[str, typer.Option("--study", help="only this study")] =
     from xbuslib.runs.record import compared, listing, no_runs
 
     if compare:
-        return show(compared(*compare), as_json, "what differs")
+        rows = compared(*compare)
+        if not as_json:  # three decimals, as of a score, could hide what differs
+            rows = [{key: str(value) if isinstance(value, float) else value for key, value in row.items()}
+                    for row in rows]
+        return show(rows, as_json, "what differs")
     found = listing(name or None)
     if name and found.empty:
         raise no_runs(name)
@@ -187,7 +191,8 @@ def runs(name: Annotated[str, typer.Option("--study", help="only this study")] =
 @app.command()
 def predict(images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, BMP, TIFF, GIF, DICOM")],
             run: Annotated[Path, typer.Option(help="a run folder; or a system's, such as outputs/STUDY/runs/xbusnet, "
-                                              "for the ensemble over its folds; or hf://USER/NAME or hf://USER/NAME@REVISION")],
+                                              "for the ensemble over its folds; hf://USER/NAME or "
+                                              "hf://USER/NAME@REVISION")],
             out: Annotated[Path, typer.Option(help="folder that gets one folder of results per image")],
             shape: Annotated[str, typer.Option(help="of the lesion, e.g. irregular; none: not given")] = "",
             margin: Annotated[str, typer.Option(help="e.g. circumscribed, or spiculated,indistinct")] = "",

@@ -15,9 +15,7 @@ def say_results(settings: Settings, worked: bool, as_json: bool) -> None:
     if everything:
         show(listing(study).to_dict("records"), as_json, f"study {study}: trained on every lesion, scored on none")
     else:
-        summary = study_summary(study)
-        show((summary if as_json else summary.round(3)).to_dict("records"), as_json,
-             f"study {study}: mean lesion metrics over folds")
+        show(study_summary(study).to_dict("records"), as_json, f"study {study}: mean lesion metrics over folds")
     done = "" if worked else "Nothing to do: every run is there and current. "
     folder = outputs_root() / study
     page = "" if everything else f"Report: {folder / 'report' / 'index.html'}\n"
