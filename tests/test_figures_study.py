@@ -35,7 +35,8 @@ def tests(rows):
 def overlaps(figure):
     """Pairs of drawn texts whose boxes overlap, after layout."""
     figure.draw_without_rendering()
-    texts = [figure._suptitle, *(text for legend in figure.legends for text in legend.texts)]
+    texts = [text for text in (figure._suptitle, figure._supxlabel, figure._supylabel) if text is not None]
+    texts += [text for legend in figure.legends for text in legend.texts]
     for axis in figure.axes:
         texts += [*axis.texts, axis.title] + [part.label for part in (axis.xaxis, axis.yaxis)] if axis.axison else []
         for part in (axis.xaxis, axis.yaxis):
@@ -149,6 +150,8 @@ def test_size_curves_have_a_panel_per_system(rows):
     assert titles == [entry.paper for entry in registry.REGISTRY.values()]
     assert sorted(drawn(figure.axes[0], ".")[0]) == sorted(sized(rows)["size"].unique())
     assert overlaps(figure) == []
+    narrow = figures.size_curves(sized(rows[rows["system"].isin(["uresnet", "xbusnet"])]), LABEL)
+    assert overlaps(narrow) == []
 
 
 def test_missed_lesions_are_counted_in_their_bin(rows):

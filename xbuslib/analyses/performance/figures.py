@@ -134,7 +134,7 @@ def size_curves(sized: pd.DataFrame, label: str, system: str = "xbusnet") -> Fig
     curves = {name: curve(scores.loc[name, "size"], scores.loc[name, "dice"], grid, scores.loc[name, "patient"])
               for name in names}
     ticks = [t for t in (25, 50, 100, 200, 400, 800) if grid[0] * 0.9 <= t <= grid[-1] * 1.1]
-    figure, panels = style.panels(names)
+    figure, panels = style.panels(names, "longest bounding-box side\n(original pixels, log scale)")
     for name, axis in panels.items():
         colour = OWN if name == system else OTHER
         middle, low, high = curves[name]
@@ -148,7 +148,6 @@ def size_curves(sized: pd.DataFrame, label: str, system: str = "xbusnet") -> Fig
         axis.set(xscale="log", ylim=(-0.03, 1.03))
         axis.set_xticks(ticks, ticks)
         axis.minorticks_off()
-    figure.supxlabel("longest bounding-box side (original pixels, log scale)", fontsize=9)
     figure.supylabel("Dice per image", fontsize=9)
     lines = [Line2D([], [], color=OWN, linestyle="--", label=names[system])] if system in names else []
     figure.legend(handles=[*lines, Line2D([], [], color="0.7", linestyle=":", label="edges of Table 2's bins")],
